@@ -1,0 +1,70 @@
+# `make help` lists the targets. Every path is relative, so a checkout may lie under a folder with spaces.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The Python that makes the environment: make setup PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# The commands in dvc.yaml say `python` and mean this one.
+DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+
+# Nothing is reported to anyone: DVC, dvclive and its relatives, Hugging Face's libraries.
+export DVC_NO_ANALYTICS := 1
+export ITERATIVE_DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## list the targets
+	@echo 'pathsynth: a reproducible benchmark of text-to-tissue-image synthesis'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(READY) ## make the environment in .venv (again only when requirements.txt has changed)
+	@echo 'The environment in .venv is ready.'
+
+.PHONY: repro
+repro: $(READY) ## run the benchmark: data, classifiers, LoRA, images, scores, report; then sum it up
+	$(DVC) repro
+	$(BIN)/python -m pathsynth.summary
+
+.PHONY: report
+report: $(READY) ## bring the report up to date and say where it is
+	$(DVC) repro evaluate
+	@echo 'The report is reports/report.html: open it in a browser.'
+
+.PHONY: compare
+compare: $(READY) ## compare the LoRA configurations that were run
+	$(BIN)/python -m pathsynth.compare
+
+.PHONY: bench
+bench: ## measure speed
+	@echo 'There are no speed benchmarks yet.'
+
+.PHONY: test
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(READY) ## check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.PHONY: clean
+clean: ## remove caches, logs and scratch files; data, models and .venv stay
+	rm -rf logs scratch dist build .mypy_cache .ruff_cache .pytest_cache .coverage *.egg-info
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
+		|| { echo 'error: $(PYTHON) is missing or older than Python 3.11; name another: make setup PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
+		|| { echo 'error: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --requirement requirements.txt
+	@touch $@

@@ -1,0 +1,155 @@
+"""The classifiers that check images: torchvision architectures, saved as safetensors beside a small config.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pathsynth.devices import autocast
+from pathsynth.errors import ModelError
+from pathsynth.files import read_json, write_json, write_whole
+from pathsynth.params import ClassifierSettings
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ClassifierCard:
+    """What is needed to build the network again and to read its answers."""
+
+    architecture: str
+    stem: str
+    input_size: int
+    mixed_precision: str
+    slugs: list[str]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network with the way its input is prepared."""
+
+    network: torch.nn.Module
+    card: ClassifierCard
+    device: str
+
+    def probabilities(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray:
+        """Class probabilities.
+
+        Args:
+            images: uint8 (N, H, W, 3).
+            batch_size: images at a time.
+
+        Returns:
+            float32 (N, tissues), rows sum to 1.
+        """
+        import torch
+
+        self.network.eval()
+        parts = [np.zeros((0, len(self.card.slugs)), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                batch = normalised(as_batch(images[start : start + batch_size], self.device, self.card.input_size))
+                with autocast(self.device, self.card.mixed_precision):
+                    logits = self.network(batch)
+                parts.append(logits.float().softmax(dim=1).cpu().numpy())
+        return np.concatenate(parts)
+
+
+def build_network(card: ClassifierCard, weights: str = "none") -> torch.nn.Module:
+    """Builds the torchvision network with a head for the card's tissues.
+
+    Args:
+        card: architecture, stem and tissues.
+        weights: `none` for random weights, `imagenet` for torchvision's default ones (downloaded by torchvision).
+
+    Raises:
+        ModelError: an architecture that torchvision does not know.
+    """
+    import torch
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if card.architecture not in known:
+        raise ModelError("architecture", f"{card.architecture!r} is not a torchvision classifier; examples: resnet18, regnet_y_400mf")
+    if weights == "imagenet":
+        network = models.get_model(card.architecture, weights="DEFAULT")
+        _replace_head(network, len(card.slugs))
+    else:
+        network = models.get_model(card.architecture, num_classes=len(card.slugs))
+    if card.stem == "small":
+        # He et al. 2016, section 4.2: a 3x3 convolution and no pooling for images of 32 px
+        width = network.conv1.out_channels
+        network.conv1 = torch.nn.Conv2d(3, width, 3, padding=1, bias=False)
+        network.maxpool = torch.nn.Identity()
+    return network.to(memory_format=torch.channels_last)
+
+
+def save_classifier(folder: Path, classifier: Classifier) -> None:
+    """Writes model.safetensors and config.json."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous().cpu() for name, value in classifier.network.state_dict().items()}
+    with write_whole(folder / "model.safetensors") as path:
+        save_file(state, path)
+    write_json(folder / "config.json", asdict(classifier.card))
+
+
+def load_classifier(folder: Path, device: str) -> Classifier:
+    """Reads what `save_classifier` wrote.
+
+    Raises:
+        ModelError: a part is missing or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for part in ("config.json", "model.safetensors"):
+        if not (folder / part).is_file():
+            raise ModelError(folder, f"has no {part}; run the stage train_classifier first")
+    try:
+        card = ClassifierCard(**read_json(folder / "config.json"))
+        network = build_network(card)
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(folder, f"is not a saved classifier: {' '.join(str(error).split())[:200]}") from error
+    return Classifier(network.to(device).eval(), card, device)
+
+
+def card_of(settings: ClassifierSettings, slugs: list[str]) -> ClassifierCard:
+    """The card of the network that `settings` describes."""
+    return ClassifierCard(settings.architecture, settings.stem, settings.input_size, settings.mixed_precision, slugs)
+
+
+def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
+    """uint8 (N, H, W, 3) to NCHW float32 in [0, 1], resized to `size` x `size` with antialiasing."""
+    import torch
+    import torch.nn.functional as F
+
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    if batch.shape[-1] != size:
+        batch = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def normalised(batch: torch.Tensor) -> torch.Tensor:
+    """Subtracts ImageNet's mean and divides by its deviation; NCHW in [0, 1] in."""
+    mean = batch.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = batch.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return (batch - mean) / std
+
+
+def _replace_head(network: torch.nn.Module, tissues: int) -> None:
+    """Swaps the last linear layer, which in every torchvision classifier is the head, for one of `tissues` outputs."""
+    import torch
+
+    name, head = [(name, part) for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)][-1]
+    parent = network.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], torch.nn.Linear(head.in_features, tissues))

@@ -1,0 +1,133 @@
+"""Trains a classifier on prepared images: data in memory, augmentation in batches on the device, best epoch by val."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pathsynth.classifier import Classifier, as_batch, build_network, card_of, normalised
+from pathsynth.devices import autocast, generator, mix_seed
+from pathsynth.errors import TrainingError
+from pathsynth.params import Augmentation, ClassifierSettings
+from pathsynth.prepared import Prepared
+from pathsynth.progress import bar
+from pathsynth.scores import classifier_scores
+
+if TYPE_CHECKING:
+    import torch
+
+
+def train_classifier(
+    prepared: Prepared, settings: ClassifierSettings, seed: int, device: str, log: Callable[[dict[str, float]], None]
+) -> tuple[Classifier, dict[str, dict]]:
+    """Trains one classifier and scores its best epoch.
+
+    The test split is read once, after training; the epoch is chosen by macro F1 on val, the earlier of equals.
+
+    Args:
+        prepared: images and labels.
+        settings: network, optimiser and augmentation.
+        seed: global seed; `settings.seed` is mixed in.
+        device: torch device.
+        log: called after every epoch with its curve values.
+
+    Returns:
+        The classifier and its scores, `{"val": {...}, "test": {...}}`.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+    """
+    import torch
+
+    torch.manual_seed(mix_seed(seed, settings.seed))
+    random = generator(seed, settings.seed, 1)
+    network = build_network(card_of(settings, prepared.slugs), settings.weights).to(device)
+    classifier = Classifier(network, card_of(settings, prepared.slugs), device)
+    images, targets = prepared.images("train"), torch.from_numpy(prepared.labels_of("train"))
+    steps = max(1, len(images) // settings.batch_size)
+    optimizer, schedule = _optimizer(network, settings, steps * settings.epochs)
+    best_score, best_state, best_epoch = -1.0, None, 0
+    for epoch in bar(range(settings.epochs), f"training {settings.architecture}"):
+        network.train()
+        order = torch.randperm(len(images), generator=random)
+        losses = []
+        for batch in order.split(settings.batch_size)[:steps]:
+            pixels = as_batch(images[batch.numpy()], device, settings.input_size)
+            pixels = normalised(augmented(pixels, settings.augmentation, random))
+            with autocast(device, settings.mixed_precision):
+                logits = network(pixels)
+            loss = torch.nn.functional.cross_entropy(
+                logits.float(), targets[batch].to(device), label_smoothing=settings.label_smoothing
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+        train_loss = float(torch.stack(losses).mean())
+        if not np.isfinite(train_loss):
+            raise TrainingError(f"epoch {epoch + 1}: the loss is {train_loss}; lower learning_rate ({settings.learning_rate})")
+        val = score(classifier, prepared, "val")
+        log({"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
+        if val["macro_f1"] > best_score:
+            best_score, best_state, best_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
+    assert best_state is not None
+    network.load_state_dict(best_state)
+    scores = {split: score(classifier, prepared, split) for split in ("val", "test")}
+    return classifier, {"best_epoch": best_epoch, **scores}
+
+
+def score(classifier: Classifier, prepared: Prepared, split: str) -> dict:
+    """All scores of `pathsynth.scores.classifier_scores` on one split."""
+    return classifier_scores(classifier.probabilities(prepared.images(split)), prepared.labels_of(split), prepared.slugs)
+
+
+def augmented(pixels: torch.Tensor, settings: Augmentation, random: torch.Generator) -> torch.Tensor:
+    """Changes a batch at random: turns, flips, stain (a gain and shift per channel), brightness, blur.
+
+    Args:
+        pixels: NCHW float32 in [0, 1].
+        settings: which changes, how strong.
+        random: CPU generator that all choices come from.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    import torch
+
+    n = len(pixels)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=random).to(pixels.device) * 2 - 1
+
+    if settings.flips:
+        pixels = torch.where(uniform(n, 1, 1, 1) > 0, pixels.flip(3), pixels)
+    if settings.quarter_turns:
+        turns = torch.randint(4, (n,), generator=random).to(pixels.device)
+        for k in (1, 2, 3):
+            pixels = torch.where((turns == k).view(n, 1, 1, 1), pixels.rot90(k, (2, 3)), pixels)
+    if settings.blur:
+        chosen = (uniform(n, 1, 1, 1) + 1) / 2 < settings.blur
+        pixels = torch.where(chosen, _blurred(pixels), pixels)
+    # per-channel gains about white imitate more or less dye, since dye takes light away from a white lamp
+    pixels = 1 - (1 - pixels) * (1 + settings.stain * uniform(n, 3, 1, 1)) + settings.stain / 3 * uniform(n, 3, 1, 1)
+    return (pixels * (1 + settings.brightness * uniform(n, 1, 1, 1))).clamp(0, 1)
+
+
+def _blurred(pixels: torch.Tensor) -> torch.Tensor:
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    return gaussian_blur(pixels, [5, 5], [0.8, 0.8])
+
+
+def _optimizer(network: torch.nn.Module, settings: ClassifierSettings, steps: int):
+    """AdamW (Adam when weight_decay is 0) and its schedule, stepped once a batch."""
+    import torch
+
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    if settings.lr_scheduler == "one_cycle":
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)

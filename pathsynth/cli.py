@@ -1,0 +1,45 @@
+"""What every command shares: mistakes of the user end in one line on stderr, the quiet of the libraries."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+import click
+
+from pathsynth.errors import PathsynthError
+
+# Read by huggingface_hub and diffusers when they are imported: nothing is reported to anyone.
+for _name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(_name, "1")
+
+FILE = click.Path(dir_okay=False)
+FOLDER = click.Path(file_okay=False)
+
+
+def reports_errors(command: Callable) -> Callable:
+    """Ends a click command on a PathsynthError with its one line on stderr and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args, **kwargs):
+        _quiet_libraries()
+        try:
+            return command(*args, **kwargs)
+        except PathsynthError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+def _quiet_libraries() -> None:
+    """Keeps hints meant for developers of the libraries off the user's terminal."""
+    for name in ("diffusers", "transformers", "accelerate", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", message="No LoRA keys associated to CLIPTextModel")

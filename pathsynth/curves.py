@@ -1,0 +1,35 @@
+"""Training curves through DVCLive, as tab-separated tables that `dvc plots` and editors read while training runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+
+class Curves:
+    """Logs values by step; call it with (values) or (step, values). A context manager that closes the tables.
+
+    Args:
+        folder: where the tables go: FOLDER/plots/metrics/NAME.tsv.
+    """
+
+    def __init__(self, folder: Path):
+        from dvclive import Live
+
+        # dvcyaml: a dvc.yaml of its own would clash with the pipeline's; exp: the pipeline saves experiments, not a stage
+        self._live = Live(str(folder), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.end()
+
+    def __call__(self, *step_and_values) -> None:
+        *step, values = step_and_values
+        self._count = step[0] if step else self._count + 1
+        self._live.step = self._count
+        for name, value in values.items():
+            self._live.log_metric(name, value)
+        self._live.make_summary()

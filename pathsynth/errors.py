@@ -1,0 +1,36 @@
+"""Mistakes that a user can make, one class each; every message is one line: what, where, what is allowed."""
+
+from __future__ import annotations
+
+
+class PathsynthError(Exception):
+    """Base of all errors that end a command with one clear line and exit code 1."""
+
+
+class ParamsError(PathsynthError):
+    """A value in params.yaml that cannot be used."""
+
+    def __init__(self, file: object, key: str, problem: str):
+        super().__init__(f"{file}: {key}: {problem}")
+
+
+class DataError(PathsynthError):
+    """A data file that is missing, damaged or not in the format that was asked for."""
+
+    def __init__(self, file: object, problem: str):
+        super().__init__(f"{file}: {problem}")
+
+
+class ModelError(PathsynthError):
+    """A model folder or weights file that is missing a part or does not fit."""
+
+    def __init__(self, where: object, problem: str):
+        super().__init__(f"{where}: {problem}")
+
+
+class TrainingError(PathsynthError):
+    """A training that cannot go on, such as a loss that is no longer a number."""
+
+
+class QuotaError(PathsynthError):
+    """Filtered generation that filled too few of the wanted images."""

@@ -1,0 +1,248 @@
+"""Files that are whole or absent: writing through a temporary file, and reading without trusting what the file says."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from pathsynth.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Images compress little; higher levels take several times longer for a few per cent.
+COMPRESS_LEVEL = 4
+# Deflate cannot make anything smaller than by 1032 (zlib's technical notes), so a member that claims more is not what it says.
+MOST_DEFLATE = 1032
+HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+# What zipfile, zlib and numpy raise for damaged bytes; tokenize and SyntaxError come from a header that is no Python literal.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    ValueError,
+)
+
+
+@contextmanager
+def write_whole(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` that takes its place once the block has ended well.
+
+    The temporary name keeps the suffix, by which many writers choose the format. Missing parent folders are made.
+
+    Args:
+        path: the file to write or to replace.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        DataError: for any OSError, a full disk among them. After this or any other error the temporary file is gone and an
+            earlier file at `path` is as it was.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with open(part, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(path, f"could not be written: {_reason(error)}") from error
+    finally:
+        # Removal is a courtesy: it must not hide the error that is on its way.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def json_text(path: str | Path, data: dict[str, Any]) -> str:
+    """The text that `write_json` writes to `path`: two spaces of indent, keys in the order given, one newline at the end.
+
+    Raises:
+        DataError: for a number that is infinite or not a number, naming its key.
+    """
+    try:
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        key = next(_not_finite(data), "")
+        raise DataError(path, f"{key}: not a finite number, which JSON cannot hold") from error
+
+
+def write_json(path: str | Path, data: dict[str, Any]) -> None:
+    """Writes a JSON object as `json_text` gives it, whole or not at all.
+
+    Raises:
+        DataError: for a number that is not finite, or a file that cannot be written.
+    """
+    text = json_text(path, data)
+    with write_whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Writes the columns of a table without its index, with the same line ends on every system, whole or not at all.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    with write_whole(path) as part:
+        frame.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> None:
+    """Writes one array in numpy's .npy format (version 1.0, C order), without pickle.
+
+    This writes straight to `path`; wrap it in `write_whole` for a file that is whole or absent.
+
+    Raises:
+        OSError: if the file cannot be written, with the system's reason, which `ndarray.tofile` would lose.
+        ValueError: for an array of objects.
+    """
+    array = _plain(array)
+    with open(path, "wb") as file:
+        npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
+    """Writes arrays as `numpy.savez_compressed` does, whole or not at all; the same arrays always give the same bytes.
+
+    Raises:
+        DataError: if the file cannot be written.
+        ValueError: for an array of objects.
+    """
+    plain = {key: _plain(array) for key, array in arrays.items()}
+    with write_whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESS_LEVEL) as archive:
+        for key, array in plain.items():
+            # A member that is opened by its name is dated 1980-01-01, whatever the clock says.
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, array, version=(1, 0), allow_pickle=False)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        DataError: if the file is missing, is not JSON or holds something else than an object.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(path, f"could not be read: {_reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(path, f"is not JSON, or only a part of it: {_one_line(error)}") from error
+    if not isinstance(data, dict):
+        raise DataError(path, f"holds a JSON {type(data).__name__}, not an object")
+    return data
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """Maps the array of a .npy file into memory, read-only and without pickle.
+
+    Raises:
+        DataError: if the file is missing, damaged, shorter than its header says, or holds pickled objects.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(path, f"could not be read: {_reason(error)}") from error
+    except (*DAMAGE, TypeError) as error:
+        raise DataError(path, f"is not a whole .npy file: {_one_line(error)}") from error
+
+
+def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads the named arrays of an .npz archive without pickle; members that are not named are not looked at.
+
+    Each member's header is read and compared with the archive before any memory is taken for it.
+
+    Args:
+        path: the archive.
+        keys: names of the arrays to read.
+
+    Returns:
+        One array for each key, in the order of `keys`.
+
+    Raises:
+        DataError: if the file is missing or damaged, lacks a key, or a member holds pickled objects or claims a size that the
+            archive does not hold.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            missing = [key for key in keys if key not in names]
+            if missing:
+                raise DataError(path, f"has no array {', '.join(missing)}; it holds {', '.join(names) or 'none'}")
+            return {key: _read_member(path, archive, key) for key in keys}
+    except OSError as error:
+        raise DataError(path, f"could not be read: {_reason(error)}") from error
+    except DAMAGE as error:
+        raise DataError(path, f"is not a whole .npz archive: {_one_line(error)}") from error
+
+
+def _read_member(path: str | Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    info = archive.getinfo(f"{key}.npy")
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(path, f"{key}: encrypted or compressed in a way that numpy does not read")
+    if info.file_size > MOST_DEFLATE * min(info.compress_size, os.path.getsize(path)):
+        raise DataError(path, f"{key}: claims {info.file_size} bytes, more than {info.compress_size} packed bytes can hold")
+    with archive.open(info) as member:
+        version = npy.read_magic(member)
+        if version not in HEADER_READERS:
+            raise DataError(path, f"{key}: .npy format {version[0]}.{version[1]}, not 1.0 or 2.0")
+        shape, _, dtype = HEADER_READERS[version](member)
+        if dtype.hasobject:
+            raise DataError(path, f"{key}: holds pickled Python objects, which are never loaded")
+        held = info.file_size - member.tell()
+    # Python's integers do not overflow; numpy's product of a shape would.
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed != held:
+        raise DataError(path, f"{key}: shape {shape} of {dtype} claims {claimed} bytes, but {held} are there")
+    with archive.open(info) as member:
+        return npy.read_array(member, allow_pickle=False)
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array, order="C")
+    if array.dtype.hasobject:
+        raise ValueError("an array of Python objects would need pickle, which is never written")
+    return array
+
+
+def _not_finite(data: Any, key: str = "") -> Iterator[str]:
+    """Dotted keys of the numbers in `data` that JSON cannot hold."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield key.removeprefix(".")
+    elif isinstance(data, dict):
+        for name, value in data.items():
+            yield from _not_finite(value, f"{key}.{name}")
+    elif isinstance(data, list | tuple):
+        for i, value in enumerate(data):
+            yield from _not_finite(value, f"{key}.{i}")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

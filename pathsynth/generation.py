@@ -1,0 +1,191 @@
+"""Generates images and filters them: every wanted image is a slot, tried again until the gate sees the prompted tissue.
+
+An image depends on (seed, tissue, slot, attempt) alone: it has its own noise, so batches may be mixed at will.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pathsynth.archives import write_archive
+from pathsynth.base_model import embed
+from pathsynth.devices import autocast, mix_seed
+from pathsynth.errors import ModelError, QuotaError
+from pathsynth.files import write_csv
+from pathsynth.params import GenerationSettings
+from pathsynth.progress import bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from diffusers import StableDiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at one slot of one tissue, all counted from 0."""
+
+    tissue: int
+    slot: int
+    attempt: int
+
+    def seed(self, seed: int) -> int:
+        """The seed of this try's noise, 63 bits."""
+        return mix_seed(seed, self.tissue, self.slot, self.attempt)
+
+
+@dataclass
+class Filtered:
+    """What came out: one row per attempt, the first try of every slot, the accepted image of every filled slot."""
+
+    rows: list[dict] = field(default_factory=list)
+    raw: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    accepted: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+
+    def archive(self, images: dict[tuple[int, int], np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 (N, size, size, 3) and labels uint8 (N,) of `raw` or `accepted`, by tissue, then slot."""
+        keys = sorted(images)
+        stacked = np.stack([images[key] for key in keys]) if keys else np.zeros((0, size, size, 3), np.uint8)
+        return stacked, np.array([tissue for tissue, _ in keys], np.uint8)
+
+    def table(self, slugs: Sequence[str]) -> pd.DataFrame:
+        """One row per attempt: tissue, slot, attempt, seed, predicted, confidence, accepted."""
+        import pandas as pd
+
+        columns = ["tissue", "slot", "attempt", "seed", "predicted", "confidence", "accepted"]
+        rows = sorted(self.rows, key=lambda row: (row["tissue"], row["slot"], row["attempt"]))
+        frame = pd.DataFrame(rows, columns=columns)
+        for column in ("tissue", "predicted"):
+            frame[column] = [slugs[label] for label in frame[column]]
+        return frame
+
+
+def generate_filtered(
+    draw: Callable[[list[Attempt]], np.ndarray],
+    gate: Callable[[np.ndarray], np.ndarray],
+    tissues: int,
+    images_per_tissue: int,
+    max_attempts: int,
+    batch_size: int,
+    seed: int,
+) -> Filtered:
+    """Fills `images_per_tissue` slots of every tissue.
+
+    Rejected slots go to the end of the queue, so batches stay full with whatever tissues are still open.
+
+    Args:
+        draw: makes images, uint8 (n, H, W, 3), for n attempts.
+        gate: gives probabilities, float (n, tissues), for images.
+        tissues: number of tissues.
+        images_per_tissue: slots of each.
+        max_attempts: most tries per slot.
+        batch_size: most images at a time.
+        seed: global seed, written into the rows as each image's own seed.
+    """
+    result = Filtered()
+    queue = deque(Attempt(tissue, slot, 0) for tissue in range(tissues) for slot in range(images_per_tissue))
+    progress = bar(range(len(queue)), "accepted" if max_attempts > 1 else "images")
+    while queue:
+        batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+        images = draw(batch)
+        probabilities = gate(images)
+        for attempt, image, p in zip(batch, images, probabilities, strict=True):
+            predicted = int(p.argmax())
+            accepted = predicted == attempt.tissue
+            result.rows.append(_row(attempt, seed, predicted, float(p[predicted]), accepted))
+            key = (attempt.tissue, attempt.slot)
+            if attempt.attempt == 0:
+                result.raw[key] = image
+            if accepted:
+                result.accepted[key] = image
+            elif attempt.attempt + 1 < max_attempts:
+                queue.append(Attempt(*key, attempt.attempt + 1))
+            progress.update(accepted or max_attempts == 1)
+    progress.close()
+    return result
+
+
+class Sampler:
+    """Draws attempts with a stock pipeline: each row its own prompt and its own noise."""
+
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, prompts: list[str], settings: GenerationSettings, seed: int, image_size: int
+    ):
+        set_scheduler(pipeline, settings.scheduler)
+        self.pipeline, self.settings, self.seed, self.image_size = pipeline, settings, seed, image_size
+        self.positive = embed(pipeline, prompts)
+        self.negative = embed(pipeline, [settings.negative_prompt])
+
+    def __call__(self, attempts: list[Attempt]) -> np.ndarray:
+        """Images, uint8 (n, size, size, 3), of the attempts."""
+        import torch
+
+        generators = [torch.Generator().manual_seed(attempt.seed(self.seed)) for attempt in attempts]
+        with torch.inference_mode(), autocast(self.pipeline.device.type, self.settings.mixed_precision):
+            images = self.pipeline(
+                prompt_embeds=self.positive[[attempt.tissue for attempt in attempts]],
+                negative_prompt_embeds=self.negative.expand(len(attempts), -1, -1),
+                generator=generators,
+                height=self.image_size,
+                width=self.image_size,
+                num_inference_steps=self.settings.num_inference_steps,
+                guidance_scale=self.settings.guidance_scale,
+                output_type="pt",
+            ).images
+        return (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:
+    """Swaps the pipeline's scheduler for the diffusers class `name`, keeping noise schedule and prediction type."""
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
+    if kind is None or not hasattr(kind, "from_config"):
+        examples = "DPMSolverMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler"
+        raise ModelError("generation.scheduler", f"{name!r} is not a scheduler of diffusers; examples: {examples}")
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+
+
+def generation_metrics(table: pd.DataFrame, slugs: Sequence[str], images_per_tissue: int) -> dict:
+    """Counts of attempts: `attempted`, `accepted`, `acceptance_rate`, `unfilled`, in all and per tissue."""
+
+    def counts(rows: pd.DataFrame, wanted: int) -> dict:
+        accepted = int(rows["accepted"].sum())
+        rate = round(accepted / len(rows), 6) if len(rows) else 0.0
+        return {"attempted": len(rows), "accepted": accepted, "acceptance_rate": rate, "unfilled": wanted - accepted}
+
+    per_tissue = {slug: counts(table[table["tissue"] == slug], images_per_tissue) for slug in slugs}
+    return {**counts(table, images_per_tissue * len(slugs)), "per_tissue": per_tissue}
+
+
+def check_quota(metrics: dict, images_per_tissue: int, quota: float) -> None:
+    """Raises QuotaError where a tissue has less than `quota` of its slots filled."""
+    short = {slug: m["accepted"] for slug, m in metrics["per_tissue"].items() if m["accepted"] < quota * images_per_tissue}
+    if short:
+        listed = ", ".join(f"{slug} {accepted}/{images_per_tissue}" for slug, accepted in short.items())
+        raise QuotaError(f"too few images accepted: {listed}; the quota is {quota:.0%} (params: generation.quota, generation.max_attempts)")
+
+
+def _row(attempt: Attempt, seed: int, predicted: int, confidence: float, accepted: bool) -> dict:
+    return {
+        "tissue": attempt.tissue,
+        "slot": attempt.slot,
+        "attempt": attempt.attempt,
+        "seed": attempt.seed(seed),
+        "predicted": predicted,
+        "confidence": round(confidence, 4),
+        "accepted": int(accepted),
+    }
+
+
+def save_generated(folder: Path, result: Filtered, table: pd.DataFrame, size: int) -> None:
+    """Writes raw.npz and accepted.npz in MedMNIST's format, and attempts.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_archive(folder / "raw.npz", *result.archive(result.raw, size))
+    write_archive(folder / "accepted.npz", *result.archive(result.accepted, size))
+    write_csv(folder / "attempts.csv", table)

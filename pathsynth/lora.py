@@ -1,0 +1,95 @@
+"""The LoRA adapter on a UNet: built by peft, saved in the form that stock diffusers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathsynth.errors import ModelError
+from pathsynth.files import write_json
+from pathsynth.params import AdapterSettings, LoraSettings
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torch.nn.Parameter]:
+    """Freezes the UNet and adds an adapter (Hu et al. 2021; DoRA: Liu et al. 2024; rsLoRA: Kalajdzievski 2023).
+
+    Returns:
+        The trainable parameters.
+
+    Raises:
+        ModelError: a target that matches no module.
+    """
+    import torch
+    from peft import LoraConfig
+
+    adaptable = [name for name, part in unet.named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
+    for target in settings.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in adaptable):
+            endings = sorted({_ending(name) for name in adaptable})
+            raise ModelError("adapter.target_modules", f"{target!r} matches no layer of the UNet; examples: {', '.join(endings)}")
+    unet.requires_grad_(False)
+    unet.add_adapter(
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.lora_alpha,
+            init_lora_weights="gaussian" if settings.init_lora_weights == "gaussian" else True,
+            target_modules=list(settings.target_modules),
+            lora_dropout=settings.lora_dropout,
+            use_rslora=settings.use_rslora,
+            use_dora=settings.use_dora,
+        )
+    )
+    return [parameter for parameter in unet.parameters() if parameter.requires_grad]
+
+
+def save_lora(folder: Path, unet: UNet2DConditionModel, settings: LoraSettings, card: str) -> None:
+    """Writes `pytorch_lora_weights.safetensors`, the configuration as JSON and a model card.
+
+    Rank, alpha, DoRA and rsLoRA travel in the weights' metadata: without it, loaders take alpha to be the rank.
+    """
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = unet.peft_config["default"].to_dict()
+    # peft keeps the targets as a set, whose order changes from run to run
+    metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    state = {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(unet).items()}
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet_lora_layers=convert_state_dict_to_diffusers(state), unet_lora_adapter_metadata=metadata
+    )
+    write_json(folder / "lora_config.json", settings.model_dump())
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def attach_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Loads an adapter with stock diffusers and merges it into the weights, which makes every UNet call cheaper.
+
+    Raises:
+        ModelError: the file is missing, damaged or made for another base.
+    """
+    from safetensors import SafetensorError
+
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(folder, f"has no {WEIGHTS}; run the stage train_lora first")
+    try:
+        pipeline.load_lora_weights(folder, weight_name=WEIGHTS)
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(folder / WEIGHTS, f"does not fit the base: {' '.join(str(error).split())[:300]}") from error
+    if not pipeline.get_list_adapters().get("unet"):
+        raise ModelError(folder / WEIGHTS, "holds no weights for the UNet")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+
+
+def _ending(name: str) -> str:
+    """The shortest useful target for a module: its last name, or more where the last is a number (`to_out.0`)."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]

@@ -1,0 +1,56 @@
+"""The model card that lies beside every adapter."""
+
+from __future__ import annotations
+
+from pathsynth.lora import WEIGHTS
+from pathsynth.params import Params
+from pathsynth.prepared import Prepared
+
+_CARD = """\
+---
+library_name: diffusers
+tags: [lora, text-to-image, histopathology, pathsynth]
+---
+
+# LoRA `{lora}` for {name}
+
+Research only. Not for diagnosis. Every image made with it is synthetic.
+
+- base: `{base}`
+- trained on: {images} images of {name}, {size} px, train split only
+- prompt set: `{prompts}`
+- trainable parameters: {trainable_parameters:,}; images seen: {images_seen:,}; loss over the last tenth: {loss:.4f}
+- settings: `lora_config.json`; seed {seed}
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("{base}", safety_checker=None)
+pipeline.load_lora_weights("models/lora", weight_name="{weights}")
+image = pipeline("{example}").images[0]
+```
+
+## Prompts
+
+| tissue | prompt |
+|---|---|
+{rows}
+"""
+
+
+def model_card(params: Params, prepared: Prepared, prompts: list[str], result: dict) -> str:
+    """Fills the card with what was trained on what, and how it is used."""
+    rows = "\n".join(f"| {label} | {prompt} |" for label, prompt in zip(prepared.labels, prompts, strict=True))
+    return _CARD.format(
+        lora=params.lora_name,
+        name=prepared.name,
+        base=params.benchmark.base.path,
+        images=len(prepared.labels_of("train")),
+        size=prepared.image_size,
+        prompts=params.lora.prompts,
+        seed=params.seed,
+        weights=WEIGHTS,
+        example=prompts[0],
+        rows=rows,
+        **result,
+    )

@@ -1,0 +1,177 @@
+"""Plates: contact sheets of one tissue, real beside generated, to be looked at beside the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+CELL = 96
+GAP = 4
+BLOCK_GAP = 32
+MARGIN = 36
+COLUMNS, ROWS = 3, 6
+
+PAPER = "#ffffff"
+INK = "#1f2328"
+FAINT = "#656d76"
+EMPTY = "#f3f4f6"
+RULE = "#d8dee4"
+WARNING = "#9a3412"
+
+TITLE_SIZE, HEAD_SIZE, NOTE_SIZE, CAPTION_SIZE = 26, 16, 11, 14
+NOTE_LINE = 13
+PALETTE = 256
+
+
+@dataclass(frozen=True)
+class Block:
+    """A titled group of images.
+
+    Attributes:
+        title: words above the group.
+        images: uint8 (N, H, W, 3), RGB; N may be 0.
+        notes: none, or N texts, one under each image.
+    """
+
+    title: str
+    images: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.notes and len(self.notes) != len(self.images):
+            raise ValueError(f"{self.title}: {len(self.notes)} notes for {len(self.images)} images, expected one for each")
+
+    def first(self, most: int) -> Block:
+        """The same block with at most `most` images."""
+        return Block(self.title, self.images[:most], self.notes[:most])
+
+
+def draw_plate(label: str, blocks: Sequence[Block], caption: str) -> Image.Image:
+    """Draws the blocks of one tissue side by side, 3 images wide; what does not fit in 6 images' height is not shown.
+
+    Args:
+        label: the tissue in words; the title.
+        blocks: groups of images, each shown from its first on.
+        caption: one line at the foot.
+
+    Returns:
+        Palette image, four blocks are about 1350 pixels wide; the same input gives the same pixels.
+    """
+    pitches = [_pitch(block) for block in blocks]
+    shown = [block.first(COLUMNS * (ROWS * (CELL + GAP) // pitch)) for block, pitch in zip(blocks, pitches, strict=True)]
+    height = max(pitch * max(1, -(-len(block.images) // COLUMNS)) for block, pitch in zip(shown, pitches, strict=True))
+    step, top = _block_width(COLUMNS) + BLOCK_GAP, MARGIN + 72
+    sheet = Image.new("RGB", (2 * MARGIN + len(blocks) * step - BLOCK_GAP, top + height + 58), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _text(draw, (MARGIN, MARGIN - 10), label, TITLE_SIZE, INK)
+    for number, (block, pitch) in enumerate(zip(shown, pitches, strict=True)):
+        left = MARGIN + number * step
+        _text(draw, (left, top - 30), block.title, HEAD_SIZE, FAINT)
+        _draw_block(sheet, block, left, top, pitch, COLUMNS)
+    _draw_caption(sheet, caption)
+    return _with_palette(sheet)
+
+
+def draw_overview(rows: Sequence[tuple[str, Sequence[Block]]], caption: str, columns: int = 4) -> Image.Image:
+    """Draws one row per tissue, its blocks side by side.
+
+    Args:
+        rows: for each tissue its words and its blocks; the titles of the first tissue's blocks head the columns.
+        caption: one line at the foot.
+        columns: images shown of each block.
+
+    Returns:
+        Palette image; the same input gives the same pixels.
+    """
+    names, pitch, top = 190, CELL + GAP, MARGIN + 30
+    step, left = _block_width(columns) + BLOCK_GAP, MARGIN + names
+    width = left + len(rows[0][1]) * step - BLOCK_GAP + MARGIN
+    sheet = Image.new("RGB", (width, top + len(rows) * pitch + 58), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, block in enumerate(rows[0][1]):
+        _text(draw, (left + number * step, MARGIN - 6), block.title, HEAD_SIZE, FAINT)
+    for row, (label, blocks) in enumerate(rows):
+        y = top + row * pitch
+        lines = _lines(label, HEAD_SIZE, names - 16)
+        for number, line in enumerate(lines):
+            _text(draw, (MARGIN, y + CELL // 2 + (number - len(lines) / 2) * 21), line, HEAD_SIZE, INK)
+        for number, block in enumerate(blocks):
+            _draw_block(sheet, block.first(columns), left + number * step, y, pitch, columns)
+    _draw_caption(sheet, caption)
+    return _with_palette(sheet)
+
+
+def _draw_block(sheet: Image.Image, block: Block, left: int, top: int, pitch: int, columns: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    if len(block.images) == 0:
+        draw.rectangle((left, top, left + _block_width(columns) - 1, top + CELL - 1), fill=EMPTY, outline=RULE)
+        draw.text((left + _block_width(columns) / 2, top + CELL / 2), "none", FAINT, _font(HEAD_SIZE), anchor="mm")
+    for index in range(len(block.images)):
+        x, y = left + index % columns * (CELL + GAP), top + index // columns * pitch
+        sheet.paste(_cell(block.images[index]), (x, y))
+        for number, line in enumerate(_lines(block.notes[index]) if block.notes else ()):
+            at = (x + CELL / 2, y + CELL + 2 + number * NOTE_LINE)
+            draw.text(at, line, WARNING, _font(NOTE_SIZE), anchor="ma")
+
+
+def _cell(image: np.ndarray) -> Image.Image:
+    """Scales one image to a cell: whole factors keep the pixels as they are, other factors are resampled by Lanczos."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    whole = CELL % picture.width == 0 and picture.width == picture.height
+    return picture.resize((CELL, CELL), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+
+
+def _draw_caption(sheet: Image.Image, caption: str) -> None:
+    draw = ImageDraw.Draw(sheet)
+    y = sheet.height - 46
+    draw.line((MARGIN, y, sheet.width - MARGIN, y), fill=RULE)
+    _text(draw, (MARGIN, y + 12), caption, CAPTION_SIZE, FAINT)
+
+
+def _pitch(block: Block) -> int:
+    """Pixels from one row of the block to the next: room for its longest note."""
+    notes = max((len(_lines(note)) for note in block.notes), default=0)
+    return CELL + GAP + (notes * NOTE_LINE + 6 if notes else 0)
+
+
+def _block_width(columns: int) -> int:
+    return columns * (CELL + GAP) - GAP
+
+
+def _lines(text: str, size: int = NOTE_SIZE, width: int = CELL) -> list[str]:
+    """Breaks a text between words so that every line fits; a word longer than a line keeps a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _font(size).getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _with_palette(sheet: Image.Image) -> Image.Image:
+    """Keeps 256 colours, a third of the bytes: most for the images, some so that the text stays clean."""
+    inks = np.array([ImageColor.getrgb(ink) for ink in (INK, FAINT, WARNING)])
+    ramps = [np.array((255, 255, 255)) * (1 - share) + inks * share for share in (0.25, 0.5, 0.75, 1.0)]
+    text = [
+        *ImageColor.getrgb(PAPER),
+        *ImageColor.getrgb(EMPTY),
+        *ImageColor.getrgb(RULE),
+        *np.concatenate(ramps).astype(int).ravel(),
+    ]
+    pictures = PALETTE - len(text) // 3
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([int(value) for value in (*text, *sheet.quantize(pictures).getpalette()[: 3 * pictures])])
+    return sheet.quantize(palette=palette)
+
+
+def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str) -> None:
+    draw.text(at, text, colour, _font(size))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Pillow's own font, so that the pixels do not depend on what is installed.
+    return ImageFont.load_default(size)

@@ -1,0 +1,79 @@
+"""The scores as a plain-text table for the terminal: `python -m pathsynth.summary`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pathsynth import files
+from pathsynth.cli import FILE, FOLDER, reports_errors
+from pathsynth.errors import DataError
+
+HEADS = ("tissue", "precision", "recall", "F1", "accepted", "unfilled")
+SETS = (("judge", "raw images by judge"), ("filtered_judge", "accepted images by judge"), ("untuned", "untuned base by judge"))
+
+
+def summary_table(evaluation: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
+    """A table of the scores of raw images by the gate, tissue by tissue and overall, and one line for each other set.
+
+    Args:
+        evaluation: dict of metrics/evaluation.json.
+        generation: dict of metrics/generation.json.
+
+    Returns:
+        Lines of text without a newline at the end.
+    """
+    rows = [
+        _row(tissue, [scores[name] for name in ("precision", "recall", "f1")], generation["per_tissue"][tissue])
+        for tissue, scores in evaluation["per_tissue"].items()
+    ]
+    rows.append(_row("all", [evaluation[f"macro_{name}"] for name in ("precision", "recall", "f1")], generation))
+    widths = [max(len(row[i]) for row in (HEADS, *rows)) for i in range(len(HEADS))]
+    rule = "  ".join("-" * width for width in widths)
+    lines = ["raw images by gate (prompt against predicted tissue)", "", _line(HEADS, widths), rule]
+    lines += [_line(row, widths) for row in rows[:-1]]
+    lines += [rule, _line(rows[-1], widths), "", _headline("raw images by gate", evaluation)]
+    lines += [_headline(name, evaluation[key]) for key, name in SETS]
+    return "\n".join(lines)
+
+
+def _row(name: str, scores: list[float], generation: Mapping[str, Any]) -> tuple[str, ...]:
+    return (name, *(f"{score:.3f}" for score in scores), f"{generation['acceptance_rate']:.0%}", str(generation["unfilled"]))
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+    return "  ".join(cells)
+
+
+def _headline(name: str, scores: Mapping[str, Any]) -> str:
+    if not scores["n_images"]:
+        return f"{name:<26}no images"
+    low, high = scores["macro_f1_low"], scores["macro_f1_high"]
+    return f"{name:<26}macro F1 {scores['macro_f1']:.3f} (95 % {low:.2f} to {high:.2f}), {scores['n_images']} images"
+
+
+@click.command()
+@click.option(
+    "--evaluation", type=FILE, default="metrics/evaluation.json", show_default=True, help="Scores of the stage evaluate."
+)
+@click.option(
+    "--generation", type=FILE, default="metrics/generation.json", show_default=True, help="Counts of generate_filtered."
+)
+@click.option("--plots", type=FOLDER, default="plots", show_default=True, help="Folder of plates and tables.")
+@click.option("--report", type=FILE, default="reports/report.html", show_default=True, help="The HTML report.")
+@reports_errors
+def main(evaluation: str, generation: str, plots: str, report: str) -> None:
+    """Prints the scores and says where the pictures are."""
+    try:
+        click.echo(summary_table(files.read_json(evaluation), files.read_json(generation)))
+    except KeyError as error:
+        raise DataError(evaluation, f"or {generation}: has no key {error.args[0]!r}; run the stage evaluate anew") from error
+    click.echo(f"\nlook at {Path(plots) / 'plates' / 'overview.png'}, then open {report} in a browser")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Stage prepare: the selected data set in the prepared layout, one memory-mapped .npy file per split.
+
+Run: python -m stages.prepare --params params.yaml --out data/prepared
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pathsynth import labels
+from pathsynth.cli import FILE, FOLDER, reports_errors
+from pathsynth.params import load_params
+from pathsynth.prepared import write_prepared
+from pathsynth.progress import bar
+from pathsynth.sources import load_source
+
+
+@click.command()
+@click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True, help="The parameter file.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the prepared data set.")
+@reports_errors
+def main(params_path: str, out: str) -> None:
+    """Draws or reads the selected data set and writes it in the prepared layout."""
+    params = load_params(Path(params_path))
+    dataset = params.benchmark.dataset
+    splits = load_source(
+        dataset,
+        labels.PATHMNIST,
+        params.seed,
+        lambda images: bar(images, "drawing images"),
+        folder=Path(params_path).parent,
+    )
+    write_prepared(out, params.benchmark_name, labels.PATHMNIST, splits, dataset.model_dump(mode="json"), dataset.image_size)
+    counts = ", ".join(f"{split} {len(images)}" for split, (images, _) in splits.items())
+    click.echo(f"{params.benchmark_name}: {counts} images of {dataset.image_size} px in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Stage train_classifier: trains the gate or the judge and scores it on val and test."""
+
+from pathlib import Path
+
+import click
+
+from pathsynth.cli import FILE, FOLDER, reports_errors
+
+
+@click.command()
+@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
+@click.option("--role", type=click.Choice(["gate", "judge"]), required=True, help="Which classifier to train.")
+@click.option("--prepared", type=FOLDER, required=True, help="Folder of the prepare stage.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
+@click.option("--metrics", type=FILE, required=True, help="JSON file for the scores.")
+@click.option("--curves", type=FOLDER, required=True, help="Folder for DVCLive's curves.")
+@reports_errors
+def main(params_path, role, prepared, out, metrics, curves):
+    """Trains a classifier on data/prepared; its best epoch by val is saved, and scored once on test."""
+    from pathsynth.classifier import save_classifier
+    from pathsynth.classifier_training import train_classifier
+    from pathsynth.curves import Curves
+    from pathsynth.devices import pick_device
+    from pathsynth.files import write_json
+    from pathsynth.params import load_params
+    from pathsynth.prepared import open_prepared
+
+    params = load_params(Path(params_path))
+    settings = getattr(params.benchmark.classifiers, role)
+    with Curves(Path(curves)) as log:
+        classifier, scores = train_classifier(open_prepared(Path(prepared)), settings, params.seed, pick_device(), log)
+    save_classifier(Path(out), classifier)
+    write_json(Path(metrics), scores)
+
+
+if __name__ == "__main__":
+    main()

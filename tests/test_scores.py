@@ -1,0 +1,237 @@
+"""The scores: known answers, among them the paper's published table, and the properties that any such score has."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from pathsynth import labels, scores
+
+# Rows: predicted, columns: prompted; both in this order (Choudhary, arXiv 2506.00786, confusion matrix of 90 images).
+PAPER_ORDER = (
+    "adipose",
+    "mucus",
+    "cancer-associated stroma",
+    "smooth muscle",
+    "colorectal adenocarcinoma epithelium",
+    "lymphocytes",
+    "debris",
+    "background",
+    "normal colon mucosa",
+)
+PAPER_COUNTS = (
+    (10, 0, 0, 0, 0, 0, 0, 0, 0),
+    (0, 6, 0, 0, 5, 2, 0, 0, 4),
+    (0, 1, 8, 0, 0, 0, 0, 0, 4),
+    (0, 3, 2, 10, 1, 0, 0, 0, 0),
+    (0, 0, 0, 0, 4, 0, 0, 0, 1),
+    (0, 0, 0, 0, 0, 6, 0, 0, 0),
+    (0, 0, 0, 0, 0, 1, 10, 0, 1),
+    (0, 0, 0, 0, 0, 1, 0, 10, 0),
+    (0, 0, 0, 0, 0, 0, 0, 0, 0),
+)
+PAPER_TABLE = {
+    "adipose": (1.000, 1.0, 1.000),
+    "background": (0.909, 1.0, 0.952),
+    "debris": (0.833, 1.0, 0.909),
+    "lymphocytes": (1.000, 0.6, 0.750),
+    "mucus": (0.353, 0.6, 0.444),
+    "smooth_muscle": (0.625, 1.0, 0.769),
+    "normal_colon_mucosa": (0.0, 0.0, 0.000),
+    "cancer_associated_stroma": (0.615, 0.8, 0.696),
+    "colorectal_adenocarcinoma_epithelium": (0.800, 0.4, 0.533),
+}
+SLUGS = labels.SLUGS
+N = len(SLUGS)
+
+
+def paper_labels() -> tuple[np.ndarray, np.ndarray]:
+    """The paper's 90 images as prompted and predicted tissue, in PathMNIST's order."""
+    index = [labels.PATHMNIST.index(label) for label in PAPER_ORDER]
+    pairs = [
+        (index[prompted], index[predicted])
+        for predicted, row in enumerate(PAPER_COUNTS)
+        for prompted, count in enumerate(row)
+        for _ in range(count)
+    ]
+    y_true, y_pred = np.array(pairs).T
+    return y_true, y_pred
+
+
+def random_labels(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y_true = rng.integers(0, N, count)
+    return y_true, np.where(rng.random(count) < 0.6, y_true, rng.integers(0, N, count))
+
+
+def random_probabilities(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y_true = rng.permutation(np.arange(count) % N)
+    logits = rng.normal(size=(count, N)) + 2.0 * np.eye(N)[y_true]
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), y_true
+
+
+def test_papers_published_averages():
+    result = scores.classification_scores(*paper_labels(), SLUGS)
+    assert result["n_images"] == 90
+    assert round(result["macro_precision"], 4) == 0.6817
+    assert round(result["macro_recall"], 4) == 0.7111
+    assert round(result["macro_f1"], 4) == 0.6727
+    assert result["accuracy"] == pytest.approx(64 / 90, abs=1e-6)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_papers_table_of_tissues(slug: str):
+    row = scores.classification_scores(*paper_labels(), SLUGS)["per_tissue"][slug]
+    assert (round(row["precision"], 3), round(row["recall"], 3), round(row["f1"], 3)) == PAPER_TABLE[slug]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_papers_bootstrap_interval(seed: int):
+    low, high = scores.bootstrap_macro_f1(*paper_labels(), N, seed=seed)
+    assert low == pytest.approx(0.60, abs=0.015)
+    assert high == pytest.approx(0.73, abs=0.015)
+
+
+def test_confusion_matrix_has_the_truth_in_rows():
+    matrix = scores.confusion_matrix(np.array([0, 0, 1]), np.array([0, 2, 2]), 3)
+    assert matrix.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+
+
+def test_confusion_matrix_of_bytes_does_not_overflow():
+    labels_of_bytes = np.full(3, 19, np.uint8)
+    assert scores.confusion_matrix(labels_of_bytes, labels_of_bytes, 20)[19, 19] == 3
+
+
+def test_absent_tissue_counts_as_zero():
+    result = scores.classification_scores(np.array([0, 1]), np.array([0, 1]), ("a", "b", "c", "d"))
+    assert result["accuracy"] == 1.0
+    assert result["macro_f1"] == 0.5
+    assert result["per_tissue"]["d"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_of_images_does_not_matter(seed: int):
+    y_true, y_pred = random_labels(seed)
+    order = np.random.default_rng(seed).permutation(len(y_true))
+    assert scores.classification_scores(y_true, y_pred, SLUGS) == scores.classification_scores(
+        y_true[order], y_pred[order], SLUGS
+    )
+    assert scores.bootstrap_macro_f1(y_true, y_pred, N, 1) == scores.bootstrap_macro_f1(y_true[order], y_pred[order], N, 1)
+
+
+def test_order_of_tissues_does_not_matter():
+    y_true, y_pred = random_labels(0)
+    names = np.random.default_rng(0).permutation(N)
+    renamed = scores.classification_scores(names[y_true], names[y_pred], [SLUGS[i] for i in np.argsort(names)])
+    assert renamed["macro_f1"] == pytest.approx(scores.classification_scores(y_true, y_pred, SLUGS)["macro_f1"], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_plain_numbers_in_bounds(seed: int):
+    result = scores.classifier_scores(*random_probabilities(seed), SLUGS)
+    per_tissue = [value for row in result["per_tissue"].values() for value in row.values()]
+    for value in [result["accuracy"], result["macro_f1"], result["auc"], result["ece"], *per_tissue]:
+        assert type(value) is float
+        assert 0.0 <= value <= 1.0
+        assert value == round(value, 6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_interval_holds_the_estimate_and_repeats(seed: int):
+    y_true, y_pred = random_labels(seed)
+    low, high = scores.bootstrap_macro_f1(y_true, y_pred, N, seed)
+    assert 0.0 <= low < scores.classification_scores(y_true, y_pred, SLUGS)["macro_f1"] < high <= 1.0
+    assert (low, high) == scores.bootstrap_macro_f1(y_true, y_pred, N, seed)
+    assert (low, high) != scores.bootstrap_macro_f1(y_true, y_pred, N, seed + 100)
+
+
+def test_bootstrap_resamples_what_scikit_learn_scores():
+    from sklearn.metrics import f1_score
+
+    y_true, y_pred = paper_labels()
+    rng = np.random.default_rng(0)
+    slow = []
+    for _ in range(400):
+        drawn = np.concatenate([rng.choice(np.flatnonzero(y_true == tissue), 10) for tissue in range(N)])
+        slow.append(f1_score(y_true[drawn], y_pred[drawn], labels=range(N), average="macro", zero_division=0))
+    assert scores.bootstrap_macro_f1(y_true, y_pred, N, 0) == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.015)
+
+
+def test_interval_shrinks_with_more_images_and_grows_with_the_level():
+    y_true, y_pred = paper_labels()
+    low, high = scores.bootstrap_macro_f1(np.tile(y_true, 16), np.tile(y_pred, 16), N, 0)
+    assert high - low < 0.05
+    narrow, wide = (scores.bootstrap_macro_f1(y_true, y_pred, N, 0, level=level) for level in (0.5, 0.99))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_interval_of_a_perfect_set_with_an_absent_tissue():
+    y = np.arange(80) % 8
+    assert scores.bootstrap_macro_f1(y, y, N, 0) == pytest.approx((8 / 9, 8 / 9), abs=1e-6)
+
+
+def test_bootstrap_is_fast():
+    y_true, y_pred = random_labels(0, 90_000)
+    start = time.perf_counter()
+    scores.bootstrap_macro_f1(y_true, y_pred, N, 0)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_calibration_error_by_hand():
+    # Bins of width 0.5: (0, 0.5] holds 0.5, half right; (0.5, 1] holds 0.9, 0.9, 0.7, two of three right.
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.5, 0.5], [0.5, 0.5]])
+    y_true = np.array([0, 0, 1, 0, 1])
+    expected = 3 / 5 * abs(2 / 3 - 2.5 / 3) + 2 / 5 * abs(1 / 2 - 0.5)
+    assert scores.expected_calibration_error(probabilities, y_true, bins=2) == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_error_of_certainty():
+    certain = np.eye(3)[[0, 1, 2, 0]]
+    assert scores.expected_calibration_error(certain, np.array([0, 1, 2, 0])) == 0.0
+    assert scores.expected_calibration_error(certain, np.array([1, 2, 0, 1])) == 1.0
+
+
+def test_area_under_the_curve():
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.7, 0.2, 0.1]])
+    # Of the four pairs (image of 0, image of 1) three are in order, for either tissue; the third tissue has no images.
+    assert scores.classifier_scores(probabilities, np.array([0, 0, 1, 1]), ("a", "b", "c"))["auc"] == 0.75
+
+
+def test_area_under_the_curve_agrees_with_scikit_learn():
+    from sklearn.metrics import roc_auc_score
+
+    probabilities, y_true = random_probabilities(0)
+    expected = roc_auc_score(y_true, probabilities, multi_class="ovr", average="macro")
+    assert scores.classifier_scores(probabilities, y_true, SLUGS)["auc"] == pytest.approx(expected, abs=1e-6)
+
+
+EMPTY = np.zeros(0, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: scores.confusion_matrix(EMPTY, EMPTY, N), "no images"),
+        (lambda: scores.classification_scores(EMPTY, EMPTY, SLUGS), "no images"),
+        (lambda: scores.bootstrap_macro_f1(EMPTY, EMPTY, N, 0), "no images"),
+        (lambda: scores.expected_calibration_error(np.zeros((0, N)), EMPTY), "no images"),
+        (lambda: scores.classifier_scores(np.zeros((0, N)), EMPTY, SLUGS), "no images"),
+        (lambda: scores.confusion_matrix(np.array([0]), np.array([0, 1]), N), "1 and 2 labels"),
+        (lambda: scores.confusion_matrix(np.array([9]), np.array([0]), N), "expected 0 to 8"),
+        (lambda: scores.confusion_matrix(np.array([-1]), np.array([0]), N), "expected 0 to 8"),
+        (lambda: scores.confusion_matrix(np.array([[0]]), np.array([0]), N), r"shape \(1, 1\)"),
+        (lambda: scores.confusion_matrix(np.array([0.5]), np.array([0]), N), "expected integers"),
+        (lambda: scores.classifier_scores(np.eye(3), np.arange(3), SLUGS), "3 columns"),
+        (lambda: scores.classifier_scores(np.eye(3), np.zeros(3, int), "abc"), "two or more tissues"),
+        (lambda: scores.classifier_scores(np.full((2, 2), np.nan), np.arange(2), "ab"), "not finite"),
+        (lambda: scores.bootstrap_macro_f1(*random_labels(0), N, 0, resamples=0), "resamples"),
+        (lambda: scores.bootstrap_macro_f1(*random_labels(0), N, 0, level=1.0), "level"),
+        (lambda: scores.expected_calibration_error(np.eye(2), np.arange(2), bins=0), "bins"),
+    ],
+)
+def test_impossible_input_is_refused(call, message: str):
+    with pytest.raises(ValueError, match=message):
+        call()
