@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,9 @@ def build_network(card: ClassifierCard, weights: str = "none") -> torch.nn.Modul
 
     known = models.list_models(module=models)
     if card.architecture not in known:
-        raise ModelError("architecture", f"{card.architecture!r} is not a torchvision classifier; examples: resnet18, regnet_y_400mf")
+        raise ModelError(
+            "architecture", f"{card.architecture!r} is not a torchvision classifier; examples: resnet18, regnet_y_400mf"
+        )
     if weights == "imagenet":
         network = models.get_model(card.architecture, weights="DEFAULT")
         _replace_head(network, len(card.slugs))
@@ -123,9 +126,9 @@ def load_classifier(folder: Path, device: str) -> Classifier:
     return Classifier(network.to(device).eval(), card, device)
 
 
-def card_of(settings: ClassifierSettings, slugs: list[str]) -> ClassifierCard:
+def card_of(settings: ClassifierSettings, slugs: Sequence[str]) -> ClassifierCard:
     """The card of the network that `settings` describes."""
-    return ClassifierCard(settings.architecture, settings.stem, settings.input_size, settings.mixed_precision, slugs)
+    return ClassifierCard(settings.architecture, settings.stem, settings.input_size, settings.mixed_precision, list(slugs))
 
 
 def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
@@ -133,7 +136,7 @@ def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
     import torch
     import torch.nn.functional as F
 
-    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
     if batch.shape[-1] != size:
         batch = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
     return batch.contiguous(memory_format=torch.channels_last)

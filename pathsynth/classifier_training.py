@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def train_classifier(
-    prepared: Prepared, settings: ClassifierSettings, seed: int, device: str, log: Callable[[dict[str, float]], None]
-) -> tuple[Classifier, dict[str, dict]]:
+    prepared: Prepared, settings: ClassifierSettings, seed: int, device: str, log: Callable[[int, dict[str, float]], None]
+) -> tuple[Classifier, dict]:
     """Trains one classifier and scores its best epoch.
 
     The test split is read once, after training; the epoch is chosen by macro F1 on val, the earlier of equals.
@@ -32,7 +32,7 @@ def train_classifier(
         settings: network, optimiser and augmentation.
         seed: global seed; `settings.seed` is mixed in.
         device: torch device.
-        log: called after every epoch with its curve values.
+        log: called after every epoch with its number, from 1, and its curve values.
 
     Returns:
         The classifier and its scores, `{"val": {...}, "test": {...}}`.
@@ -44,8 +44,9 @@ def train_classifier(
 
     torch.manual_seed(mix_seed(seed, settings.seed))
     random = generator(seed, settings.seed, 1)
-    network = build_network(card_of(settings, prepared.slugs), settings.weights).to(device)
-    classifier = Classifier(network, card_of(settings, prepared.slugs), device)
+    card = card_of(settings, prepared.slugs)
+    network = build_network(card, settings.weights).to(device)
+    classifier = Classifier(network, card, device)
     images, targets = prepared.images("train"), torch.from_numpy(prepared.labels_of("train"))
     steps = max(1, len(images) // settings.batch_size)
     optimizer, schedule = _optimizer(network, settings, steps * settings.epochs)
@@ -71,7 +72,7 @@ def train_classifier(
         if not np.isfinite(train_loss):
             raise TrainingError(f"epoch {epoch + 1}: the loss is {train_loss}; lower learning_rate ({settings.learning_rate})")
         val = score(classifier, prepared, "val")
-        log({"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
+        log(epoch + 1, {"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
         if val["macro_f1"] > best_score:
             best_score, best_state, best_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
     assert best_state is not None

@@ -13,8 +13,8 @@ import click
 
 from pathsynth.errors import PathsynthError
 
-# Read by huggingface_hub and diffusers when they are imported: nothing is reported to anyone.
-for _name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+# Read by huggingface_hub, diffusers and DVCLive when they are imported: nothing is reported to anyone.
+for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRACK"):
     os.environ.setdefault(_name, "1")
 
 FILE = click.Path(dir_okay=False)

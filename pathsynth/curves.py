@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Curves:
-    """Logs values by step; call it with (values) or (step, values). A context manager that closes the tables.
+    """Logs values by step. A context manager that closes the tables.
 
     Args:
         folder: where the tables go: FOLDER/plots/metrics/NAME.tsv.
@@ -18,7 +18,6 @@ class Curves:
 
         # dvcyaml: a dvc.yaml of its own would clash with the pipeline's; exp: the pipeline saves experiments, not a stage
         self._live = Live(str(folder), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
-        self._count = 0
 
     def __enter__(self) -> Self:
         return self
@@ -26,10 +25,9 @@ class Curves:
     def __exit__(self, *_: object) -> None:
         self._live.end()
 
-    def __call__(self, *step_and_values) -> None:
-        *step, values = step_and_values
-        self._count = step[0] if step else self._count + 1
-        self._live.step = self._count
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Adds one point to the curve of every name in `values`."""
+        self._live.step = step
         for name, value in values.items():
             self._live.log_metric(name, value)
         self._live.make_summary()

@@ -112,7 +112,7 @@ def scatter(rng: np.random.Generator, size: int, spacing: float, margin: float =
     """
     side = size + 2 * margin
     darts = rng.uniform(-margin, size + margin, size=(min(40 * limit, int(12 * (side / spacing) ** 2) + 8), 2))
-    kept = []
+    kept: list[np.ndarray] = []
     while len(darts) and len(kept) < limit:
         kept.append(darts[0])
         # darts too close to the one just kept can never be: dropping them at once equals testing each in turn

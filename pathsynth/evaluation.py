@@ -163,8 +163,7 @@ def evaluate(
         raw: the first attempt of every wanted image.
         accepted: the images that the gate let through; may be empty.
         untuned: one attempt of every wanted image from the base model without LoRA.
-        gate: the classifier that filtered.
-        judge: the classifier that took no part in filtering.
+        gate, judge: the classifier that filtered, and the one that took no part in it.
         slugs: names of all tissues, in the order of the classifiers' columns.
         seed: seed of the bootstrap.
         resamples: number of bootstrap sets.
@@ -177,9 +176,9 @@ def evaluate(
 
     def look(name: str, judge_of: str, images: LabelledImages, classifier: SupportsProbabilities) -> ScoredSet:
         y_true = np.asarray(images.labels, np.int64)
-        y_pred = _predicted(images.images, classifier, judge_of, len(slugs))
         if len(y_true) and y_true.max() >= len(slugs):
             raise DataError(f"{name} images", f"label {y_true.max()} is not one of 0 to {len(slugs) - 1}")
+        y_pred = _predicted(images.images, classifier, judge_of, len(slugs))
         return ScoredSet(name, judge_of, y_true, y_pred, score_set(y_true, y_pred, slugs, seed, resamples))
 
     return Evaluation(
@@ -229,6 +228,9 @@ def refused_first_attempts(
     """
     first = attempts[attempts["attempt"] == 0]
     prompted = np.array(slugs)[raw.labels] if len(raw.labels) else np.array([])
+    unknown = set(first["predicted"]) - set(slugs)
+    if unknown:
+        raise DataError("attempts.csv", f"predicted: {', '.join(map(str, unknown))} is not one of {', '.join(slugs)}")
     if len(first) != len(raw.labels) or (first["tissue"].to_numpy() != prompted).any():
         raise DataError(
             "attempts.csv", f"its first attempts are not those of the {len(raw.labels)} raw images; generate both anew"
@@ -262,15 +264,16 @@ def draw_plates(
         refused: of `refused_first_attempts`.
         caption: one line under every plate, such as what the data stand for.
     """
+    words = dict(zip(slugs, labels, strict=True))
     plates, rows = {}, []
-    for tissue, (label, slug) in enumerate(zip(labels, slugs, strict=True)):
+    for tissue, (slug, label) in enumerate(words.items()):
         blocks = [
             Block("data set", real.of(tissue, PLATE_IMAGES)),
             Block("raw (first attempts)", raw.of(tissue, PLATE_IMAGES)),
             Block("accepted by the gate", accepted.of(tissue, PLATE_IMAGES)),
         ]
         images, seen = refused[tissue]
-        notes = tuple(name.replace("_", " ") for name in seen[:PLATE_IMAGES])
+        notes = tuple(words[name] for name in seen[:PLATE_IMAGES])
         plates[slug] = draw_plate(label, [*blocks, Block("rejected, taken for", images[:PLATE_IMAGES], notes)], caption)
         rows.append((label, [Block(block.title, block.images[:OVERVIEW_IMAGES]) for block in blocks]))
     return {**plates, "overview": draw_overview(rows, caption, OVERVIEW_IMAGES)}

@@ -168,7 +168,9 @@ def check_quota(metrics: dict, images_per_tissue: int, quota: float) -> None:
     short = {slug: m["accepted"] for slug, m in metrics["per_tissue"].items() if m["accepted"] < quota * images_per_tissue}
     if short:
         listed = ", ".join(f"{slug} {accepted}/{images_per_tissue}" for slug, accepted in short.items())
-        raise QuotaError(f"too few images accepted: {listed}; the quota is {quota:.0%} (params: generation.quota, generation.max_attempts)")
+        raise QuotaError(
+            f"too few images accepted: {listed}; the quota is {quota:.0%} (params: generation.quota, generation.max_attempts)"
+        )
 
 
 def _row(attempt: Attempt, seed: int, predicted: int, confidence: float, accepted: bool) -> dict:

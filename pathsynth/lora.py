@@ -32,7 +32,9 @@ def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torc
     for target in settings.target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in adaptable):
             endings = sorted({_ending(name) for name in adaptable})
-            raise ModelError("adapter.target_modules", f"{target!r} matches no layer of the UNet; examples: {', '.join(endings)}")
+            raise ModelError(
+                "adapter.target_modules", f"{target!r} matches no layer of the UNet; examples: {', '.join(endings)}"
+            )
     unet.requires_grad_(False)
     unet.add_adapter(
         LoraConfig(

@@ -48,16 +48,28 @@ class LatentCache:
 
 
 def cache_latents(
-    pipeline: StableDiffusionPipeline, images: np.ndarray, labels: np.ndarray, objective: ObjectiveSettings, batch_size: int = 64
+    pipeline: StableDiffusionPipeline,
+    images: np.ndarray,
+    labels: np.ndarray,
+    objective: ObjectiveSettings,
+    batch_size: int = 64,
 ) -> LatentCache:
     """Encodes uint8 (N, H, W, 3) images in all views that flips and quarter turns allow."""
     import torch
 
-    views = [(k, flip) for flip in ((False, True) if objective.flips else (False,)) for k in range(4 if objective.quarter_turns else 1)]
-    mean, std = [], []
+    views = [
+        (k, flip)
+        for flip in ((False, True) if objective.flips else (False,))
+        for k in range(4 if objective.quarter_turns else 1)
+    ]
+    mean: list[torch.Tensor] = []
+    std: list[torch.Tensor] = []
     with torch.inference_mode():
         for k, flip in views:
-            for start in bar(range(0, len(images), batch_size), f"encoding images, view {len(mean) // -(-len(images) // batch_size) + 1}/{len(views)}"):
+            for start in bar(
+                range(0, len(images), batch_size),
+                f"encoding images, view {len(mean) // -(-len(images) // batch_size) + 1}/{len(views)}",
+            ):
                 pixels = as_batch(images[start : start + batch_size], str(pipeline.device), images.shape[1]) * 2 - 1
                 pixels = (pixels.flip(3) if flip else pixels).rot90(k, (2, 3))
                 posterior = pipeline.vae.encode(pixels).latent_dist
@@ -153,7 +165,9 @@ class Objective:
         self.scaling_factor = pipeline.vae.config.scaling_factor
         self.device = pipeline.unet.device
         if self.noise_scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-            raise ModelError("scheduler", f"prediction_type {self.noise_scheduler.config.prediction_type!r} is not epsilon or v_prediction")
+            raise ModelError(
+                "scheduler", f"prediction_type {self.noise_scheduler.config.prediction_type!r} is not epsilon or v_prediction"
+            )
 
     def loss(self, cache: LatentCache, chosen: torch.Tensor) -> torch.Tensor:
         """The mean loss of images `chosen`, int64 (n,)."""

@@ -153,25 +153,27 @@ def _lines(text: str, size: int = NOTE_SIZE, width: int = CELL) -> list[str]:
 
 
 def _with_palette(sheet: Image.Image) -> Image.Image:
-    """Keeps 256 colours, a third of the bytes: most for the images, some so that the text stays clean."""
+    """Keeps 256 colours, a third of the bytes: most for the images, some so that paper and text stay clean."""
     inks = np.array([ImageColor.getrgb(ink) for ink in (INK, FAINT, WARNING)])
-    ramps = [np.array((255, 255, 255)) * (1 - share) + inks * share for share in (0.25, 0.5, 0.75, 1.0)]
-    text = [
-        *ImageColor.getrgb(PAPER),
-        *ImageColor.getrgb(EMPTY),
-        *ImageColor.getrgb(RULE),
-        *np.concatenate(ramps).astype(int).ravel(),
-    ]
-    pictures = PALETTE - len(text) // 3
+    ramps = [255 * (1 - share) + inks * share for share in (0.25, 0.5, 0.75, 1.0)]
+    fixed = np.concatenate([[ImageColor.getrgb(colour) for colour in (PAPER, EMPTY, RULE)], *ramps]).astype(np.uint8)
+    free = PALETTE - len(fixed)
+    adapted = np.reshape(sheet.quantize(free, kmeans=1).getpalette() or (), (-1, 3))[:free].astype(np.uint8)
     palette = Image.new("P", (1, 1))
-    palette.putpalette([int(value) for value in (*text, *sheet.quantize(pictures).getpalette()[: 3 * pictures])])
-    return sheet.quantize(palette=palette)
+    palette.putpalette(np.concatenate([fixed, adapted]).tobytes())
+    # Without dithering: its hatching would be taken for the generator's.
+    indices = np.array(sheet.quantize(palette=palette, dither=Image.Dither.NONE))
+    # Pillow looks colours up coarsely, and a paper that is nearly white shows beside a page that is.
+    indices[(np.asarray(sheet) == fixed[0]).all(axis=2)] = 0
+    result = Image.fromarray(indices, "P")
+    result.putpalette(palette.getpalette() or ())
+    return result
 
 
 def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str) -> None:
     draw.text(at, text, colour, _font(size))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     # Pillow's own font, so that the pixels do not depend on what is installed.
     return ImageFont.load_default(size)

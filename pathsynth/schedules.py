@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     import torch
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, settings: ScheduleSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def build_schedule(
+    optimizer: torch.optim.Optimizer, settings: ScheduleSettings, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
     """A linear warm-up, then the named schedule over what is left of `steps`.
 
     `cosine_warm_restarts` is SGDR (Loshchilov and Hutter 2017) with T_0 = restart_steps and T_mult = restart_mult.
     """
     from torch.optim import lr_scheduler
 
+    main: lr_scheduler.LRScheduler
     left = max(1, steps - settings.warmup_steps)
     if settings.lr_scheduler == "constant":
         main = lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
@@ -25,7 +28,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, settings: ScheduleSettings,
     elif settings.lr_scheduler == "cosine":
         main = lr_scheduler.CosineAnnealingLR(optimizer, T_max=left)
     else:
-        main = lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=settings.restart_steps, T_mult=settings.restart_mult)
+        main = lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=settings.restart_steps or left, T_mult=settings.restart_mult or 1)
     if not settings.warmup_steps:
         return main
     warmup = lr_scheduler.LinearLR(optimizer, start_factor=1 / (settings.warmup_steps + 1), total_iters=settings.warmup_steps)

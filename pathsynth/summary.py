@@ -63,7 +63,7 @@ def _headline(name: str, scores: Mapping[str, Any]) -> str:
 @click.option(
     "--generation", type=FILE, default="metrics/generation.json", show_default=True, help="Counts of generate_filtered."
 )
-@click.option("--plots", type=FOLDER, default="plots", show_default=True, help="Folder of plates and tables.")
+@click.option("--plots", type=FOLDER, default="plots/evaluation", show_default=True, help="Folder of plates and tables.")
 @click.option("--report", type=FILE, default="reports/report.html", show_default=True, help="The HTML report.")
 @reports_errors
 def main(evaluation: str, generation: str, plots: str, report: str) -> None:

@@ -154,10 +154,11 @@ def test_no_accepted_images_is_no_score(raw: LabelledImages, tmp_path: Path):
 
 def test_sets_that_do_not_fit_the_tissues_are_refused(raw: LabelledImages):
     sets = {"raw": raw, "accepted": raw, "untuned": LabelledImages(raw.images, raw.labels + 1)}
+    few = {**sets, "raw": LabelledImages(raw.images, raw.labels % 3)}
     with pytest.raises(DataError, match="untuned images: label 9 is not one of 0 to 8"):
         evaluation.evaluate(**sets, gate=Told(), judge=Told(), slugs=SLUGS, seed=1, resamples=100)
     with pytest.raises(DataError, match="gate: knows 9 tissues, expected 3"):
-        evaluation.evaluate(**sets, gate=Told(), judge=Told(), slugs=SLUGS[:3], seed=1, resamples=100)
+        evaluation.evaluate(**few, gate=Told(), judge=Told(), slugs=SLUGS[:3], seed=1, resamples=100)
 
 
 def test_confusion_table_has_one_row_per_raw_image(result: evaluation.Evaluation, raw: LabelledImages):
@@ -180,6 +181,11 @@ def test_attempts_of_another_set_are_refused(raw: LabelledImages, attempts: pd.D
     for other in (attempts.iloc[3:], attempts.iloc[::-1]):
         with pytest.raises(DataError, match="not those of the 36 raw images"):
             evaluation.refused_first_attempts(other, raw, SLUGS)
+
+
+def test_attempts_of_other_tissues_are_refused(raw: LabelledImages, attempts: pd.DataFrame):
+    with pytest.raises(DataError, match="predicted: bone is not one of adipose"):
+        evaluation.refused_first_attempts(attempts.replace({"predicted": {"mucus": "bone"}}), raw, SLUGS)
 
 
 def test_table_of_attempts_is_read_or_refused(attempts: pd.DataFrame, tmp_path: Path):
@@ -207,6 +213,13 @@ def test_plots_are_written_with_the_same_bytes(result, sheets, drawn, raw, attem
     table = pd.read_csv(tmp_path / "a" / "per_tissue.csv")
     assert list(table.columns) == ["set", "judge_of", "tissue", "precision", "recall", "f1"]
     assert len(table) == 4 * N
+
+
+def test_plate_keeps_paper_and_text_clean(sheets: dict[str, Image.Image]):
+    colours = {colour: count for count, colour in sheets["mucus"].convert("RGB").getcolors()}
+    assert len(colours) <= 256
+    assert colours[(255, 255, 255)] == max(colours.values())
+    assert (31, 35, 40) in colours, "the ink of the title"
 
 
 def test_plates_show_every_tissue(sheets: dict[str, Image.Image]):

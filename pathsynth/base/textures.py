@@ -56,7 +56,11 @@ FRAMES = (
     "a histopathological image of {}",
     "a histopathological image of an area with {}",
 )
-SYLLABLES = [c + v for c in ("b", "br", "c", "d", "f", "g", "gl", "k", "l", "m", "n", "p", "r", "s", "st", "t", "v", "z") for v in "aeiou"]
+SYLLABLES = [
+    c + v
+    for c in ("b", "br", "c", "d", "f", "g", "gl", "k", "l", "m", "n", "p", "r", "s", "st", "t", "v", "z")
+    for v in "aeiou"
+]
 ENDINGS = ("", "n", "s", "x", "m", "l", "ric", "tium", "lar", "phil", "ste", "coma", "nous", "va")
 
 
@@ -138,7 +142,9 @@ def _rings(pen: _Pen) -> None:
 def _holes(pen: _Pen) -> None:
     bright = drawing.mix(pen.colour, (1, 1, 1), 0.75)
     for x, y in pen.places(2.3 * pen.size):
-        pen.canvas.polygon(drawing.blob(pen.rng, x, y, pen.size, pen.rng.uniform(0.1, 0.4)), np.clip(bright + pen.rng.normal(0, 0.02), 0, 1))
+        pen.canvas.polygon(
+            drawing.blob(pen.rng, x, y, pen.size, pen.rng.uniform(0.1, 0.4)), np.clip(bright + pen.rng.normal(0, 0.02), 0, 1)
+        )
 
 
 def _patches(pen: _Pen) -> None:
@@ -168,7 +174,7 @@ def _knots(pen: _Pen) -> None:
     for x, y in pen.places(2.6 * pen.size):
         outline = drawing.blob(pen.rng, x, y, 1.4 * pen.size, 0.7)
         pen.canvas.polygon(outline, drawing.mix(pen.colour, pen.ground, 0.4))
-        dots = pen.rng.normal(0, 0.75 * pen.size, (9, 2)) + (x, y)
+        dots = pen.rng.normal(0, 0.75 * pen.size, (9, 2)) + np.array((x, y))
         for u, v in dots:
             radius = pen.size * pen.rng.uniform(0.22, 0.42)
             pen.canvas.polygon(drawing.blob(pen.rng, u, v, radius, 0.3, corners=10), pen.tint(0.07))
@@ -182,7 +188,15 @@ def _strands(pen: _Pen, sway: float, gap: float, width: float, alike: float) -> 
     period = pen.canvas.size * pen.rng.uniform(0.3, 0.6)
     for offset in np.arange(-reach / 2, reach / 2, step):
         offset += pen.rng.normal(0, 0.15 * step)
-        points = drawing.wave(pen.rng, middle - offset * sin, middle + offset * cos, pen.angle + pen.rng.normal(0, alike), reach, sway * pen.size, period)
+        points = drawing.wave(
+            pen.rng,
+            middle - offset * sin,
+            middle + offset * cos,
+            pen.angle + pen.rng.normal(0, alike),
+            reach,
+            sway * pen.size,
+            period,
+        )
         pen.canvas.line(points, max(1.5, width * pen.size * pen.rng.uniform(0.7, 1.3)), pen.tint())
 
 
@@ -251,7 +265,8 @@ def draw_recipe(rng: np.random.Generator) -> Recipe:
     """Picks a random recipe; half of the colours are dyes, see `DYES`."""
     count = int(rng.choice([0, 1, 2], p=[0.06, 0.5, 0.44]))
     layers = tuple(
-        Layer(_pick(rng, THINGS), _pick(rng, AMOUNTS), _pick(rng, SIZES), _pick(rng, SHADES), _colour(rng)) for _ in range(count)
+        Layer(_pick(rng, THINGS), _pick(rng, AMOUNTS), _pick(rng, SIZES), _pick(rng, SHADES), _colour(rng))
+        for _ in range(count)
     )
     return Recipe(_pick(rng, GROUNDS), _pick(rng, SHADES), _colour(rng), _colour(rng), layers)
 

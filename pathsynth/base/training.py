@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,47 @@ from pathsynth.progress import bar
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+# steps between two savings of the unfinished UNet, so that a long training can be looked at
+SAVE_EVERY = 600
+
+
+def train_base(settings: BaseSettings, out: Path, device: str) -> dict:
+    """Makes the whole base and saves it into `out`.
+
+    Returns:
+        `vae` with the reconstruction error on textures that it never saw, and the number of parameters of every part.
+    """
+    import torch
+
+    images, captions = draw_pool(settings.textures, settings.seed, os.cpu_count() or 1)
+    vae = train_vae(images, settings.vae, settings.seed, device)
+    rng = np.random.default_rng([settings.seed, 4])
+    views = [encode(vae, turned(images, rng) if view else images, device) for view in range(settings.unet.views)]
+    latents = torch.cat(views) * vae.config.scaling_factor
+    unseen = settings.textures.model_copy(update={"count": 512})
+    parts = train_unet(latents, captions, settings.unet, settings, device, lambda *parts: save_pipeline(out, vae, *parts))
+    sizes = {
+        name: sum(p.numel() for p in part.parameters()) for name, part in zip(("text_encoder", "unet"), parts, strict=True)
+    }
+    return {
+        "reconstruction": reconstruction_error(vae, draw_pool(unseen, settings.seed + 1, 1)[0], device),
+        "parameters": {"vae": sum(p.numel() for p in vae.parameters()), **sizes},
+    }
+
+
+def reconstruction_error(vae: AutoencoderKL, images: np.ndarray, device: str) -> dict[str, float]:
+    """Mean absolute error (0 to 255) and PSNR in dB of images, uint8 (N, size, size, 3), through the VAE."""
+    import torch
+
+    with torch.inference_mode():
+        pixels = torch.cat([to_pixels(images[i : i + 64], device) for i in range(0, len(images), 64)])
+        recon = torch.cat([vae(batch).sample.clamp(-1, 1) for batch in pixels.split(64)])
+    error = (recon - pixels) * 127.5
+    psnr = 10 * torch.log10(255**2 / error.square().mean(dim=(1, 2, 3))).mean()
+    return {"mean_absolute_error": round(float(error.abs().mean()), 3), "psnr_db": round(float(psnr), 2)}
 
 
 def draw_pool(settings: TextureSettings, seed: int, workers: int) -> tuple[np.ndarray, list[str]]:
@@ -95,7 +138,9 @@ def encode(vae: AutoencoderKL, images: np.ndarray, device: str) -> torch.Tensor:
     return torch.cat(batches).clone()
 
 
-def train_unet(latents: torch.Tensor, captions: list[str], settings: UnetSettings, base: BaseSettings, device: str, save) -> None:
+def train_unet(
+    latents: torch.Tensor, captions: list[str], settings: UnetSettings, base: BaseSettings, device: str, save: Callable
+) -> tuple[CLIPTextModel, UNet2DConditionModel]:
     """Trains UNet and text encoder together: v-prediction (Salimans and Ho 2022), min-SNR weights (Hang et al. 2023), EMA.
 
     Args:
@@ -104,18 +149,20 @@ def train_unet(latents: torch.Tensor, captions: list[str], settings: UnetSetting
         settings: shape and training.
         base: all settings, for seed, tokenizer and compilation.
         device: torch device.
-        save: called with (tokenizer, text_encoder, unet, scheduler) of the averaged weights, midway and at the end.
+        save: called with (tokenizer, text_encoder, unet, scheduler) of the averaged weights, now and then and at the end.
+
+    Returns:
+        Text encoder and UNet, with the last and not the averaged weights.
     """
     import torch
-    from diffusers.training_utils import EMAModel, compute_snr
+    from diffusers.training_utils import EMAModel
 
     torch.manual_seed(base.seed)
     tokenizer = models.build_tokenizer(captions, base.textures)
     text_encoder = models.build_text_encoder(tokenizer, settings).to(device)
     unet = models.build_unet(settings, latents.shape[1], latents.shape[2]).to(device, memory_format=torch.channels_last)
     scheduler = build_scheduler()
-    tokens = tokenize(tokenizer, captions)
-    empty = tokenize(tokenizer, [""])[0]
+    tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])[0]
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -124,37 +171,46 @@ def train_unet(latents: torch.Tensor, captions: list[str], settings: UnetSetting
     ema = EMAModel(parameters, decay=settings.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.8)
     forward = torch.compile(unet) if base.compile else unet
     steps = bar(range(settings.steps), "training UNet")
-    average = None
     for step in steps:
         chosen = torch.randint(len(latents), (settings.batch_size,))
-        clean = latents[chosen].float().to(device, memory_format=torch.channels_last)
         ids = tokens[chosen % len(captions)]
         ids = torch.where(torch.rand(len(ids), 1) < settings.caption_dropout, empty, ids).to(device)
-        noise = torch.randn_like(clean)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), device=device)
-        target = scheduler.get_velocity(clean, noise, timesteps)
+        clean = latents[chosen].float().to(device, memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
             hidden = text_encoder(ids).last_hidden_state
-            output = forward(scheduler.add_noise(clean, noise, timesteps), timesteps, encoder_hidden_states=hidden).sample
-        snr = compute_snr(scheduler, timesteps)
-        weight = snr.clamp(max=settings.snr_gamma) / (snr + 1)
-        loss = (weight * (output.float() - target).square().mean(dim=(1, 2, 3))).mean()
+        loss = _velocity_loss(forward, scheduler, clean, hidden, settings.snr_gamma)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         ema.step(parameters)
-        average = loss.item() if average is None else 0.99 * average + 0.01 * loss.item()
-        steps.set_postfix(loss=f"{average:.4f}")
-        if (step + 1) % 1000 == 0 or step + 1 == settings.steps:
+        steps.set_postfix(loss=f"{loss.item():.4f}")
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
             ema.store(parameters)
             ema.copy_to(parameters)
             save(tokenizer, text_encoder, unet, scheduler)
             ema.restore(parameters)
+    return text_encoder, unet
 
 
-def build_scheduler():
+def _velocity_loss(
+    unet: Callable, scheduler: DDIMScheduler, clean: torch.Tensor, hidden: torch.Tensor, snr_gamma: float
+) -> torch.Tensor:
+    import torch
+    from diffusers.training_utils import compute_snr
+
+    noise = torch.randn_like(clean)
+    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), device=clean.device)
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    with torch.autocast(clean.device.type, torch.bfloat16):
+        output = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
+    snr = compute_snr(scheduler, timesteps)
+    errors = (output.float() - scheduler.get_velocity(clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
+    return (snr.clamp(max=snr_gamma) / (snr + 1) * errors).mean()
+
+
+def build_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule carried further, so that next to nothing of the image is left at the last step.
 
     With the usual end (0.012) the average of a 16x16 latent survives at about one deviation, and sampling, which starts
@@ -173,23 +229,23 @@ def build_scheduler():
     )
 
 
-def tokenize(tokenizer, captions: list[str]) -> torch.Tensor:
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     """Token ids, int64 (N, model_max_length), padded and cut as the pipeline does."""
-    return tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    return tokenizer(
+        captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
 
 
 def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet, scheduler) -> None:
     """Saves the parts as a StableDiffusionPipeline folder: fp16 safetensors, no safety checker (it knows photographs only)."""
-    import copy
-
     from diffusers import StableDiffusionPipeline
 
-    halves = [copy.deepcopy(part).half() for part in (vae, text_encoder, unet)]
+    vae, text_encoder, unet = (copy.deepcopy(part).half() for part in (vae, text_encoder, unet))
     pipeline = StableDiffusionPipeline(
-        vae=halves[0],
-        text_encoder=halves[1],
+        vae=vae,
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=halves[2],
+        unet=unet,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
@@ -200,7 +256,7 @@ def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet, scheduler) -
 
 def turned(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each image (N, size, size, C) in one of the eight turns and flips of a square."""
-    return np.stack([np.rot90(image[:, ::-1] if rng.random() < 0.5 else image, rng.integers(4)) for image in images])
+    return np.stack([np.rot90(image[:, ::-1] if rng.random() < 0.5 else image, int(rng.integers(4))) for image in images])
 
 
 def to_pixels(images: np.ndarray, device: str) -> torch.Tensor:
