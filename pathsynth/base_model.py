@@ -22,6 +22,7 @@ def load_base(folder: Path, device: str) -> StableDiffusionPipeline:
     Raises:
         ModelError: the folder or a part of it is missing, or does not load.
     """
+    import torch
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
 
@@ -33,13 +34,18 @@ def load_base(folder: Path, device: str) -> StableDiffusionPipeline:
     logging.disable_progress_bar()
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, safety_checker=None, requires_safety_checker=False
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            safety_checker=None,
+            requires_safety_checker=False,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(folder, f"does not load: {' '.join(str(error).split())[:300]}") from error
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet.to(memory_format=_channels_last())
-    pipeline.vae.to(memory_format=_channels_last())
+    pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.vae.to(memory_format=torch.channels_last)
     return pipeline.to(device)
 
 
@@ -58,9 +64,3 @@ def embed(pipeline: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor
     with torch.inference_mode():
         hidden, _ = pipeline.encode_prompt(prompts, pipeline.device, 1, do_classifier_free_guidance=False)
     return hidden.clone()
-
-
-def _channels_last():
-    import torch
-
-    return torch.channels_last

@@ -175,10 +175,7 @@ def evaluate(
         raise DataError("raw images", "none, expected the first attempt of every wanted image")
 
     def look(name: str, judge_of: str, images: LabelledImages, classifier: SupportsProbabilities) -> ScoredSet:
-        y_true = np.asarray(images.labels, np.int64)
-        if len(y_true) and y_true.max() >= len(slugs):
-            raise DataError(f"{name} images", f"label {y_true.max()} is not one of 0 to {len(slugs) - 1}")
-        y_pred = _predicted(images.images, classifier, judge_of, len(slugs))
+        y_true, y_pred = _seen(name, judge_of, images, classifier, len(slugs))
         return ScoredSet(name, judge_of, y_true, y_pred, score_set(y_true, y_pred, slugs, seed, resamples))
 
     return Evaluation(
@@ -294,10 +291,16 @@ def write_plots(folder: Path, evaluation: Evaluation, plates: Mapping[str, Image
             plate.save(path, format="PNG", optimize=True)
 
 
-def _predicted(images: np.ndarray, classifier: SupportsProbabilities, name: str, tissues: int) -> np.ndarray:
-    if len(images) == 0:
-        return np.zeros(0, np.int64)
-    probabilities = classifier.probabilities(images)
+def _seen(
+    name: str, judge_of: str, images: LabelledImages, classifier: SupportsProbabilities, tissues: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompted and predicted tissues of a set, both int64 (N,)."""
+    y_true = np.asarray(images.labels, np.int64)
+    if len(y_true) == 0:
+        return y_true, y_true
+    if y_true.max() >= tissues:
+        raise DataError(f"{name} images", f"label {y_true.max()} is not one of 0 to {tissues - 1}")
+    probabilities = classifier.probabilities(images.images)
     if probabilities.shape[1] != tissues:
-        raise DataError(name, f"knows {probabilities.shape[1]} tissues, expected {tissues}; train it on this data set")
-    return probabilities.argmax(axis=1)
+        raise DataError(judge_of, f"knows {probabilities.shape[1]} tissues, expected {tissues}; train it on this data set")
+    return y_true, probabilities.argmax(axis=1)

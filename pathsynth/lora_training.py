@@ -57,24 +57,17 @@ def cache_latents(
     """Encodes uint8 (N, H, W, 3) images in all views that flips and quarter turns allow."""
     import torch
 
-    views = [
-        (k, flip)
-        for flip in ((False, True) if objective.flips else (False,))
-        for k in range(4 if objective.quarter_turns else 1)
-    ]
+    flips, turns = (False, True)[: 1 + objective.flips], range(4 if objective.quarter_turns else 1)
+    views = [(flip, turn) for flip in flips for turn in turns]
+    batches = [(flip, turn, start) for flip, turn in views for start in range(0, len(images), batch_size)]
     mean: list[torch.Tensor] = []
     std: list[torch.Tensor] = []
     with torch.inference_mode():
-        for k, flip in views:
-            for start in bar(
-                range(0, len(images), batch_size),
-                f"encoding images, view {len(mean) // -(-len(images) // batch_size) + 1}/{len(views)}",
-            ):
-                pixels = as_batch(images[start : start + batch_size], str(pipeline.device), images.shape[1]) * 2 - 1
-                pixels = (pixels.flip(3) if flip else pixels).rot90(k, (2, 3))
-                posterior = pipeline.vae.encode(pixels).latent_dist
-                mean.append(posterior.mean.half().cpu())
-                std.append(posterior.std.half().cpu())
+        for flip, turn, start in bar(batches, "encoding images"):
+            pixels = as_batch(images[start : start + batch_size], str(pipeline.device), images.shape[1]) * 2 - 1
+            posterior = pipeline.vae.encode((pixels.flip(3) if flip else pixels).rot90(turn, (2, 3))).latent_dist
+            mean.append(posterior.mean.half().cpu())
+            std.append(posterior.std.half().cpu())
     shape = (len(views), len(images), *mean[0].shape[1:])
     return LatentCache(torch.cat(mean).reshape(shape).clone(), torch.cat(std).reshape(shape).clone(), torch.from_numpy(labels))
 

@@ -28,7 +28,9 @@ def build_schedule(
     elif settings.lr_scheduler == "cosine":
         main = lr_scheduler.CosineAnnealingLR(optimizer, T_max=left)
     else:
-        main = lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=settings.restart_steps or left, T_mult=settings.restart_mult or 1)
+        main = lr_scheduler.CosineAnnealingWarmRestarts(
+            optimizer, T_0=settings.restart_steps or left, T_mult=settings.restart_mult or 1
+        )
     if not settings.warmup_steps:
         return main
     warmup = lr_scheduler.LinearLR(optimizer, start_factor=1 / (settings.warmup_steps + 1), total_iters=settings.warmup_steps)

@@ -225,6 +225,7 @@ def build_scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,
         timestep_spacing="trailing",
     )
 
@@ -252,6 +253,9 @@ def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet, scheduler) -
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    # transformers would compute in the format on disk, and diffusers in float32: a plain from_pretrained must not mix them
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
 
 
 def turned(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,146 @@
+"""Compares experiments: `python -m pathsynth.compare`, a table of all that `dvc exp show` knows.
+
+With `--save results` the table goes to results/experiments.csv and the overview plate of each benchmark's best experiment
+to results/BENCHMARK.png; with `--readme README.md` the tables in the README are made anew from that file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pathsynth.cli import FILE, FOLDER, reports_errors
+from pathsynth.errors import DataError
+from pathsynth.files import write_csv, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OVERVIEW = "plots/evaluation/plates/overview.png"
+MARKS = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SCORES = {
+    "macro_f1": ("macro_f1",),
+    "macro_f1_low": ("macro_f1_low",),
+    "macro_f1_high": ("macro_f1_high",),
+    "judge_f1": ("judge", "macro_f1"),
+    "judge_f1_low": ("judge", "macro_f1_low"),
+    "judge_f1_high": ("judge", "macro_f1_high"),
+    "filtered_judge_f1": ("filtered_judge", "macro_f1"),
+    "untuned_f1": ("untuned", "macro_f1"),
+    "n_images": ("n_images",),
+}
+
+
+def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One flat row per finished experiment or commit in the answer of `dvc exp show --json`."""
+    for entry in shown:
+        revisions = [entry] + [rev for experiment in entry.get("experiments") or [] for rev in experiment["revs"]]
+        for revision in revisions:
+            data = revision.get("data") or {}
+            params = _content(data.get("params"), "params.yaml")
+            scores = _content(data.get("metrics"), "metrics/evaluation.json")
+            counts = _content(data.get("metrics"), "metrics/generation.json")
+            if params and scores and counts:
+                yield _row(revision, params, scores, counts)
+
+
+def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows sorted by benchmark and judge's macro F1, the newest of equal settings (benchmark, LoRA, prompts, seed) kept."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    frame = frame.drop_duplicates(["benchmark", "lora", "seed"], keep="first")
+    return frame.sort_values(["benchmark", "judge_f1"], ascending=[True, False], kind="stable", ignore_index=True)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The table of one benchmark in Markdown, scores with their 95 % intervals."""
+    head = "| LoRA | prompts | raw, gate | raw, judge | accepted, judge | untuned, judge | acceptance | unfilled | images |"
+    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
+    for row in frame.to_dict("records"):
+        gate = f"{row['macro_f1']:.3f} ({row['macro_f1_low']:.2f}–{row['macro_f1_high']:.2f})"
+        judge = f"{row['judge_f1']:.3f} ({row['judge_f1_low']:.2f}–{row['judge_f1_high']:.2f})"
+        lines.append(
+            f"| `{row['lora']}` | {row['prompts']} | {gate} | {judge} | {row['filtered_judge_f1']:.3f} | {row['untuned_f1']:.3f}"
+            f" | {row['acceptance_rate']:.0%} | {row['unfilled']} | {row['n_images']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def fill_readme(text: str, frame: pd.DataFrame) -> str:
+    """Replaces what stands between `<!-- results: BENCHMARK -->` and `<!-- end -->` by that benchmark's table."""
+
+    def replacement(match: re.Match) -> str:
+        rows = frame[frame["benchmark"] == match[2]]
+        if rows.empty:
+            raise DataError("README", f"has a mark for {match[2]}, of which no experiment is known")
+        return match[1] + markdown(rows) + match[3]
+
+    return MARKS.sub(replacement, text)
+
+
+@click.command()
+@click.option("--save", type=FOLDER, help="Folder for experiments.csv and an overview plate per benchmark.")
+@click.option("--readme", type=FILE, help="Markdown file whose marked tables are made anew from results/experiments.csv.")
+@reports_errors
+def main(save: str | None, readme: str | None) -> None:
+    """Prints the comparison of experiments, or makes the README's tables from the saved one."""
+    import pandas as pd
+
+    if readme:
+        frame = pd.read_csv("results/experiments.csv")
+        path = Path(readme)
+        with write_whole(path) as part:
+            part.write_text(fill_readme(path.read_text(encoding="utf-8"), frame), encoding="utf-8")
+        return
+    rows = list(experiments(json.loads(_output(sys.executable, "-m", "dvc", "exp", "show", "--json"))))
+    if not rows:
+        raise DataError("dvc exp show", "knows no finished experiment; run `dvc exp run` first")
+    frame = table(rows)
+    for benchmark, group in frame.groupby("benchmark"):
+        click.echo(f"\n{benchmark}\n{markdown(group)}")
+        if save:
+            plate = _output("git", "show", f"{group.iloc[0]['rev']}:{OVERVIEW}")
+            with write_whole(Path(save) / f"{benchmark}.png") as part:
+                part.write_bytes(plate)
+    if save:
+        write_csv(Path(save) / "experiments.csv", frame.drop(columns="rev"))
+
+
+def _row(revision: dict[str, Any], params: dict, scores: dict, counts: dict) -> dict[str, Any]:
+    values = {}
+    for name, (*outer, key) in SCORES.items():
+        node = scores[outer[0]] if outer else scores
+        values[name] = node.get(key, 0.0)
+    return {
+        "benchmark": params["benchmark"],
+        "lora": params["lora"],
+        "prompts": params["loras"][params["lora"]]["prompts"],
+        "seed": params["seed"],
+        **values,
+        "acceptance_rate": counts["acceptance_rate"],
+        "unfilled": counts["unfilled"],
+        "rev": "HEAD" if revision["rev"] == "workspace" else revision["rev"],
+    }
+
+
+def _content(files: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    return ((files or {}).get(name) or {}).get("data")
+
+
+def _output(*command: str) -> bytes:
+    try:
+        return subprocess.run(command, capture_output=True, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        raise DataError(" ".join(command[-4:]), error.stderr.decode(errors="replace").strip().splitlines()[-1]) from error
+
+
+if __name__ == "__main__":
+    main()

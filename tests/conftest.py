@@ -1,0 +1,126 @@
+"""Doubles for the tests: the real classes, made small. A tiny base, tiny data and a parameter file that fits them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT.parent / "shared" / "data" / "pathmnist_sample_28.npz"
+
+for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRACK", "DVC_NO_ANALYTICS"):
+    os.environ.setdefault(_name, "1")
+
+
+def tiny_base_settings():
+    """Settings of a base of some tens of thousands of weights that is trained for a handful of steps."""
+    from pathsynth.base.settings import BaseSettings
+
+    vae = {
+        "block_out_channels": [8, 8, 8], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4,
+        "steps": 8, "batch_size": 4, "learning_rate": 1e-3, "edge_weight": 1.0, "kl_weight": 1e-4,
+    }  # fmt: skip
+    unet = {
+        "block_out_channels": [8, 16], "layers_per_block": 1, "attention_heads": 2, "norm_num_groups": 4,
+        "text_width": 16, "text_layers": 1, "steps": 8, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 2,
+        "ema_decay": 0.9, "caption_dropout": 0.1, "snr_gamma": 5.0, "views": 2,
+    }  # fmt: skip
+    textures = {"count": 40, "image_size": 32, "kinds": 5, "kind_share": 0.25, "vocab_size": 800, "max_length": 48}
+    return BaseSettings.model_validate({"seed": 1, "compile": False, "textures": textures, "vae": vae, "unet": unet})
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A tiny Stable Diffusion in diffusers' layout, made by the code that makes the bundled one."""
+    from pathsynth.base.training import train_base
+
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    train_base(tiny_base_settings(), folder, "cpu")
+    return folder
+
+
+def tiny_tree(base: Path | str = "base") -> dict:
+    """The tree of a params.yaml for phantoms of 32 px that every stage runs through in seconds."""
+    augmentation = {"flips": True, "quarter_turns": True, "stain": 0.1, "brightness": 0.1, "blur": 0.2}
+    classifier = {
+        "architecture": "resnet18", "weights": "none", "stem": "standard", "input_size": 32, "epochs": 1, "batch_size": 18,
+        "learning_rate": 1e-3, "weight_decay": 0.0, "lr_scheduler": "one_cycle", "label_smoothing": 0.0,
+        "mixed_precision": "no", "augmentation": augmentation, "seed": 1,
+    }  # fmt: skip
+    judge = classifier | {"architecture": "shufflenet_v2_x0_5", "seed": 2}
+    from pathsynth import labels
+
+    benchmark = {
+        "dataset": {
+            "source": "phantom", "image_size": 32, "train_per_tissue": 4, "val_per_tissue": 2, "test_per_tissue": 2
+        },
+        "base": {"path": str(base)},
+        "classifiers": {"gate": classifier, "judge": judge},
+        "prompts": {
+            "plain": "an area with {label}", "described": {slug: f"many pink {slug} dots" for slug in labels.SLUGS}
+        },
+        "generation": {
+            "images_per_tissue": 2, "max_attempts": 2, "quota": 0.0, "scheduler": "DPMSolverMultistepScheduler",
+            "num_inference_steps": 2, "guidance_scale": 2.0, "negative_prompt": "", "batch_size": 6, "mixed_precision": "no",
+        },
+        "evaluation": {"bootstrap_resamples": 100},
+    }  # fmt: skip
+    return {
+        "seed": 7,
+        "benchmark": "tiny",
+        "lora": "r2",
+        "benchmarks": {"tiny": benchmark},
+        "loras": {"r2": tiny_lora(), "r3": tiny_lora(rank=3)},
+    }
+
+
+def tiny_lora(rank: int = 2, **adapter) -> dict:
+    """A LoRA configuration of two steps; keyword arguments replace adapter settings."""
+    return {
+        "prompts": "plain",
+        "adapter": {
+            "rank": rank, "lora_alpha": 4.0, "init_lora_weights": "gaussian", "target_modules": ["to_q", "to_k", "conv1"],
+            "lora_dropout": 0.0, "use_rslora": False, "use_dora": False,
+        } | adapter,
+        "optimizer": {
+            "learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0
+        },
+        "schedule": {"lr_scheduler": "cosine", "warmup_steps": 0, "restart_steps": None, "restart_mult": None},
+        "training": {
+            "max_train_steps": 2, "train_batch_size": 4, "gradient_accumulation_steps": 1, "mixed_precision": "no"
+        },
+        "objective": {
+            "noise_offset": 0.1, "snr_gamma": 5.0, "caption_dropout": 0.1, "flips": True, "quarter_turns": False,
+            "ema_decay": None,
+        },
+    }  # fmt: skip
+
+
+def write_yaml(path: Path, tree: dict) -> Path:
+    """Writes a parameter file."""
+    from ruamel.yaml import YAML
+
+    with path.open("w", encoding="utf-8") as file:
+        YAML().dump(tree, file)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(tmp_path_factory):
+    """Prepared phantoms of 32 px: 4, 2 and 2 per tissue."""
+    from pathsynth import labels, phantom
+    from pathsynth.prepared import open_prepared, write_prepared
+
+    drawn = {split: phantom.draw_split(n, 7, 32, split) for split, n in (("train", 4), ("val", 2), ("test", 2))}
+    splits = {split: (images, tissues.ravel()) for split, (images, tissues) in drawn.items()}
+    folder = tmp_path_factory.mktemp("tiny") / "prepared"
+    write_prepared(folder, "tiny", labels.PATHMNIST, splits, {"source": "phantom"}, 32)
+    return open_prepared(folder)
+
+
+def same_pixels(first: np.ndarray, second: np.ndarray, bound: int = 1) -> bool:
+    """Whether two uint8 arrays differ by at most `bound`, which is what another order of float sums may do."""
+    return first.shape == second.shape and int(np.abs(first.astype(int) - second.astype(int)).max()) <= bound

@@ -1,0 +1,158 @@
+"""Filtered generation: the limit, the count, the seeds, and that batches change nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import same_pixels, tiny_tree
+
+from pathsynth import labels
+from pathsynth.errors import ModelError, QuotaError
+from pathsynth.generation import Attempt, Sampler, check_quota, generate_filtered, generation_metrics, save_generated
+from pathsynth.params import GenerationSettings
+
+SIZE = 8
+
+
+def _draw(attempts):
+    """Images that say which attempt they are in their first pixel."""
+    images = np.zeros((len(attempts), SIZE, SIZE, 3), np.uint8)
+    for image, a in zip(images, attempts, strict=True):
+        image[0, 0] = (a.tissue, a.slot, a.attempt)
+    return images
+
+
+def _gate_that_accepts_from(attempt_by_tissue):
+    """A gate that sees the prompted tissue from the given attempt on, and tissue 0 (for 0: tissue 1) before."""
+
+    def gate(images):
+        out = np.full((len(images), len(attempt_by_tissue)), 0.01, np.float32)
+        for row, image in zip(out, images, strict=True):
+            tissue, _, attempt = (int(v) for v in image[0, 0])
+            seen = tissue if attempt >= attempt_by_tissue[tissue] else int(tissue == 0)
+            row[seen] = 0.9
+        return out
+
+    return gate
+
+
+def _run(gate_from, slots=3, limit=4, batch_size=5):
+    return generate_filtered(_draw, _gate_that_accepts_from(gate_from), len(gate_from), slots, limit, batch_size, seed=11)
+
+
+def test_rejected_slots_are_tried_again_up_to_the_limit_and_counted():
+    slugs = ["a", "b", "c"]
+    result = _run([0, 2, 99])
+    table = result.table(slugs)
+    metrics = generation_metrics(table, slugs, 3)
+    assert metrics["per_tissue"] == {
+        "a": {"attempted": 3, "accepted": 3, "acceptance_rate": 1.0, "unfilled": 0},
+        "b": {"attempted": 9, "accepted": 3, "acceptance_rate": 0.333333, "unfilled": 0},
+        "c": {"attempted": 12, "accepted": 0, "acceptance_rate": 0.0, "unfilled": 3},
+    }
+    assert (metrics["attempted"], metrics["accepted"], metrics["unfilled"]) == (24, 6, 3)
+
+
+def test_raw_is_the_first_try_and_accepted_the_one_that_passed():
+    result = _run([0, 2, 99])
+    raw, raw_labels = result.archive(result.raw, SIZE)
+    accepted, accepted_labels = result.archive(result.accepted, SIZE)
+    assert list(raw_labels) == [0] * 3 + [1] * 3 + [2] * 3
+    assert list(accepted_labels) == [0] * 3 + [1] * 3
+    assert (raw[:, 0, 0, 2] == 0).all()
+    assert list(accepted[:, 0, 0, 2]) == [0] * 3 + [2] * 3
+    assert list(accepted[:, 0, 0, 1]) == [0, 1, 2] * 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
+def test_batch_size_changes_nothing(batch_size):
+    one, other = _run([0, 2, 99]), _run([0, 2, 99], batch_size=batch_size)
+    assert one.table("abc").equals(other.table("abc"))
+    assert all(np.array_equal(one.accepted[key], other.accepted[key]) for key in one.accepted)
+
+
+def test_no_tissue_can_be_produced():
+    result = _run([99, 99])
+    assert result.archive(result.accepted, SIZE)[0].shape == (0, SIZE, SIZE, 3)
+    assert len(result.rows) == 2 * 3 * 4
+
+
+def test_seeds_are_all_different_and_do_not_depend_on_the_set():
+    seeds = [Attempt(t, s, a).seed(1) for t in range(9) for s in range(20) for a in range(5)]
+    assert len(set(seeds)) == len(seeds)
+    assert Attempt(3, 2, 1).seed(1) == Attempt(3, 2, 1).seed(1) != Attempt(3, 2, 1).seed(2)
+    assert 0 <= min(seeds) and max(seeds) < 2**63
+
+
+def test_quota_names_the_tissues_that_fell_short():
+    slugs = ["a", "b", "c"]
+    metrics = generation_metrics(_run([0, 2, 99]).table(slugs), slugs, 3)
+    check_quota(metrics, 3, 0.0)
+    with pytest.raises(QuotaError, match=r"too few images accepted: c 0/3; the quota is 50%"):
+        check_quota(metrics, 3, 0.5)
+
+
+def test_saved_set_is_in_medmnist_format_and_reads_back(tmp_path):
+    import pandas as pd
+
+    from pathsynth.archives import read_generated
+
+    result = _run([0, 2, 99])
+    save_generated(tmp_path, result, result.table("abc"), SIZE)
+    with np.load(tmp_path / "accepted.npz", allow_pickle=False) as archive:
+        assert archive["train_images"].dtype == archive["train_labels"].dtype == np.uint8
+        assert archive["train_labels"].shape == (6, 1)
+    assert len(read_generated(tmp_path / "raw.npz")[0]) == 9
+    table = pd.read_csv(tmp_path / "attempts.csv")
+    assert list(table) == ["tissue", "slot", "attempt", "seed", "predicted", "confidence", "accepted"]
+    first = table[table["attempt"] == 0]
+    assert list(first["tissue"]) == list("aaabbbccc")
+    assert table["seed"][0] == Attempt(0, 0, 0).seed(11)
+
+
+def _settings(**changes) -> GenerationSettings:
+    return GenerationSettings.model_validate(tiny_tree()["benchmarks"]["tiny"]["generation"] | changes)
+
+
+def _sampler(base, **changes):
+    from pathsynth.base_model import load_base
+
+    prompts = [f"an area with {label}" for label in labels.PATHMNIST]
+    return Sampler(load_base(base, "cpu"), prompts, _settings(**changes), 7, 32)
+
+
+def test_an_image_does_not_depend_on_its_batch(tiny_base):
+    sampler = _sampler(tiny_base)
+    attempts = [Attempt(t, s, 0) for t in (0, 4) for s in range(3)]
+    together = sampler(attempts)
+    assert together.shape == (6, 32, 32, 3) and together.dtype == np.uint8
+    apart = np.concatenate([sampler([a]) for a in reversed(attempts)])[::-1]
+    assert same_pixels(together, apart)
+    assert not same_pixels(together[:1], together[1:2], bound=10)
+
+
+def test_stock_pipeline_draws_the_same_image_from_the_seed(tiny_base):
+    import torch
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    ours = _sampler(tiny_base)([Attempt(2, 0, 0)])
+    stock = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    stock.scheduler = DPMSolverMultistepScheduler.from_config(stock.scheduler.config)
+    image = stock(
+        "an area with debris",
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(Attempt(2, 0, 0).seed(7)),
+        output_type="np",
+    ).images
+    assert same_pixels(ours, (image * 255).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_any_scheduler_by_name(name, tiny_base):
+    assert _sampler(tiny_base, scheduler=name)([Attempt(0, 0, 0)]).shape == (1, 32, 32, 3)
+
+
+def test_unknown_scheduler_is_named(tiny_base):
+    with pytest.raises(ModelError, match="'MoonScheduler' is not a scheduler of diffusers; examples: DPMSolver"):
+        _sampler(tiny_base, scheduler="MoonScheduler")

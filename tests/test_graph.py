@@ -1,0 +1,128 @@
+"""The contract of dvc.yaml: params exist, deps are complete, nothing is written twice."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+from conftest import ROOT
+
+from pathsynth.params import read_yaml
+
+PARAMS = read_yaml(ROOT / "params.yaml")
+GRAPH = read_yaml(ROOT / "dvc.yaml")
+
+
+def _stages() -> dict[str, dict]:
+    """Stages with `foreach` unrolled and the selectors filled in, as DVC would."""
+    import json
+
+    found = {}
+    for name, stage in GRAPH["stages"].items():
+        for item in stage.get("foreach", [None]):
+            text = json.dumps(stage["do"] if item else stage)
+            for key, value in {"item": item, "benchmark": PARAMS["benchmark"], "lora": PARAMS["lora"]}.items():
+                text = text.replace("${" + key + "}", str(value))
+            found[f"{name}@{item}" if item else name] = json.loads(text)
+    return found
+
+
+STAGES = _stages()
+
+
+def _paths(stage: dict, *kinds: str) -> list[str]:
+    entries = [entry for kind in kinds for entry in stage.get(kind, [])]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def _modules(path, seen: set[str]) -> set[str]:
+    """Files of the package that `path` imports, directly or through another, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pathsynth":
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("pathsynth")]
+        for name in names:
+            file = ROOT / (name.replace(".", "/") + ".py")
+            relative = str(file.relative_to(ROOT))
+            if file.is_file() and relative not in seen:
+                seen.add(relative)
+                _modules(file, seen)
+    return seen
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_param_exists(name):
+    for param in STAGES[name]["params"]:
+        node = PARAMS
+        for part in param.split("."):
+            assert part in node, f"{param} of {name} is not in params.yaml"
+            node = node[part]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_imported_module_and_the_script_are_deps(name):
+    stage = STAGES[name]
+    script = "stages/" + re.search(r"-m stages\.(\w+)", stage["cmd"]).group(1) + ".py"
+    deps = set(_paths(stage, "deps"))
+    code = {dep for dep in deps if dep.endswith(".py")}
+    assert code == {script} | _modules(ROOT / script, set())
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_path_in_the_command_is_a_dep_an_out_or_the_params(name):
+    stage = STAGES[name]
+    known = {"params.yaml", *_paths(stage, "deps", "outs", "metrics", "plots")}
+    for word in stage["cmd"].split():
+        if "/" in word or word.endswith(".yaml"):
+            assert word in known, f"{word} of {name} is not declared"
+
+
+def test_no_path_is_an_out_twice():
+    outs = [path for stage in STAGES.values() for path in _paths(stage, "outs", "metrics", "plots")]
+    assert len(outs) == len(set(outs))
+    assert not [(a, b) for a in outs for b in outs if a != b and b.startswith(a + "/")]
+
+
+def test_every_dep_is_in_git_or_an_out_of_another_stage():
+    outs = {path for stage in STAGES.values() for path in _paths(stage, "outs", "metrics", "plots")}
+    for name, stage in STAGES.items():
+        for dep in _paths(stage, "deps"):
+            assert dep in outs or (ROOT / dep).exists(), f"{dep} of {name} is nowhere"
+
+
+def test_plots_and_artifacts_point_at_outs():
+    outs = {path for stage in STAGES.values() for path in _paths(stage, "outs", "metrics", "plots")}
+    shown = [plot for entry in GRAPH["plots"] for plot in ([entry] if isinstance(entry, str) else entry)]
+    shown += [
+        path
+        for entry in GRAPH["plots"]
+        if isinstance(entry, dict)
+        for v in entry.values()
+        if isinstance(v.get("y"), dict)
+        for path in v["y"]
+    ]
+    files = [path for path in shown if path.startswith("plots/")]
+    assert len(files) >= 5
+    for path in files + [artifact["path"] for artifact in GRAPH["artifacts"].values()]:
+        assert any(path == out or path.startswith(out + "/") for out in outs), path
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_says_what_it_does(name):
+    assert len(STAGES[name]["desc"]) > 20
+
+
+def test_a_lora_change_reaches_only_what_depends_on_it():
+    touched = {name for name, stage in STAGES.items() if any(param.startswith("loras.") for param in stage["params"])}
+    assert touched == {"train_lora", "generate_filtered", "generate_untuned", "evaluate"}
+    # the untuned base only cares for the prompt set, so LoRAs of the same set share it
+    assert [p for p in STAGES["generate_untuned"]["params"] if p.startswith("loras.")] == [f"loras.{PARAMS['lora']}.prompts"]
+
+
+def test_the_base_is_frozen_and_kept_in_git():
+    stage = read_yaml(ROOT / "base" / "dvc.yaml")["stages"]["train_base"]
+    assert stage["frozen"] is True
+    assert all(next(iter(out.values())) == {"cache": False} for out in stage["outs"])

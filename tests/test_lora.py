@@ -1,0 +1,257 @@
+"""LoRA: targets, objective, schedules, and that stock diffusers draws the same images from what we save."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from conftest import same_pixels, tiny_lora
+
+from pathsynth.errors import ModelError, TrainingError
+from pathsynth.params import LoraSettings, ScheduleSettings
+
+PROMPTS = [f"tissue number {i}" for i in range(9)]
+
+
+def _lora(**adapter) -> LoraSettings:
+    return LoraSettings.model_validate(tiny_lora(**adapter))
+
+
+def _with(settings: LoraSettings, **sections) -> LoraSettings:
+    """A copy with some values of some sections replaced."""
+    tree = settings.model_dump()
+    for section, values in sections.items():
+        tree[section].update(values)
+    return LoraSettings.model_validate(tree)
+
+
+def _trained(base, prepared, settings, seed=3):
+    from pathsynth.base_model import load_base
+    from pathsynth.lora_training import train_lora
+
+    pipeline = load_base(base, "cpu")
+    curve = []
+    result = train_lora(pipeline, prepared, PROMPTS, settings, seed, lambda step, values: curve.append((step, values)))
+    return pipeline, result, curve
+
+
+def _images(pipeline):
+    import torch
+
+    return (
+        pipeline(
+            ["tissue number 1", "tissue number 2"],
+            num_inference_steps=3,
+            generator=[torch.Generator().manual_seed(i) for i in (1, 2)],
+            output_type="np",
+        ).images
+        * 255
+    ).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [{}, {"lora_alpha": 9.0}, {"use_rslora": True}, {"use_dora": True}, {"init_lora_weights": "default", "rank": 3}],
+    ids=["gaussian", "alpha", "rslora", "dora", "default-rank-3"],
+)
+def test_stock_diffusers_draws_the_same_images_from_the_saved_lora(adapter, tiny_base, tiny_prepared, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    from pathsynth.base_model import load_base
+    from pathsynth.lora import attach_lora, save_lora
+
+    settings = _with(_lora(**adapter), training={"max_train_steps": 6}, optimizer={"learning_rate": 0.1})
+    ours, _, _ = _trained(tiny_base, tiny_prepared, settings)
+    save_lora(tmp_path, ours.unet, settings, "card")
+    stock = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    untuned = _images(stock)
+    stock.load_lora_weights(tmp_path)
+    merged = load_base(tiny_base, "cpu")
+    attach_lora(merged, tmp_path)
+    ours.unet.eval()
+    drawn = _images(ours)
+    assert not same_pixels(drawn, untuned, bound=3)
+    assert same_pixels(drawn, _images(stock))
+    assert same_pixels(drawn, _images(merged))
+
+
+def test_training_is_reproducible_and_follows_the_seed(tiny_base, tiny_prepared):
+    first, again, other = (_trained(tiny_base, tiny_prepared, _lora(), seed=seed)[1] for seed in (3, 3, 4))
+    assert first == again
+    assert first["loss"] != other["loss"]
+    assert first["images_seen"] == 8
+
+
+def test_training_learns(tiny_base, tiny_prepared):
+    settings = _with(_lora(rank=8), training={"max_train_steps": 60, "train_batch_size": 16})
+    _, _, curve = _trained(tiny_base, tiny_prepared, settings)
+    losses = [values["train/loss"] for _, values in curve]
+    assert losses[-1] < 0.95 * losses[0]
+    assert [step for step, _ in curve] == [10, 20, 30, 40, 50, 60]
+
+
+def test_weights_change_only_when_all_micro_batches_are_in(tiny_base, tiny_prepared, monkeypatch):
+    from pathsynth.lora_training import Objective
+
+    norms = []
+    real = Objective.loss
+
+    def watched(self, cache, chosen):
+        norms.append(sum(float(p.norm()) for name, p in self.unet.named_parameters() if "lora_B" in name))
+        return real(self, cache, chosen)
+
+    monkeypatch.setattr(Objective, "loss", watched)
+    _, result, _ = _trained(tiny_base, tiny_prepared, _with(_lora(), training={"gradient_accumulation_steps": 3}))
+    assert norms[:3] == [0.0] * 3
+    assert norms[3] > 0 and norms[3:] == [norms[3]] * 3
+    assert result["images_seen"] == 24
+
+
+def test_weight_average_lies_between_start_and_end(tiny_base, tiny_prepared):
+    from peft.utils import get_peft_model_state_dict
+
+    norms = []
+    for decay in (None, 0.9999):
+        settings = _with(_lora(), objective={"ema_decay": decay}, training={"max_train_steps": 5})
+        pipeline, _, _ = _trained(tiny_base, tiny_prepared, settings)
+        state = get_peft_model_state_dict(pipeline.unet)
+        # B starts at zero, so its average lags behind its last value
+        norms.append(sum(float(value.norm()) for name, value in state.items() if "lora_B" in name))
+    assert 0 < norms[1] < norms[0]
+
+
+@pytest.mark.parametrize("objective", [{"flips": True, "quarter_turns": True}, {"flips": False, "quarter_turns": False}])
+def test_latents_are_cached_in_every_view_and_sampled(objective, tiny_base, tiny_prepared):
+    import torch
+
+    from pathsynth.base_model import load_base
+    from pathsynth.devices import generator
+    from pathsynth.lora_training import cache_latents
+
+    settings = _with(_lora(), objective=objective).objective
+    images = tiny_prepared.images("train")
+    pipeline = load_base(tiny_base, "cpu")
+    cache = cache_latents(pipeline, images, tiny_prepared.labels_of("train"), settings, batch_size=7)
+    assert cache.mean.shape == (8 if objective["flips"] else 1, 36, 4, 8, 8)
+    pixels = torch.tensor(images[:1]).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        direct = pipeline.vae.encode(pixels).latent_dist.mean
+    torch.testing.assert_close(cache.mean[0, :1].float(), direct, atol=2e-3, rtol=2e-3)
+    chosen = torch.tensor([0, 0])
+    drawn = cache.draw(chosen, generator(1))
+    assert drawn.shape == (2, 4, 8, 8) and not torch.equal(drawn[0], drawn[1])
+
+
+def test_min_snr_weights_match_the_paper():
+    import torch
+    from diffusers import DDPMScheduler
+
+    from pathsynth.lora_training import Objective
+
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    objective = Objective.__new__(Objective)
+    objective.noise_scheduler, objective.settings = scheduler, _lora().objective
+    timesteps = torch.tensor([10, 500, 990])
+    a = scheduler.alphas_cumprod[timesteps]
+    snr = a / (1 - a)
+    torch.testing.assert_close(objective._weights(timesteps, velocity=False), snr.clamp(max=5) / snr)
+    torch.testing.assert_close(objective._weights(timesteps, velocity=True), snr.clamp(max=5) / (snr + 1))
+
+
+def test_shuffled_batches_show_every_image_once_an_epoch():
+    from pathsynth.devices import generator
+    from pathsynth.lora_training import shuffled_batches
+
+    batches = shuffled_batches(10, 4, generator(1))
+    seen = np.concatenate([next(batches).numpy() for _ in range(5)])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert list(seen[:10]) != list(seen[10:])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("constant", 0, None, None), {0: 1.0, 7: 1.0}),
+        (("linear", 0, None, None), {0: 1.0, 4: 0.5, 7: 0.125}),
+        (("cosine", 0, None, None), {0: 1.0, 4: 0.5, 2: (1 + math.cos(math.pi / 4)) / 2}),
+        (("cosine", 2, None, None), {0: 1 / 3, 1: 2 / 3, 2: 1.0, 5: 0.5}),
+        (("cosine_warm_restarts", 0, 2, 2), {0: 1.0, 1: 0.5, 2: 1.0, 4: 0.5, 6: 1.0}),
+    ],
+)
+def test_schedules(settings, expected):
+    import torch
+
+    from pathsynth.schedules import build_schedule
+
+    names = ("lr_scheduler", "warmup_steps", "restart_steps", "restart_mult")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_schedule(optimizer, ScheduleSettings(**dict(zip(names, settings, strict=True))), steps=8)
+    rates = []
+    for _ in range(8):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    for step, rate in expected.items():
+        assert rates[step] == pytest.approx(rate, abs=1e-6)
+
+
+def test_targets_that_match_nothing_are_named(tiny_base):
+    from pathsynth.base_model import load_base
+    from pathsynth.lora import add_lora
+
+    with pytest.raises(ModelError, match=r"target_modules: 'to_x' matches no layer of the UNet; examples: .*to_k"):
+        add_lora(load_base(tiny_base, "cpu").unet, _lora(target_modules=["to_q", "to_x"]).adapter)
+
+
+def test_nan_loss_ends_training_and_names_the_remedy(tiny_base, tiny_prepared):
+    settings = _with(_lora(), optimizer={"learning_rate": 1e30, "max_grad_norm": 1e30}, training={"max_train_steps": 20})
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf); lower optimizer.learning_rate"):
+        _trained(tiny_base, tiny_prepared, settings)
+
+
+def test_image_size_that_the_unet_cannot_work_at_is_refused(tiny_base):
+    from pathsynth.base_model import check_image_size, load_base
+
+    with pytest.raises(ModelError, match="36 does not suit the base; allowed: multiples of 8"):
+        check_image_size(load_base(tiny_base, "cpu"), 36)
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder", "tokenizer", "scheduler", "model_index.json"])
+def test_base_without_a_part_is_named(part, tiny_base, tmp_path):
+    import shutil
+
+    from pathsynth.base_model import load_base
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    shutil.rmtree(folder / part) if (folder / part).is_dir() else (folder / part).unlink()
+    with pytest.raises(ModelError, match=part) as caught:
+        load_base(folder, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weights_of_the_base_are_one_line(tiny_base, tmp_path):
+    import shutil
+
+    from pathsynth.base_model import load_base
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="does not load") as caught:
+        load_base(folder, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"not safetensors at all"])
+def test_missing_or_damaged_lora_is_one_line(content, tiny_base, tmp_path):
+    from pathsynth.base_model import load_base
+    from pathsynth.lora import WEIGHTS, attach_lora
+
+    if content is not None:
+        (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        attach_lora(load_base(tiny_base, "cpu"), tmp_path)
+    assert "\n" not in str(caught.value)

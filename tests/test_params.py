@@ -1,0 +1,144 @@
+"""params.yaml: the committed file is valid as a whole, and every kind of mistake is one line that names the place."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from conftest import ROOT, tiny_tree, write_yaml
+
+from pathsynth import labels
+from pathsynth.errors import ParamsError
+from pathsynth.params import Benchmark, LoraSettings, Prompts, load_params, read_yaml, validate
+
+COMMITTED = read_yaml(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("name", COMMITTED["benchmarks"])
+def test_every_committed_benchmark_is_valid(name):
+    assert validate("params.yaml", name, Benchmark, COMMITTED["benchmarks"][name]).classifiers.gate.architecture == "resnet18"
+
+
+@pytest.mark.parametrize("name", COMMITTED["loras"])
+def test_every_committed_lora_is_valid(name):
+    assert validate("params.yaml", name, LoraSettings, COMMITTED["loras"][name]).adapter.rank > 0
+
+
+def test_paper_v9_is_the_published_configuration():
+    lora = validate("params.yaml", "paper_v9", LoraSettings, COMMITTED["loras"]["paper_v9"])
+    assert (lora.adapter.rank, lora.adapter.lora_alpha, lora.adapter.init_lora_weights) == (4, 4.0, "gaussian")
+    assert set(lora.adapter.target_modules) == {"to_k", "to_q", "to_v", "to_out.0"}
+    training = lora.training
+    assert (training.train_batch_size, training.gradient_accumulation_steps, training.max_train_steps) == (24, 4, 2000)
+    assert (lora.optimizer.learning_rate, lora.optimizer.weight_decay, lora.optimizer.max_grad_norm) == (5e-5, 1e-4, 0.5)
+    assert (lora.schedule.lr_scheduler, lora.schedule.restart_steps, lora.schedule.restart_mult) == (
+        "cosine_warm_restarts",
+        500,
+        2,
+    )
+    assert (lora.objective.noise_offset, lora.objective.snr_gamma, lora.objective.ema_decay) == (0.15, None, None)
+    assert (lora.objective.caption_dropout, lora.objective.flips, training.mixed_precision) == (0.0, False, "no")
+    assert COMMITTED["seed"] == 1337
+
+
+def test_selected_entries_are_loaded(tmp_path):
+    params = load_params(write_yaml(tmp_path / "params.yaml", tiny_tree()))
+    assert (params.seed, params.benchmark_name, params.lora_name, params.lora.adapter.rank) == (7, "tiny", "r2", 2)
+
+
+def test_an_entry_that_is_not_selected_may_be_wrong(tmp_path):
+    tree = tiny_tree()
+    tree["loras"]["r3"] = {"rank": "many"}
+    assert load_params(write_yaml(tmp_path / "params.yaml", tree)).lora_name == "r2"
+
+
+def _set(*path_and_value):
+    *path, value = path_and_value
+
+    def change(tree):
+        node = tree
+        for part in path[:-1]:
+            node = node[part]
+        if value is KeyError:
+            del node[path[-1]]
+        else:
+            node[path[-1]] = value
+
+    return change
+
+
+T, L = ("benchmarks", "tiny"), ("loras", "r2")
+MISTAKES = {
+    "unknown top key": (_set("sede", 1), "sede: unknown key; allowed: seed, benchmark"),
+    "missing top key": (_set("seed", KeyError), "seed: missing"),
+    "unknown lora": (_set("lora", "r9"), "lora: 'r9' is not an entry of loras; allowed: r2, r3"),
+    "unknown benchmark": (_set("benchmark", "moon"), "benchmark: 'moon' is not an entry of benchmarks; allowed: tiny"),
+    "seed is text": (_set("seed", "one"), "seed: 'one': must be a whole number"),
+    "seed is true": (_set("seed", True), "seed: True: must be a whole number"),
+    "negative seed": (_set("seed", -1), "seed: -1: must be"),
+    "unknown key": (_set(*L, "adapter", "rnak", 4), "loras.r2.adapter.rnak: unknown key; allowed: rank, lora_alpha"),
+    "unknown key in dataset": (_set(*T, "dataset", "size", 4), "benchmarks.tiny.dataset.size: unknown key; allowed: source, image_size, train_per"),
+    "unknown source": (_set(*T, "dataset", "source", "moon"), "benchmarks.tiny.dataset: "),
+    "missing key": (_set(*L, "optimizer", "beta1", KeyError), "loras.r2.optimizer.beta1: missing"),
+    "wrong type": (_set(*L, "adapter", "rank", "four"), "loras.r2.adapter.rank: 'four': "),
+    "out of range": (_set(*L, "adapter", "rank", 0), "loras.r2.adapter.rank: 0: input should be greater than 0"),
+    "nan": (_set(*L, "optimizer", "learning_rate", float("nan")), "loras.r2.optimizer.learning_rate: nan: "),
+    "zero images": (_set(*T, "generation", "images_per_tissue", 0), "generation.images_per_tissue: 0: input should be greater than 0"),
+    "not among": (_set(*L, "schedule", "lr_scheduler", "cosin"), "schedule.lr_scheduler: 'cosin': input should be 'constant', 'linear'"),
+    "restarts missing": (_set(*L, "schedule", "lr_scheduler", "cosine_warm_restarts"), "loras.r2.schedule: restart_steps and restart_mult are numbers"),
+    "no targets": (_set(*L, "adapter", "target_modules", []), "loras.r2.adapter.target_modules: []: list should have at least 1 item"),
+    "template without label": (_set(*T, "prompts", "plain", "tissue"), "benchmarks.tiny.prompts: plain: the template must contain {label}"),
+    "sentence missing": (_set(*T, "prompts", "described", "mucus", KeyError), "benchmarks.tiny.prompts: described: needs one sentence for each"),
+    "judge is the gate": (_set(*T, "classifiers", "judge", "architecture", "resnet18"), "the judge must be another architecture"),
+    "stem does not fit": (_set(*T, "classifiers", "judge", "stem", "small"), "stem: 'small' is for ResNets"),
+    "path of two": (_set(*T, "base", "path", ["a", "b"]), "benchmarks.tiny.base.path: ['a', 'b']: input should be a valid string"),
+    "entry is no mapping": (_set("loras", "r2", 4), "loras.r2: 4: input should be"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_one_line_with_file_key_value_and_remedy(mistake, tmp_path):
+    change, expected = MISTAKES[mistake]
+    tree = copy.deepcopy(tiny_tree())
+    change(tree)
+    path = write_yaml(tmp_path / "params.yaml", tree)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed: [1", "is not YAML"),
+        ("seed: 1\nseed: 2\n", "is not YAML"),
+        ("- 1\n", "must hold a mapping"),
+        ("a: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+    ],
+)
+def test_broken_file_is_one_line(text, expected, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=expected) as caught:
+        load_params(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_one_line(tmp_path):
+    with pytest.raises(ParamsError, match="cannot be read: No such file"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_exponents_without_a_dot_are_numbers_as_in_dvc(tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text("a: 1e-4\n")
+    assert read_yaml(path) == {"a": 1e-4}
+
+
+def test_prompt_sets():
+    described = {slug: f"sentence on {slug}" for slug in labels.SLUGS}
+    prompts = Prompts(plain="an area with {label}", described=described)
+    assert prompts.texts("plain")[5] == "an area with smooth muscle"
+    assert prompts.texts("described")[5] == "sentence on smooth_muscle"
