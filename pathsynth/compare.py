@@ -65,12 +65,10 @@ def markdown(frame: pd.DataFrame) -> str:
     head = "| LoRA | prompts | raw, gate | raw, judge | accepted, judge | untuned, judge | acceptance | unfilled | images |"
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for row in frame.to_dict("records"):
-        gate = f"{row['macro_f1']:.3f} ({row['macro_f1_low']:.2f}–{row['macro_f1_high']:.2f})"
-        judge = f"{row['judge_f1']:.3f} ({row['judge_f1_low']:.2f}–{row['judge_f1_high']:.2f})"
-        lines.append(
-            f"| `{row['lora']}` | {row['prompts']} | {gate} | {judge} | {row['filtered_judge_f1']:.3f} | {row['untuned_f1']:.3f}"
-            f" | {row['acceptance_rate']:.0%} | {row['unfilled']} | {row['n_images']} |"
-        )
+        gate, judge = (_interval(row, name) for name in ("macro_f1", "judge_f1"))
+        cells = [f"`{row['lora']}`", row["prompts"], gate, judge, f"{row['filtered_judge_f1']:.3f}", f"{row['untuned_f1']:.3f}"]
+        cells += [f"{row['acceptance_rate']:.0%}", str(row["unfilled"]), str(row["n_images"])]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -112,6 +110,10 @@ def main(save: str | None, readme: str | None) -> None:
                 part.write_bytes(plate)
     if save:
         write_csv(Path(save) / "experiments.csv", frame.drop(columns="rev"))
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
 
 
 def _row(revision: dict[str, Any], params: dict, scores: dict, counts: dict) -> dict[str, Any]:

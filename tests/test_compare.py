@@ -42,7 +42,7 @@ def test_rows_are_sorted_by_the_judge_and_repeats_fold():
 
 def test_markdown_has_scores_with_intervals():
     line = markdown(table(list(experiments(_shown()))).query("benchmark == 'other'")).splitlines()[2]
-    assert line == "| `r4` | plain | 0.500 (0.40–0.60) | 0.900 (0.80–1.00) | 0.800 | 0.200 | 75% | 2 | 90 |"
+    assert line == "| `r4` | plain | 0.500 (0.40 to 0.60) | 0.900 (0.80 to 1.00) | 0.800 | 0.200 | 75% | 2 | 90 |"
 
 
 def test_readme_tables_are_replaced_between_marks_only():

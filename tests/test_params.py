@@ -77,21 +77,48 @@ MISTAKES = {
     "seed is true": (_set("seed", True), "seed: True: must be a whole number"),
     "negative seed": (_set("seed", -1), "seed: -1: must be"),
     "unknown key": (_set(*L, "adapter", "rnak", 4), "loras.r2.adapter.rnak: unknown key; allowed: rank, lora_alpha"),
-    "unknown key in dataset": (_set(*T, "dataset", "size", 4), "benchmarks.tiny.dataset.size: unknown key; allowed: source, image_size, train_per"),
+    "unknown key in dataset": (
+        _set(*T, "dataset", "size", 4),
+        "benchmarks.tiny.dataset.size: unknown key; allowed: source, image_size, train_per",
+    ),
     "unknown source": (_set(*T, "dataset", "source", "moon"), "benchmarks.tiny.dataset: "),
     "missing key": (_set(*L, "optimizer", "beta1", KeyError), "loras.r2.optimizer.beta1: missing"),
     "wrong type": (_set(*L, "adapter", "rank", "four"), "loras.r2.adapter.rank: 'four': "),
     "out of range": (_set(*L, "adapter", "rank", 0), "loras.r2.adapter.rank: 0: input should be greater than 0"),
     "nan": (_set(*L, "optimizer", "learning_rate", float("nan")), "loras.r2.optimizer.learning_rate: nan: "),
-    "zero images": (_set(*T, "generation", "images_per_tissue", 0), "generation.images_per_tissue: 0: input should be greater than 0"),
-    "not among": (_set(*L, "schedule", "lr_scheduler", "cosin"), "schedule.lr_scheduler: 'cosin': input should be 'constant', 'linear'"),
-    "restarts missing": (_set(*L, "schedule", "lr_scheduler", "cosine_warm_restarts"), "loras.r2.schedule: restart_steps and restart_mult are numbers"),
-    "no targets": (_set(*L, "adapter", "target_modules", []), "loras.r2.adapter.target_modules: []: list should have at least 1 item"),
-    "template without label": (_set(*T, "prompts", "plain", "tissue"), "benchmarks.tiny.prompts: plain: the template must contain {label}"),
-    "sentence missing": (_set(*T, "prompts", "described", "mucus", KeyError), "benchmarks.tiny.prompts: described: needs one sentence for each"),
-    "judge is the gate": (_set(*T, "classifiers", "judge", "architecture", "resnet18"), "the judge must be another architecture"),
+    "zero images": (
+        _set(*T, "generation", "images_per_tissue", 0),
+        "generation.images_per_tissue: 0: input should be greater than 0",
+    ),
+    "not among": (
+        _set(*L, "schedule", "lr_scheduler", "cosin"),
+        "schedule.lr_scheduler: 'cosin': input should be 'constant', 'linear'",
+    ),
+    "restarts missing": (
+        _set(*L, "schedule", "lr_scheduler", "cosine_warm_restarts"),
+        "loras.r2.schedule: restart_steps and restart_mult are numbers",
+    ),
+    "no targets": (
+        _set(*L, "adapter", "target_modules", []),
+        "loras.r2.adapter.target_modules: []: list should have at least 1 item",
+    ),
+    "template without label": (
+        _set(*T, "prompts", "plain", "tissue"),
+        "benchmarks.tiny.prompts: plain: the template must contain {label}",
+    ),
+    "sentence missing": (
+        _set(*T, "prompts", "described", "mucus", KeyError),
+        "benchmarks.tiny.prompts: described: needs one sentence for each",
+    ),
+    "judge is the gate": (
+        _set(*T, "classifiers", "judge", "architecture", "resnet18"),
+        "the judge must be another architecture",
+    ),
     "stem does not fit": (_set(*T, "classifiers", "judge", "stem", "small"), "stem: 'small' is for ResNets"),
-    "path of two": (_set(*T, "base", "path", ["a", "b"]), "benchmarks.tiny.base.path: ['a', 'b']: input should be a valid string"),
+    "path of two": (
+        _set(*T, "base", "path", ["a", "b"]),
+        "benchmarks.tiny.base.path: ['a', 'b']: input should be a valid string",
+    ),
     "entry is no mapping": (_set("loras", "r2", 4), "loras.r2: 4: input should be"),
 }  # fmt: skip
 

@@ -36,7 +36,8 @@ def _run_all(folder: Path, params: Path) -> None:
         ("generate_filtered", ["--gate", folder / "gate", "--out", folder / "untuned"]),
         ("evaluate", ["--prepared", folder / "prepared", "--generated", folder / "generated", "--untuned", folder / "untuned",
          "--gate", folder / "gate", "--judge", folder / "judge", "--generation-metrics", folder / "generation.json",
-         "--gate-metrics", folder / "gate.json", "--judge-metrics", folder / "judge.json", "--metrics", folder / "evaluation.json",
+         "--gate-metrics", folder / "gate.json", "--judge-metrics", folder / "judge.json",
+         "--metrics", folder / "evaluation.json",
          "--plots", folder / "plots", "--report", folder / "report.html"]),
     ):  # fmt: skip
         result = run(stage, "--params", params, *args)
@@ -133,7 +134,10 @@ def _params(tmp_path, base, **generation):
 
 
 BAD = {
-    "no prepared folder": ("train_classifier", ["--role", "gate", "--prepared", "nowhere", "--out", "out", "--metrics", "m.json", "--curves", "c"]),
+    "no prepared folder": (
+        "train_classifier",
+        ["--role", "gate", "--prepared", "nowhere", "--out", "out", "--metrics", "m.json", "--curves", "c"],
+    ),
     "no gate": ("generate_filtered", ["--gate", "nowhere", "--out", "out"]),
     "no params": ("prepare", ["--out", "out"]),
 }  # fmt: skip
