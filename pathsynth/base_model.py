@@ -25,6 +25,7 @@ def load_base(folder: Path, device: str) -> StableDiffusionPipeline:
     import torch
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
+    from safetensors import SafetensorError
 
     if not (folder / "model_index.json").is_file():
         raise ModelError(folder, "is no base model: it has no model_index.json; a folder in diffusers' layout is wanted")
@@ -41,7 +42,7 @@ def load_base(folder: Path, device: str) -> StableDiffusionPipeline:
             safety_checker=None,
             requires_safety_checker=False,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(folder, f"does not load: {' '.join(str(error).split())[:300]}") from error
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)

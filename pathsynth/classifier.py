@@ -11,8 +11,9 @@ import numpy as np
 
 from pathsynth.devices import autocast
 from pathsynth.errors import ModelError
-from pathsynth.files import read_json, write_json, write_whole
+from pathsynth.files import read_json, write_json, write_safetensors
 from pathsynth.params import ClassifierSettings
+from pathsynth.pixels import as_batch
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,10 @@ def build_network(card: ClassifierCard, weights: str = "none") -> torch.nn.Modul
             "architecture", f"{card.architecture!r} is not a torchvision classifier; examples: resnet18, regnet_y_400mf"
         )
     if weights == "imagenet":
-        network = models.get_model(card.architecture, weights="DEFAULT")
+        try:
+            network = models.get_model(card.architecture, weights="DEFAULT")
+        except OSError as error:
+            raise ModelError("weights", f"ImageNet weights could not be fetched: {error}; use weights: none") from error
         _replace_head(network, len(card.slugs))
     else:
         network = models.get_model(card.architecture, num_classes=len(card.slugs))
@@ -94,14 +98,32 @@ def build_network(card: ClassifierCard, weights: str = "none") -> torch.nn.Modul
     return network.to(memory_format=torch.channels_last)
 
 
+def check_network(network: torch.nn.Module, card: ClassifierCard) -> None:
+    """Sends two blank images through a copy, so that an unfit architecture is told before any training.
+
+    Raises:
+        ModelError: the network does not take images of `input_size` or does not answer with one number per tissue.
+    """
+    import copy
+
+    import torch
+
+    where = f"architecture {card.architecture!r}"
+    try:
+        answer = copy.deepcopy(network).cpu().train()(torch.zeros(2, 3, card.input_size, card.input_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(
+            where, f"does not work at input_size {card.input_size}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if not isinstance(answer, torch.Tensor) or answer.shape != (2, len(card.slugs)):
+        raise ModelError(
+            where, "does not answer with one number per tissue; allowed: torchvision classifiers with a single head"
+        )
+
+
 def save_classifier(folder: Path, classifier: Classifier) -> None:
     """Writes model.safetensors and config.json."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous().cpu() for name, value in classifier.network.state_dict().items()}
-    with write_whole(folder / "model.safetensors") as path:
-        save_file(state, path)
+    write_safetensors(folder / "model.safetensors", classifier.network.state_dict())
     write_json(folder / "config.json", asdict(classifier.card))
 
 
@@ -131,17 +153,6 @@ def card_of(settings: ClassifierSettings, slugs: Sequence[str]) -> ClassifierCar
     return ClassifierCard(settings.architecture, settings.stem, settings.input_size, settings.mixed_precision, list(slugs))
 
 
-def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
-    """uint8 (N, H, W, 3) to NCHW float32 in [0, 1], resized to `size` x `size` with antialiasing."""
-    import torch
-    import torch.nn.functional as F
-
-    batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
-    if batch.shape[-1] != size:
-        batch = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
-    return batch.contiguous(memory_format=torch.channels_last)
-
-
 def normalised(batch: torch.Tensor) -> torch.Tensor:
     """Subtracts ImageNet's mean and divides by its deviation; NCHW in [0, 1] in."""
     mean = batch.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
@@ -150,9 +161,12 @@ def normalised(batch: torch.Tensor) -> torch.Tensor:
 
 
 def _replace_head(network: torch.nn.Module, tissues: int) -> None:
-    """Swaps the last linear layer, which in every torchvision classifier is the head, for one of `tissues` outputs."""
+    """Swaps the last linear layer, which in nearly all of torchvision's classifiers is the head, for a new one."""
     import torch
 
-    name, head = [(name, part) for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)][-1]
+    linear = [(name, part) for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)]
+    if not linear:
+        raise ModelError("architecture", f"{type(network).__name__} has no linear head to replace; use weights: none")
+    name, head = linear[-1]
     parent = network.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], torch.nn.Linear(head.in_features, tissues))

@@ -1,4 +1,4 @@
-"""Trains a classifier on prepared images: data in memory, augmentation in batches on the device, best epoch by val."""
+"""Trains a classifier on prepared images: augmentation in batches on the device, best epoch by val."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.classifier import Classifier, as_batch, build_network, card_of, normalised
+from pathsynth.classifier import Classifier, build_network, card_of, check_network, normalised
 from pathsynth.devices import autocast, generator, mix_seed
 from pathsynth.errors import TrainingError
 from pathsynth.params import Augmentation, ClassifierSettings
+from pathsynth.pixels import as_batch
 from pathsynth.prepared import Prepared
 from pathsynth.progress import bar
 from pathsynth.scores import classifier_scores
@@ -46,6 +47,7 @@ def train_classifier(
     random = generator(seed, settings.seed, 1)
     card = card_of(settings, prepared.slugs)
     network = build_network(card, settings.weights).to(device)
+    check_network(network, card)
     classifier = Classifier(network, card, device)
     images, targets = prepared.images("train"), torch.from_numpy(prepared.labels_of("train"))
     steps = max(1, len(images) // settings.batch_size)
@@ -83,7 +85,10 @@ def train_classifier(
 
 def score(classifier: Classifier, prepared: Prepared, split: str) -> dict:
     """All scores of `pathsynth.scores.classifier_scores` on one split."""
-    return classifier_scores(classifier.probabilities(prepared.images(split)), prepared.labels_of(split), prepared.slugs)
+    probabilities = classifier.probabilities(prepared.images(split))
+    if not np.isfinite(probabilities).all():
+        raise TrainingError(f"{split}: the classifier answers with what is no number; lower learning_rate")
+    return classifier_scores(probabilities, prepared.labels_of(split), prepared.slugs)
 
 
 def augmented(pixels: torch.Tensor, settings: Augmentation, random: torch.Generator) -> torch.Tensor:

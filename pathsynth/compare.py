@@ -39,8 +39,13 @@ SCORES = {
 
 
 def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One flat row per finished experiment or commit in the answer of `dvc exp show --json`."""
+    """One flat row per finished experiment or commit in the answer of `dvc exp show --json`.
+
+    The workspace is left out: its params may have been edited since its scores were made.
+    """
     for entry in shown:
+        if entry["rev"] == "workspace":
+            continue
         revisions = [entry] + [rev for experiment in entry.get("experiments") or [] for rev in experiment["revs"]]
         for revision in revisions:
             data = revision.get("data") or {}
@@ -52,11 +57,11 @@ def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows sorted by benchmark and judge's macro F1, the newest of equal settings (benchmark, LoRA, prompts, seed) kept."""
+    """Rows sorted by benchmark and judge's macro F1; of equal settings the first is kept."""
     import pandas as pd
 
     frame = pd.DataFrame(rows)
-    frame = frame.drop_duplicates(["benchmark", "lora", "seed"], keep="first")
+    frame = frame.drop_duplicates("settings", keep="first").drop(columns="settings")
     return frame.sort_values(["benchmark", "judge_f1"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
@@ -66,7 +71,13 @@ def markdown(frame: pd.DataFrame) -> str:
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for row in frame.to_dict("records"):
         gate, judge = (_interval(row, name) for name in ("macro_f1", "judge_f1"))
-        cells = [f"`{row['lora']}`", row["prompts"], gate, judge, f"{row['filtered_judge_f1']:.3f}", f"{row['untuned_f1']:.3f}"]
+        cells = [
+            f"`{row['lora']}`",
+            row["prompts"],
+            gate,
+            judge,
+            *(_score(row[name]) for name in ("filtered_judge_f1", "untuned_f1")),
+        ]
         cells += [f"{row['acceptance_rate']:.0%}", str(row["unfilled"]), str(row["n_images"])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -90,13 +101,8 @@ def fill_readme(text: str, frame: pd.DataFrame) -> str:
 @reports_errors
 def main(save: str | None, readme: str | None) -> None:
     """Prints the comparison of experiments, or makes the README's tables from the saved one."""
-    import pandas as pd
-
     if readme:
-        frame = pd.read_csv("results/experiments.csv")
-        path = Path(readme)
-        with write_whole(path) as part:
-            part.write_text(fill_readme(path.read_text(encoding="utf-8"), frame), encoding="utf-8")
+        _fill(Path(readme), Path("results/experiments.csv"))
         return
     rows = list(experiments(json.loads(_output(sys.executable, "-m", "dvc", "exp", "show", "--json"))))
     if not rows:
@@ -112,6 +118,22 @@ def main(save: str | None, readme: str | None) -> None:
         write_csv(Path(save) / "experiments.csv", frame.drop(columns="rev"))
 
 
+def _fill(readme: Path, saved: Path) -> None:
+    import pandas as pd
+
+    for path in (readme, saved):
+        if not path.is_file():
+            raise DataError(path, "is not there")
+    text = fill_readme(readme.read_text(encoding="utf-8"), pd.read_csv(saved))
+    with write_whole(readme) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _score(value: float | None) -> str:
+    """Three digits, or a dash where there was nothing to score."""
+    return "-" if value is None or value != value else f"{value:.3f}"
+
+
 def _interval(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
 
@@ -120,7 +142,7 @@ def _row(revision: dict[str, Any], params: dict, scores: dict, counts: dict) -> 
     values = {}
     for name, (*outer, key) in SCORES.items():
         node = scores[outer[0]] if outer else scores
-        values[name] = node.get(key, 0.0)
+        values[name] = node.get(key)
     return {
         "benchmark": params["benchmark"],
         "lora": params["lora"],
@@ -129,8 +151,13 @@ def _row(revision: dict[str, Any], params: dict, scores: dict, counts: dict) -> 
         **values,
         "acceptance_rate": counts["acceptance_rate"],
         "unfilled": counts["unfilled"],
-        "rev": "HEAD" if revision["rev"] == "workspace" else revision["rev"],
+        "settings": json.dumps([params[key] for key in ("seed", "benchmark", "lora")] + _selected(params)),
+        "rev": revision["rev"],
     }
+
+
+def _selected(params: dict) -> list[dict]:
+    return [params["benchmarks"][params["benchmark"]], params["loras"][params["lora"]]]
 
 
 def _content(files: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
@@ -140,8 +167,11 @@ def _content(files: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
 def _output(*command: str) -> bytes:
     try:
         return subprocess.run(command, capture_output=True, check=True).stdout
+    except OSError as error:
+        raise DataError(command[0], f"cannot be run: {error.strerror}") from error
     except subprocess.CalledProcessError as error:
-        raise DataError(" ".join(command[-4:]), error.stderr.decode(errors="replace").strip().splitlines()[-1]) from error
+        said = error.stderr.decode(errors="replace").strip().splitlines() or ["failed without a word"]
+        raise DataError(" ".join(command[-4:]), said[-1]) from error
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def generator(*seed: int) -> torch.Generator:
 
 
 def mix_seed(*seed: int) -> int:
-    """One 63-bit seed out of a tuple of numbers >= 0."""
+    """One 63-bit seed out of a tuple of numbers >= 0; tuples that differ, in length too, give unrelated seeds."""
     import numpy as np
 
-    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # SeedSequence pads with zeros, so without the length (s, 3) would be (s, 3, 0)
+    return int(np.random.SeedSequence((*seed, len(seed))).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -9,9 +9,9 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from pathsynth.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
 # Images compress little; higher levels take several times longer for a few per cent.
 COMPRESS_LEVEL = 4
@@ -73,6 +74,24 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         # Removal is a courtesy: it must not hide the error that is on its way.
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors, contiguous and on the CPU, as a .safetensors file, whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        with write_whole(path) as part:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, part, metadata)
+    except SafetensorError as error:
+        raise DataError(path, f"could not be written: {_one_line(error)}") from error
+
+
+def shown_path(path: str) -> str:
+    """A path as it may stand in an out: of an absolute one only the last name, as the rest belongs to one machine."""
+    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
+    return PureWindowsPath(path).name if absolute else path
 
 
 def json_text(path: str | Path, data: dict[str, Any]) -> str:
@@ -188,7 +207,7 @@ def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             missing = [key for key in keys if key not in names]
             if missing:
                 raise DataError(path, f"has no array {', '.join(missing)}; it holds {', '.join(names) or 'none'}")

@@ -1,6 +1,7 @@
 """Generates images and filters them: every wanted image is a slot, tried again until the gate sees the prompted tissue.
 
-An image depends on (seed, tissue, slot, attempt) alone: it has its own noise, so batches may be mixed at will.
+The noise of an image depends on (seed, tissue, slot, attempt) alone, so batches may be mixed at will: an image changes with its
+batch only as far as float sums do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathsynth.devices import autocast, mix_seed
 from pathsynth.errors import ModelError, QuotaError
 from pathsynth.files import write_csv
 from pathsynth.params import GenerationSettings
+from pathsynth.pixels import as_images
 from pathsynth.progress import bar
 
 if TYPE_CHECKING:
@@ -137,18 +139,15 @@ class Sampler:
                 guidance_scale=self.settings.guidance_scale,
                 output_type="pt",
             ).images
-        return (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return as_images(images)
 
 
 def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:
     """Swaps the pipeline's scheduler for the diffusers class `name`, keeping noise schedule and prediction type."""
-    import diffusers
-
-    kind = getattr(diffusers, name, None)
-    if kind is None or not hasattr(kind, "from_config"):
-        examples = "DPMSolverMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler"
-        raise ModelError("generation.scheduler", f"{name!r} is not a scheduler of diffusers; examples: {examples}")
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    known = {kind.__name__: kind for kind in (type(pipeline.scheduler), *pipeline.scheduler.compatibles)}
+    if name not in known:
+        raise ModelError("generation.scheduler", f"{name!r} does not suit the base; allowed: {', '.join(sorted(known))}")
+    pipeline.scheduler = known[name].from_config(pipeline.scheduler.config)
 
 
 def generation_metrics(table: pd.DataFrame, slugs: Sequence[str], images_per_tissue: int) -> dict:
@@ -187,7 +186,6 @@ def _row(attempt: Attempt, seed: int, predicted: int, confidence: float, accepte
 
 def save_generated(folder: Path, result: Filtered, table: pd.DataFrame, size: int) -> None:
     """Writes raw.npz and accepted.npz in MedMNIST's format, and attempts.csv."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_archive(folder / "raw.npz", *result.archive(result.raw, size))
     write_archive(folder / "accepted.npz", *result.archive(result.accepted, size))
     write_csv(folder / "attempts.csv", table)

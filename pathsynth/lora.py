@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathsynth.errors import ModelError
-from pathsynth.files import write_json
+from pathsynth.files import write_json, write_safetensors, write_whole
 from pathsynth.params import AdapterSettings, LoraSettings
 
 if TYPE_CHECKING:
@@ -55,20 +56,18 @@ def save_lora(folder: Path, unet: UNet2DConditionModel, settings: LoraSettings, 
 
     Rank, alpha, DoRA and rsLoRA travel in the weights' metadata: without it, loaders take alpha to be the rank.
     """
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    folder.mkdir(parents=True, exist_ok=True)
     config = unet.peft_config["default"].to_dict()
     # peft keeps the targets as a set, whose order changes from run to run
-    metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    state = {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(unet).items()}
-    StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=convert_state_dict_to_diffusers(state), unet_lora_adapter_metadata=metadata
-    )
+    metadata = {f"unet.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    # peft's own names: diffusers' converter renames attention layers alone, and a loader that meets both kinds drops one
+    layers = {f"unet.{name}": value for name, value in get_peft_model_state_dict(unet).items()}
+    # one entry only: safetensors writes several in an order that changes from run to run
+    write_safetensors(folder / WEIGHTS, layers, {"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)})
     write_json(folder / "lora_config.json", settings.model_dump())
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    with write_whole(folder / "README.md") as part:
+        part.write_text(card, encoding="utf-8", newline="\n")
 
 
 def attach_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
@@ -77,7 +76,7 @@ def attach_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     Raises:
         ModelError: the file is missing, damaged or made for another base.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
 
     if not (folder / WEIGHTS).is_file():
         raise ModelError(folder, f"has no {WEIGHTS}; run the stage train_lora first")
@@ -87,6 +86,11 @@ def attach_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
         raise ModelError(folder / WEIGHTS, f"does not fit the base: {' '.join(str(error).split())[:300]}") from error
     if not pipeline.get_list_adapters().get("unet"):
         raise ModelError(folder / WEIGHTS, "holds no weights for the UNet")
+    loaded = {name for name, _ in pipeline.unet.named_parameters() if ".lora_" in name}
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        held = set(file.keys())
+    if len(loaded) != len(held):
+        raise ModelError(folder / WEIGHTS, f"does not fit the base: {len(loaded)} of its {len(held)} tensors find a place")
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
 

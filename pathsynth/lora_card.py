@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathsynth.files import shown_path
 from pathsynth.lora import WEIGHTS
 from pathsynth.params import Params
 from pathsynth.prepared import Prepared
@@ -44,7 +45,7 @@ def model_card(params: Params, prepared: Prepared, prompts: list[str], result: d
     return _CARD.format(
         lora=params.lora_name,
         name=prepared.name,
-        base=params.benchmark.base.path,
+        base=shown_path(params.benchmark.base.path),
         images=len(prepared.labels_of("train")),
         size=prepared.image_size,
         prompts=params.lora.prompts,

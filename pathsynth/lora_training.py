@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.base_model import check_image_size, embed
-from pathsynth.classifier import as_batch
 from pathsynth.devices import generator, mix_seed
 from pathsynth.errors import ModelError, TrainingError
 from pathsynth.lora import add_lora
 from pathsynth.params import LoraSettings, ObjectiveSettings
+from pathsynth.pixels import as_batch
 from pathsynth.prepared import Prepared
 from pathsynth.progress import bar
 from pathsynth.schedules import build_schedule
@@ -130,13 +130,14 @@ def train_lora(
             losses[-1] += loss.item() / settings.training.gradient_accumulation_steps
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"step {step + 1}: the loss is {losses[-1]}; lower optimizer.learning_rate ({o.learning_rate})")
+        learning_rate = schedule.get_last_lr()[0]
         schedule.step()
         if average:
             average.step(parameters)
         if (step + 1) % LOG_EVERY == 0 or step + 1 == settings.training.max_train_steps:
             recent = float(np.mean(losses[-LOG_EVERY:]))
             steps.set_postfix(loss=f"{recent:.4f}")
-            log(step + 1, {"train/loss": recent, "train/learning_rate": schedule.get_last_lr()[0]})
+            log(step + 1, {"train/loss": recent, "train/learning_rate": learning_rate})
     if average:
         average.copy_to(parameters)
     pipeline.unet = accelerator.unwrap_model(unet)

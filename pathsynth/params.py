@@ -43,6 +43,11 @@ class PhantomDataset(Section):
     val_per_tissue: PositiveInt
     test_per_tissue: PositiveInt
 
+    @property
+    def stand_in(self) -> bool:
+        """Whether the images only stand in for medical ones."""
+        return True
+
 
 class FileDataset(Section):
     """A local archive in MedMNIST's format; its images are resized to `image_size`.
@@ -55,6 +60,11 @@ class FileDataset(Section):
     image_size: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
     path: Annotated[str, Field(min_length=1)]
     md5: Md5 | None
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether the images only stand in for medical ones."""
+        return False
 
 
 class BaseModelSettings(Section):
@@ -239,6 +249,14 @@ class LoraSettings(Section):
     schedule: ScheduleSettings
     training: TrainingSettings
     objective: ObjectiveSettings
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.schedule.warmup_steps >= self.training.max_train_steps:
+            raise ValueError(
+                f"schedule.warmup_steps must be less than training.max_train_steps ({self.training.max_train_steps})"
+            )
+        return self
 
 
 class Params(Section):

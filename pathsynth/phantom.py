@@ -138,7 +138,7 @@ def draw_tissue(label: int, seed: tuple[int, ...], size: int, centre: str) -> np
 def draw_split(
     per_tissue: int, seed: int, size: int, split: str, progress: Callable[[Iterable], Iterable] = iter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a split in MedMNIST's layout, the tissues taking turns.
+    """Draws a split, the tissues taking turns.
 
     Image i of tissue t depends on the seed, the split, t and i alone, so a smaller split is the beginning of a larger one.
 
@@ -150,7 +150,7 @@ def draw_split(
         progress: wraps the iterable over images, such as `tqdm.tqdm`.
 
     Returns:
-        Images, uint8 (9 * per_tissue, size, size, 3), and labels, uint8 (9 * per_tissue, 1).
+        Images, uint8 (9 * per_tissue, size, size, 3), and labels, uint8 (9 * per_tissue,).
 
     Raises:
         ValueError: for an unknown split, per_tissue under 1 or a size under 32.
@@ -167,7 +167,7 @@ def draw_split(
     for row in progress(range(len(images))):
         i, tissue = divmod(row, tissues)
         images[row] = draw_tissue(tissue, (seed, SPLITS.index(split), tissue, i), size, centre)
-    return images, np.tile(np.arange(tissues, dtype=np.uint8), per_tissue)[:, None]
+    return images, np.tile(np.arange(tissues, dtype=np.uint8), per_tissue)
 
 
 class _Slide(Canvas):

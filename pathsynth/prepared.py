@@ -31,6 +31,7 @@ class Prepared:
         slugs: the same in snake_case.
         image_size: side of the images in pixels.
         source: where the images are from, as in params.yaml.
+        stand_in: whether they only stand in for medical images, as phantoms do.
         counts: number of images in each split.
     """
 
@@ -40,6 +41,7 @@ class Prepared:
     slugs: tuple[str, ...]
     image_size: int
     source: dict[str, Any]
+    stand_in: bool
     counts: dict[str, int]
 
     def images(self, split: str) -> np.ndarray:
@@ -117,6 +119,7 @@ def open_prepared(folder: str | Path) -> Prepared:
             slugs=tuple(card["slugs"]),
             image_size=int(card["image_size"]),
             source=dict(card["source"]),
+            stand_in=bool(card["source"].get("stand_in", False)),
             counts={split: int(card["splits"][split]["images"]) for split in SPLITS},
         )
     except KeyError as error:

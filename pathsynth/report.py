@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,14 +157,14 @@ def _embedded(picture: Image.Image) -> dict:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values as dotted keys and texts; of an absolute path only the last name, as the rest belongs to one machine."""
+    """Nested values as dotted keys and texts."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         elif isinstance(value, list | tuple):
             yield f"{prefix}{key}", ", ".join(str(item) for item in value)
-        elif isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
-            yield f"{prefix}{key}", PureWindowsPath(value).name
+        elif isinstance(value, str):
+            yield f"{prefix}{key}", files.shown_path(value)
         else:
             yield f"{prefix}{key}", "none" if value is None else str(value)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pathsynth import labels as tissues
 from pathsynth import phantom
 from pathsynth.archives import SPLITS, Split, read_archive
 from pathsynth.errors import DataError
+from pathsynth.files import shown_path
 from pathsynth.params import FileDataset, PhantomDataset
 
 Progress = Callable[[Iterable], Iterable]
@@ -45,14 +47,19 @@ def load_source(
             return _read_file(folder / dataset.path, dataset.md5, len(labels))
 
 
+def describe(dataset: PhantomDataset | FileDataset) -> dict[str, Any]:
+    """The section as the card of the prepared data set shows it: no folders, and whether it is a stand-in."""
+    shown = {key: shown_path(value) if isinstance(value, str) else value for key, value in dataset.model_dump().items()}
+    return shown | {"stand_in": dataset.stand_in}
+
+
 def _draw_phantoms(dataset: PhantomDataset, labels: Sequence[str], seed: int, progress: Progress) -> dict[str, Split]:
     if tuple(labels) != tissues.PATHMNIST:
         raise DataError(dataset.source, f"draws {', '.join(tissues.PATHMNIST)}, and nothing else")
     per_tissue = (dataset.train_per_tissue, dataset.val_per_tissue, dataset.test_per_tissue)
     splits = {}
     for split, count in zip(SPLITS, per_tissue, strict=True):
-        images, numbers = phantom.draw_split(count, seed, dataset.image_size, split, progress)
-        splits[split] = (images, numbers[:, 0])
+        splits[split] = phantom.draw_split(count, seed, dataset.image_size, split, progress)
     return splits
 
 

@@ -18,10 +18,10 @@ from pathsynth.report import ReportInput, caption, write_report
 
 
 @click.command()
-@click.option("--params", type=FILE, required=True)
+@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
 @click.option("--prepared", type=FOLDER, required=True)
 @click.option("--generated", type=FOLDER, required=True)
-@click.option("--untuned", type=FOLDER, required=True)
+@click.option("--untuned", type=FOLDER, required=True, help="Folder with one set per prompt set, `plain` and `described`.")
 @click.option("--gate", type=FOLDER, required=True)
 @click.option("--judge", type=FOLDER, required=True)
 @click.option("--generation-metrics", type=FILE, required=True)
@@ -32,13 +32,28 @@ from pathsynth.report import ReportInput, caption, write_report
 @click.option("--report", type=FILE, required=True, help="Written: the HTML report.")
 @reports_errors
 def main(
-    params, prepared, generated, untuned, gate, judge, generation_metrics, gate_metrics, judge_metrics, metrics, plots, report
+    params_path,
+    prepared,
+    generated,
+    untuned,
+    gate,
+    judge,
+    generation_metrics,
+    gate_metrics,
+    judge_metrics,
+    metrics,
+    plots,
+    report,
 ):
     """Scores the generated images and writes metrics, plots and report."""
-    settings, data, device = load_params(Path(params)), open_prepared(prepared), pick_device()
+    settings, data, device = load_params(Path(params_path)), open_prepared(prepared), pick_device()
     raw, accepted, bare = (
         LabelledImages(*read_generated(Path(folder) / name))
-        for folder, name in ((generated, "raw.npz"), (generated, "accepted.npz"), (untuned, "raw.npz"))
+        for folder, name in (
+            (generated, "raw.npz"),
+            (generated, "accepted.npz"),
+            (Path(untuned) / settings.lora.prompts, "raw.npz"),
+        )
     )
     refused = refused_first_attempts(read_attempts(Path(generated) / "attempts.csv"), raw, data.slugs)
     result = evaluate(
@@ -51,7 +66,6 @@ def main(
         seed=settings.seed,
         resamples=settings.benchmark.evaluation.bootstrap_resamples,
     )
-    stand_in = data.source["source"] == "phantom"
     plates = draw_plates(
         labels=data.labels,
         slugs=data.slugs,
@@ -59,14 +73,14 @@ def main(
         raw=raw,
         accepted=accepted,
         refused=refused,
-        caption=caption(settings.benchmark_name, stand_in),
+        caption=caption(settings.benchmark_name, data.stand_in),
     )
     content = ReportInput(
         benchmark=settings.benchmark_name,
         lora=settings.lora_name,
         labels=data.labels,
         slugs=data.slugs,
-        stand_in=stand_in,
+        stand_in=data.stand_in,
         evaluation=result.metrics,
         confusion={name: result.confusion_counts(name) for name in ("gate", "judge")},
         generation=read_json(generation_metrics),

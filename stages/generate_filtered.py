@@ -10,11 +10,12 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 @click.command()
 @click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
 @click.option("--lora", type=FOLDER, help="Folder of the adapter; without it the untuned base draws, one try per slot.")
+@click.option("--prompts", type=click.Choice(["plain", "described"]), help="Prompt set; by default that of the LoRA.")
 @click.option("--gate", type=FOLDER, required=True, help="Folder of the classifier that filters.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the images and the table of attempts.")
 @click.option("--metrics", type=FILE, help="JSON file for the counts; without it no quota is checked.")
 @reports_errors
-def main(params_path, lora, gate, out, metrics):
+def main(params_path, lora, prompts, gate, out, metrics):
     """Fills the wanted number of images of every tissue, as far as the limit of attempts allows."""
     from pathsynth.base_model import check_image_size, load_base
     from pathsynth.classifier import load_classifier
@@ -32,7 +33,7 @@ def main(params_path, lora, gate, out, metrics):
     if lora:
         attach_lora(pipeline, Path(lora))
     result = generate_filtered(
-        draw=Sampler(pipeline, params.benchmark.prompts.texts(params.lora.prompts), settings, params.seed, size),
+        draw=Sampler(pipeline, params.benchmark.prompts.texts(prompts or params.lora.prompts), settings, params.seed, size),
         gate=classifier.probabilities,
         tissues=len(classifier.card.slugs),
         images_per_tissue=settings.images_per_tissue,

@@ -14,7 +14,7 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.params import load_params
 from pathsynth.prepared import write_prepared
 from pathsynth.progress import bar
-from pathsynth.sources import load_source
+from pathsynth.sources import describe, load_source
 
 
 @click.command()
@@ -32,7 +32,7 @@ def main(params_path: str, out: str) -> None:
         lambda images: bar(images, "drawing images"),
         folder=Path(params_path).parent,
     )
-    write_prepared(out, params.benchmark_name, labels.PATHMNIST, splits, dataset.model_dump(mode="json"), dataset.image_size)
+    write_prepared(out, params.benchmark_name, labels.PATHMNIST, splits, describe(dataset), dataset.image_size)
     counts = ", ".join(f"{split} {len(images)}" for split, (images, _) in splits.items())
     click.echo(f"{params.benchmark_name}: {counts} images of {dataset.image_size} px in {out}")
 

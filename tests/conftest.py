@@ -25,8 +25,8 @@ def tiny_base_settings():
     }  # fmt: skip
     unet = {
         "block_out_channels": [8, 16], "layers_per_block": 1, "attention_heads": 2, "norm_num_groups": 4,
-        "text_width": 16, "text_layers": 1, "steps": 8, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 2,
-        "ema_decay": 0.9, "caption_dropout": 0.1, "snr_gamma": 5.0, "views": 2,
+        "text_width": 16, "text_layers": 1, "batch_size": 4, "ema_decay": 0.9, "caption_dropout": 0.1, "views": 2,
+        "phases": [{"steps": 8, "learning_rate": 1e-3, "warmup_steps": 2, "snr_gamma": gamma} for gamma in (5.0, None)],
     }  # fmt: skip
     textures = {"count": 40, "image_size": 32, "kinds": 5, "kind_share": 0.25, "vocab_size": 800, "max_length": 48}
     return BaseSettings.model_validate({"seed": 1, "compile": False, "textures": textures, "vae": vae, "unet": unet})
@@ -114,8 +114,7 @@ def tiny_prepared(tmp_path_factory):
     from pathsynth import labels, phantom
     from pathsynth.prepared import open_prepared, write_prepared
 
-    drawn = {split: phantom.draw_split(n, 7, 32, split) for split, n in (("train", 4), ("val", 2), ("test", 2))}
-    splits = {split: (images, tissues.ravel()) for split, (images, tissues) in drawn.items()}
+    splits = {split: phantom.draw_split(n, 7, 32, split) for split, n in (("train", 4), ("val", 2), ("test", 2))}
     folder = tmp_path_factory.mktemp("tiny") / "prepared"
     write_prepared(folder, "tiny", labels.PATHMNIST, splits, {"source": "phantom"}, 32)
     return open_prepared(folder)

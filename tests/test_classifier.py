@@ -98,9 +98,17 @@ def test_augmentation_keeps_shape_range_and_does_what_it_says():
     assert not torch.equal(turned, pixels)
 
 
-def test_exploding_training_ends_with_the_remedy(tiny_prepared):
-    with pytest.raises(TrainingError, match=r"epoch 1: the loss is nan; lower learning_rate"):
-        _train(tiny_prepared, _settings(learning_rate=1e30, lr_scheduler="constant", batch_size=4))
+@pytest.mark.parametrize("batch_size", [4, 36])
+def test_exploding_training_ends_with_the_remedy(batch_size, tiny_prepared):
+    with pytest.raises(TrainingError, match=r"(epoch 1: the loss is nan|answers with what is no number); lower learning_rate"):
+        _train(tiny_prepared, _settings(learning_rate=1e30, lr_scheduler="constant", batch_size=batch_size))
+
+
+@pytest.mark.parametrize(("architecture", "problem"), [("vit_b_16", "does not work at input_size 32"), ("googlenet", "")])
+def test_architectures_that_do_not_fit_are_told_before_training(architecture, problem, tiny_prepared):
+    with pytest.raises(ModelError, match=f"architecture '{architecture}'.*{problem}") as caught:
+        _train(tiny_prepared, _settings(architecture=architecture))
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_architecture_is_named(tiny_prepared):

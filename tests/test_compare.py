@@ -13,7 +13,13 @@ def _revision(rev, lora, judge, benchmark="phantom", seed=1):
         return {"macro_f1": f1, "macro_f1_low": f1 - 0.1, "macro_f1_high": f1 + 0.1, "n_images": 90}
 
     scores = score(0.5) | {"judge": score(judge), "filtered_judge": score(0.8), "untuned": score(0.2)}
-    params = {"benchmark": benchmark, "lora": lora, "seed": seed, "loras": {lora: {"prompts": "plain"}}}
+    params = {
+        "benchmark": benchmark,
+        "lora": lora,
+        "seed": seed,
+        "benchmarks": {benchmark: {}},
+        "loras": {lora: {"prompts": "plain"}},
+    }
     counts = {"acceptance_rate": 0.75, "unfilled": 2}
     data = {
         "params": {"params.yaml": {"data": params}},
@@ -37,7 +43,7 @@ def test_rows_are_sorted_by_the_judge_and_repeats_fold():
     assert list(frame["lora"]) == ["r4", "r8", "r4"]
     assert list(frame["benchmark"]) == ["other", "phantom", "phantom"]
     assert list(frame["judge_f1"]) == [0.9, 0.7, 0.6]
-    assert list(frame["rev"])[2] == "HEAD"
+    assert list(frame["rev"])[2] == "a" * 40
 
 
 def test_markdown_has_scores_with_intervals():

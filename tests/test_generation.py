@@ -7,6 +7,7 @@ import pytest
 from conftest import same_pixels, tiny_tree
 
 from pathsynth import labels
+from pathsynth.devices import mix_seed
 from pathsynth.errors import ModelError, QuotaError
 from pathsynth.generation import Attempt, Sampler, check_quota, generate_filtered, generation_metrics, save_generated
 from pathsynth.params import GenerationSettings
@@ -87,6 +88,12 @@ def test_seeds_are_all_different_and_do_not_depend_on_the_set():
     assert max(seeds) < 2**63
 
 
+def test_seeds_of_images_are_none_of_the_seeds_of_training():
+    drawn = {Attempt(t, s, a).seed(1) for t in range(9) for s in range(20) for a in range(5)}
+    assert not drawn & {mix_seed(1, k) for k in range(9)} | drawn & {mix_seed(1, k, 1) for k in range(9)}
+    assert mix_seed(1, 3) != mix_seed(1, 3, 0)
+
+
 def test_quota_names_the_tissues_that_fell_short():
     slugs = ["a", "b", "c"]
     metrics = generation_metrics(_run([0, 2, 99]).table(slugs), slugs, 3)
@@ -157,5 +164,7 @@ def test_any_scheduler_by_name(name, tiny_base):
 
 
 def test_unknown_scheduler_is_named(tiny_base):
-    with pytest.raises(ModelError, match="'MoonScheduler' is not a scheduler of diffusers; examples: DPMSolver"):
+    with pytest.raises(
+        ModelError, match=r"'MoonScheduler' does not suit the base; allowed: DDIMScheduler, .*DPMSolverMultistepScheduler"
+    ):
         _sampler(tiny_base, scheduler="MoonScheduler")

@@ -231,14 +231,15 @@ def test_base_without_a_part_is_named(part, tiny_base, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_truncated_weights_of_the_base_are_one_line(tiny_base, tmp_path):
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_truncated_weights_of_the_base_are_one_line(part, tiny_base, tmp_path):
     import shutil
 
     from pathsynth.base_model import load_base
 
     folder = tmp_path / "base"
     shutil.copytree(tiny_base, folder)
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = next((folder / part).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="does not load") as caught:
         load_base(folder, "cpu")

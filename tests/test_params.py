@@ -98,6 +98,10 @@ MISTAKES = {
         _set(*L, "schedule", "lr_scheduler", "cosine_warm_restarts"),
         "loras.r2.schedule: restart_steps and restart_mult are numbers",
     ),
+    "warm-up too long": (
+        _set(*L, "schedule", "warmup_steps", 2),
+        "loras.r2: schedule.warmup_steps must be less than training.max_train_steps (2)",
+    ),
     "no targets": (
         _set(*L, "adapter", "target_modules", []),
         "loras.r2.adapter.target_modules: []: list should have at least 1 item",

@@ -214,7 +214,7 @@ def test_phantoms_are_a_source():
     }
     images, numbers = phantom.draw_split(2, 7, 32, "val")
     np.testing.assert_array_equal(splits["val"][0], images)
-    np.testing.assert_array_equal(splits["val"][1], numbers[:, 0])
+    np.testing.assert_array_equal(splits["val"][1], numbers)
 
 
 def test_phantoms_have_no_other_tissues():

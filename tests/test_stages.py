@@ -33,7 +33,10 @@ def _run_all(folder: Path, params: Path) -> None:
          "--curves", folder / "curves" / "lora"]),
         ("generate_filtered", ["--lora", folder / "lora", "--gate", folder / "gate", "--out", folder / "generated",
          "--metrics", folder / "generation.json"]),
-        ("generate_filtered", ["--gate", folder / "gate", "--out", folder / "untuned"]),
+        *(
+            ("generate_filtered", ["--prompts", name, "--gate", folder / "gate", "--out", folder / "untuned" / name])
+            for name in ("plain", "described")
+        ),
         ("evaluate", ["--prepared", folder / "prepared", "--generated", folder / "generated", "--untuned", folder / "untuned",
          "--gate", folder / "gate", "--judge", folder / "judge", "--generation-metrics", folder / "generation.json",
          "--gate-metrics", folder / "gate.json", "--judge-metrics", folder / "judge.json",
@@ -82,7 +85,7 @@ def test_generation_counts_match_table_and_archives(finished):
         assert len(raw["train_images"]) == 18
     assert counts["attempted"] == len(table) == 18 + (table["attempt"] > 0).sum()
     assert counts["unfilled"] == 18 - counts["accepted"]
-    untuned = pd.read_csv(finished / "untuned" / "attempts.csv")
+    untuned = pd.read_csv(finished / "untuned" / "plain" / "attempts.csv")
     assert len(untuned) == 18 and set(untuned["attempt"]) == {0}
 
 
@@ -90,7 +93,9 @@ def test_lora_folder_is_complete_and_names_no_place(finished, tiny_base):
     assert {path.name for path in (finished / "lora").iterdir()} == {
         "pytorch_lora_weights.safetensors", "lora_config.json", "README.md"
     }  # fmt: skip
-    assert "Not for diagnosis" in (finished / "lora" / "README.md").read_text()
+    card = (finished / "lora" / "README.md").read_text()
+    assert "Not for diagnosis" in card
+    assert str(tiny_base.parent) not in card
 
 
 def test_curves_have_a_point_per_step_and_no_time(finished):

@@ -36,6 +36,15 @@ class VaeSettings(Section):
     kl_weight: NonNegative
 
 
+class Phase(Section):
+    """One part of the UNet's training: warm-up, then the cosine down to nothing; `snr_gamma` null weighs all noise alike."""
+
+    steps: PositiveInt
+    learning_rate: Positive
+    warmup_steps: PositiveInt
+    snr_gamma: Positive | None
+
+
 class UnetSettings(Section):
     """Shape and training of the UNet and its text encoder."""
 
@@ -45,13 +54,10 @@ class UnetSettings(Section):
     norm_num_groups: PositiveInt
     text_width: PositiveInt
     text_layers: PositiveInt
-    steps: PositiveInt
+    phases: Annotated[list[Phase], Field(min_length=1)]
     batch_size: PositiveInt
-    learning_rate: Positive
-    warmup_steps: PositiveInt
     ema_decay: Annotated[float, Field(gt=0, lt=1)]
     caption_dropout: Fraction
-    snr_gamma: Positive
     views: PositiveInt
 
 

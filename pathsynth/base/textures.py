@@ -10,12 +10,13 @@ text encoder learns to tell words that it has never read apart, by their letters
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pathsynth import drawing
+from pathsynth import drawing, labels
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.96, 0.95, 0.96),
@@ -310,13 +311,14 @@ class Kind:
 
 
 def invent_kinds(seed: int, count: int) -> list[Kind]:
-    """Invents `count` kinds with different names; the same seed gives the same kinds."""
+    """Invents `count` kinds with different names, none of them a word of a tissue's; the same seed gives the same kinds."""
+    reserved = {word for label in labels.PATHMNIST for word in re.findall("[a-z]+", label)}
     rng = np.random.default_rng([seed, 1])
     kinds: dict[str, Kind] = {}
     while len(kinds) < count:
         name = " ".join(_invent_word(rng) for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))))
         recipe = draw_recipe(rng)
-        if recipe.layers:
+        if recipe.layers and not reserved & set(name.split()):
             kinds.setdefault(name, Kind(name, recipe))
     return list(kinds.values())
 

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.base import models, textures
-from pathsynth.base.settings import BaseSettings, TextureSettings, UnetSettings, VaeSettings
+from pathsynth.base.settings import BaseSettings, Phase, TextureSettings, UnetSettings, VaeSettings
+from pathsynth.files import read_json, write_json
+from pathsynth.pixels import as_batch
 from pathsynth.progress import bar
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
-
-# steps between two savings of the unfinished UNet, so that a long training can be looked at
-SAVE_EVERY = 600
 
 
 def train_base(settings: BaseSettings, out: Path, device: str) -> dict:
@@ -39,13 +39,14 @@ def train_base(settings: BaseSettings, out: Path, device: str) -> dict:
     views = [encode(vae, turned(images, rng) if view else images, device) for view in range(settings.unet.views)]
     latents = torch.cat(views) * vae.config.scaling_factor
     unseen = settings.textures.model_copy(update={"count": 512})
-    parts = train_unet(latents, captions, settings.unet, settings, device, lambda *parts: save_pipeline(out, vae, *parts))
-    sizes = {
-        name: sum(p.numel() for p in part.parameters()) for name, part in zip(("text_encoder", "unet"), parts, strict=True)
-    }
+    tokenizer, text_encoder, unet = train_unet(latents, captions, settings.unet, settings, device)
+    save_pipeline(out, vae, tokenizer, text_encoder, unet)
     return {
         "reconstruction": reconstruction_error(vae, draw_pool(unseen, settings.seed + 1, 1)[0], device),
-        "parameters": {"vae": sum(p.numel() for p in vae.parameters()), **sizes},
+        "parameters": {
+            name: sum(p.numel() for p in part.parameters())
+            for name, part in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet))
+        },
     }
 
 
@@ -54,7 +55,7 @@ def reconstruction_error(vae: AutoencoderKL, images: np.ndarray, device: str) ->
     import torch
 
     with torch.inference_mode():
-        pixels = torch.cat([to_pixels(images[i : i + 64], device) for i in range(0, len(images), 64)])
+        pixels = torch.cat([as_batch(images[i : i + 64], device, images.shape[1]) * 2 - 1 for i in range(0, len(images), 64)])
         recon = torch.cat([vae(batch).sample.clamp(-1, 1) for batch in pixels.split(64)])
     error = (recon - pixels) * 127.5
     psnr = 10 * torch.log10(255**2 / error.square().mean(dim=(1, 2, 3))).mean()
@@ -109,7 +110,9 @@ def train_vae(images: np.ndarray, settings: VaeSettings, seed: int, device: str)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps, pct_start=0.05)
     steps = bar(range(settings.steps), "training VAE")
     for _ in steps:
-        pixels = to_pixels(turned(images[rng.integers(len(images), size=settings.batch_size)], rng), device)
+        pixels = (
+            as_batch(turned(images[rng.integers(len(images), size=settings.batch_size)], rng), device, images.shape[1]) * 2 - 1
+        )
         with torch.autocast(device, torch.bfloat16):
             posterior = vae.encode(pixels).latent_dist
             recon = vae.decode(posterior.sample()).sample
@@ -133,14 +136,14 @@ def encode(vae: AutoencoderKL, images: np.ndarray, device: str) -> torch.Tensor:
     batches = []
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
         for start in bar(range(0, len(images), 128), "encoding"):
-            pixels = to_pixels(images[start : start + 128], device)
+            pixels = as_batch(images[start : start + 128], device, images.shape[1]) * 2 - 1
             batches.append(vae.encode(pixels).latent_dist.mean.half().cpu())
     return torch.cat(batches).clone()
 
 
 def train_unet(
-    latents: torch.Tensor, captions: list[str], settings: UnetSettings, base: BaseSettings, device: str, save: Callable
-) -> tuple[CLIPTextModel, UNet2DConditionModel]:
+    latents: torch.Tensor, captions: list[str], settings: UnetSettings, base: BaseSettings, device: str
+) -> tuple[CLIPTokenizer, CLIPTextModel, UNet2DConditionModel]:
     """Trains UNet and text encoder together: v-prediction (Salimans and Ho 2022), min-SNR weights (Hang et al. 2023), EMA.
 
     Args:
@@ -149,36 +152,63 @@ def train_unet(
         settings: shape and training.
         base: all settings, for seed, tokenizer and compilation.
         device: torch device.
-        save: called with (tokenizer, text_encoder, unet, scheduler) of the averaged weights, now and then and at the end.
 
     Returns:
-        Text encoder and UNet, with the last and not the averaged weights.
+        Tokenizer, text encoder and UNet, with averaged weights.
     """
     import torch
-    from diffusers.training_utils import EMAModel
 
     torch.manual_seed(base.seed)
     tokenizer = models.build_tokenizer(captions, base.textures)
     text_encoder = models.build_text_encoder(tokenizer, settings).to(device)
     unet = models.build_unet(settings, latents.shape[1], latents.shape[2]).to(device, memory_format=torch.channels_last)
-    scheduler = build_scheduler()
-    tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])[0]
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, settings.steps, pct_start=settings.warmup_steps / settings.steps
-    )
-    ema = EMAModel(parameters, decay=settings.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.8)
     forward = torch.compile(unet) if base.compile else unet
-    steps = bar(range(settings.steps), "training UNet")
-    for step in steps:
-        chosen = torch.randint(len(latents), (settings.batch_size,))
-        ids = tokens[chosen % len(captions)]
-        ids = torch.where(torch.rand(len(ids), 1) < settings.caption_dropout, empty, ids).to(device)
-        clean = latents[chosen].float().to(device, memory_format=torch.channels_last)
-        with torch.autocast(device, torch.bfloat16):
+    batches = _Batches(latents, tokenize(tokenizer, captions), tokenize(tokenizer, [""])[0], settings, device)
+    for phase in settings.phases:
+        _run_phase(phase, settings.ema_decay, batches, text_encoder, unet, forward)
+    return tokenizer, text_encoder, unet
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Random latents with the tokens of their captions, some of them emptied for guidance."""
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+    empty: torch.Tensor
+    settings: UnetSettings
+    device: str
+
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        chosen = torch.randint(len(self.latents), (self.settings.batch_size,))
+        ids = self.tokens[chosen % len(self.tokens)]
+        ids = torch.where(torch.rand(len(ids), 1) < self.settings.caption_dropout, self.empty, ids)
+        latents = self.latents[chosen].float().to(self.device, memory_format=torch.channels_last)
+        return latents, ids.to(self.device)
+
+
+def _run_phase(
+    phase: Phase, decay: float, batches: _Batches, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, forward: Callable
+) -> None:
+    """Trains for one phase with an optimiser of its own, and leaves the averaged weights behind."""
+    import torch
+    from diffusers.training_utils import EMAModel
+
+    scheduler = build_scheduler()
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, phase.learning_rate, phase.steps, pct_start=phase.warmup_steps / phase.steps
+    )
+    ema = EMAModel(parameters, decay=decay, use_ema_warmup=True, inv_gamma=1.0, power=0.8)
+    steps = bar(range(phase.steps), "training UNet")
+    for _ in steps:
+        clean, ids = batches.draw()
+        with torch.autocast(batches.device, torch.bfloat16):
             hidden = text_encoder(ids).last_hidden_state
-        loss = _velocity_loss(forward, scheduler, clean, hidden, settings.snr_gamma)
+        loss = _velocity_loss(forward, scheduler, clean, hidden, phase.snr_gamma)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -186,17 +216,13 @@ def train_unet(
         schedule.step()
         ema.step(parameters)
         steps.set_postfix(loss=f"{loss.item():.4f}")
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
-            ema.store(parameters)
-            ema.copy_to(parameters)
-            save(tokenizer, text_encoder, unet, scheduler)
-            ema.restore(parameters)
-    return text_encoder, unet
+    ema.copy_to(parameters)
 
 
 def _velocity_loss(
-    unet: Callable, scheduler: DDIMScheduler, clean: torch.Tensor, hidden: torch.Tensor, snr_gamma: float
+    unet: Callable, scheduler: DDIMScheduler, clean: torch.Tensor, hidden: torch.Tensor, snr_gamma: float | None
 ) -> torch.Tensor:
+    """Error of the velocity (Salimans and Ho 2022), with min-SNR weights (Hang et al. 2023) where a gamma is given."""
     import torch
     from diffusers.training_utils import compute_snr
 
@@ -205,8 +231,10 @@ def _velocity_loss(
     noisy = scheduler.add_noise(clean, noise, timesteps)
     with torch.autocast(clean.device.type, torch.bfloat16):
         output = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
-    snr = compute_snr(scheduler, timesteps)
     errors = (output.float() - scheduler.get_velocity(clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
+    if snr_gamma is None:
+        return errors.mean()
+    snr = compute_snr(scheduler, timesteps)
     return (snr.clamp(max=snr_gamma) / (snr + 1) * errors).mean()
 
 
@@ -237,7 +265,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     ).input_ids
 
 
-def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet, scheduler) -> None:
+def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet) -> None:
     """Saves the parts as a StableDiffusionPipeline folder: fp16 safetensors, no safety checker (it knows photographs only)."""
     from diffusers import StableDiffusionPipeline
 
@@ -247,7 +275,7 @@ def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet, scheduler) -
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=scheduler,
+        scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -255,17 +283,9 @@ def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet, scheduler) -
     pipeline.save_pretrained(folder, safe_serialization=True)
     # transformers would compute in the format on disk, and diffusers in float32: a plain from_pretrained must not mix them
     config = folder / "text_encoder" / "config.json"
-    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    write_json(config, read_json(config) | {"dtype": "float32"})
 
 
 def turned(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each image (N, size, size, C) in one of the eight turns and flips of a square."""
     return np.stack([np.rot90(image[:, ::-1] if rng.random() < 0.5 else image, int(rng.integers(4))) for image in images])
-
-
-def to_pixels(images: np.ndarray, device: str) -> torch.Tensor:
-    """uint8 (N, h, w, 3) to NCHW float32 in [-1, 1], channels last in memory."""
-    import torch
-
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
-    return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,29 @@
+"""Images between numpy's bytes and torch's batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
+    """uint8 (N, H, W, 3) to NCHW float32 in [0, 1], resized to `size` x `size` with antialiasing."""
+    import torch
+    import torch.nn.functional as F
+
+    # copied, because prepared images are a read-only memory map, which torch cannot share
+    batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    if batch.shape[-1] != size:
+        batch = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def as_images(batch: torch.Tensor) -> np.ndarray:
+    """NCHW float in [0, 1] to uint8 (N, H, W, C), rounded."""
+    import torch
+
+    return (batch.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
