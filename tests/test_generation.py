@@ -168,3 +168,14 @@ def test_unknown_scheduler_is_named(tiny_base):
         ModelError, match=r"'MoonScheduler' does not suit the base; allowed: DDIMScheduler, .*DPMSolverMultistepScheduler"
     ):
         _sampler(tiny_base, scheduler="MoonScheduler")
+
+
+def test_medmnist_itself_reads_the_set(tmp_path):
+    from medmnist import PathMNIST
+
+    result = _run([0] * 9, slots=2)
+    save_generated(tmp_path, result, result.table(labels.SLUGS), SIZE)
+    (tmp_path / "accepted.npz").rename(tmp_path / "pathmnist.npz")
+    data = PathMNIST(split="train", root=str(tmp_path), download=False)
+    assert len(data) == 18
+    assert int(data[17][1][0]) == 8 and data[17][0].size == (SIZE, SIZE)
