@@ -46,7 +46,9 @@ def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for entry in shown:
         if entry["rev"] == "workspace":
             continue
-        revisions = [entry] + [rev for experiment in entry.get("experiments") or [] for rev in experiment["revs"]]
+        # one that waits or runs shows its own params beside the scores of the commit that it started from
+        ended = [e for e in entry.get("experiments") or [] if (e.get("executor") or {}).get("state") in (None, "success")]
+        revisions = [entry] + [revision for experiment in ended for revision in experiment["revs"]]
         for revision in revisions:
             data = revision.get("data") or {}
             params = _content(data.get("params"), "params.yaml")

@@ -130,7 +130,7 @@ def train_lora(
             losses[-1] += loss.item() / settings.training.gradient_accumulation_steps
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"step {step + 1}: the loss is {losses[-1]}; lower optimizer.learning_rate ({o.learning_rate})")
-        learning_rate = schedule.get_last_lr()[0]
+        learning_rate = float(schedule.get_last_lr()[0])
         schedule.step()
         if average:
             average.step(parameters)

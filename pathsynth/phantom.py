@@ -389,7 +389,7 @@ def _turned(points: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _inside(points: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    return ((points > -margin) & (points < FRAME + margin)).all(axis=1)
+    return np.asarray(((points > -margin) & (points < FRAME + margin)).all(axis=1))
 
 
 def _lattice(rng: np.random.Generator, spacing: float, jitter: float) -> np.ndarray:

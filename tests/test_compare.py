@@ -30,10 +30,11 @@ def _revision(rev, lora, judge, benchmark="phantom", seed=1):
 
 def _shown():
     unfinished = {"rev": "e" * 40, "data": None}
-    inner = {"revs": [_revision("b" * 40, "r8", 0.7)]}
+    inner = {"revs": [_revision("b" * 40, "r8", 0.7)], "executor": {"state": "success"}}
+    running = {"revs": [_revision("d" * 40, "r64", 0.6)], "executor": {"state": "running"}}
     return [
         _revision("workspace", "r4", 0.6) | {"experiments": None},
-        _revision("a" * 40, "r4", 0.6) | {"experiments": [inner, {"revs": [unfinished]}]},
+        _revision("a" * 40, "r4", 0.6) | {"experiments": [inner, running, {"revs": [unfinished]}]},
         _revision("c" * 40, "r4", 0.9, benchmark="other") | {"experiments": []},
     ]
 
