@@ -106,7 +106,7 @@ def main(save: str | None, readme: str | None) -> None:
     if readme:
         _fill(Path(readme), Path("results/experiments.csv"))
         return
-    rows = list(experiments(json.loads(_output(sys.executable, "-m", "dvc", "exp", "show", "--json"))))
+    rows = list(experiments(json.loads(_output(sys.executable, "-m", "dvc", "exp", "show", "--all-commits", "--json"))))
     if not rows:
         raise DataError("dvc exp show", "knows no finished experiment; run `dvc exp run` first")
     frame = table(rows)
