@@ -42,8 +42,8 @@ compare: $(READY) ## compare the LoRA configurations that were run
 	$(BIN)/python -m pathsynth.compare
 
 .PHONY: bench
-bench: ## measure speed
-	@echo 'There are no speed benchmarks yet.'
+bench: $(READY) ## measure the speed of generation against the stock pipeline
+	$(BIN)/python -m benchmarks.generation
 
 .PHONY: test
 test: $(READY) ## run the tests

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathsynth.errors import ModelError
+from pathsynth.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def load_base(folder: Path, device: str) -> StableDiffusionPipeline:
             requires_safety_checker=False,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise ModelError(folder, f"does not load: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(folder, f"does not load: {one_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
@@ -59,8 +59,18 @@ def check_image_size(pipeline: StableDiffusionPipeline, image_size: int) -> None
 
 
 def embed(pipeline: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
-    """Text embeddings as the pipeline makes them, float32 (N, tokens, width)."""
+    """Text embeddings as the pipeline makes them, float32 (N, tokens, width).
+
+    Raises:
+        ModelError: a prompt has more tokens than the base reads, which the pipeline would cut without a word.
+    """
     import torch
+
+    most = pipeline.tokenizer.model_max_length
+    for prompt in prompts:
+        tokens = len(pipeline.tokenizer(prompt).input_ids)
+        if tokens > most:
+            raise ModelError("prompts", f"{prompt!r} has {tokens} tokens; the base reads {most}, start and end included")
 
     with torch.inference_mode():
         hidden, _ = pipeline.encode_prompt(prompts, pipeline.device, 1, do_classifier_free_guidance=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.devices import autocast
-from pathsynth.errors import ModelError
+from pathsynth.errors import ModelError, one_line
 from pathsynth.files import read_json, write_json, write_safetensors
 from pathsynth.params import ClassifierSettings
 from pathsynth.pixels import as_batch
@@ -112,9 +112,7 @@ def check_network(network: torch.nn.Module, card: ClassifierCard) -> None:
     try:
         answer = copy.deepcopy(network).cpu().train()(torch.zeros(2, 3, card.input_size, card.input_size))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(
-            where, f"does not work at input_size {card.input_size}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise ModelError(where, f"does not work at input_size {card.input_size}: {one_line(error)}") from error
     if not isinstance(answer, torch.Tensor) or answer.shape != (2, len(card.slugs)):
         raise ModelError(
             where, "does not answer with one number per tissue; allowed: torchvision classifiers with a single head"
@@ -127,11 +125,11 @@ def save_classifier(folder: Path, classifier: Classifier) -> None:
     write_json(folder / "config.json", asdict(classifier.card))
 
 
-def load_classifier(folder: Path, device: str) -> Classifier:
+def load_classifier(folder: Path, device: str, slugs: Sequence[str]) -> Classifier:
     """Reads what `save_classifier` wrote.
 
     Raises:
-        ModelError: a part is missing or does not fit.
+        ModelError: a part is missing or does not fit, or the classifier knows other tissues than `slugs`, or in other order.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -144,7 +142,9 @@ def load_classifier(folder: Path, device: str) -> Classifier:
         network = build_network(card)
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except (TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(folder, f"is not a saved classifier: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(folder, f"is not a saved classifier: {one_line(error)}") from error
+    if card.slugs != list(slugs):
+        raise ModelError(folder, f"knows {', '.join(card.slugs)}; expected {', '.join(slugs)}: train it on this data set")
     return Classifier(network.to(device).eval(), card, device)
 
 

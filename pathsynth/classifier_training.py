@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.classifier import Classifier, build_network, card_of, check_network, normalised
-from pathsynth.devices import autocast, generator, mix_seed
+from pathsynth.devices import Stream, autocast, generator, mix_seed
 from pathsynth.errors import TrainingError
 from pathsynth.params import Augmentation, ClassifierSettings
 from pathsynth.pixels import as_batch
@@ -43,8 +43,8 @@ def train_classifier(
     """
     import torch
 
-    torch.manual_seed(mix_seed(seed, settings.seed))
-    random = generator(seed, settings.seed, 1)
+    torch.manual_seed(mix_seed(Stream.CLASSIFIER_WEIGHTS, seed, settings.seed))
+    random = generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
     card = card_of(settings, prepared.slugs)
     network = build_network(card, settings.weights).to(device)
     check_network(network, card)

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -17,8 +18,8 @@ from pathsynth.errors import PathsynthError
 for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRACK"):
     os.environ.setdefault(_name, "1")
 
-FILE = click.Path(dir_okay=False)
-FOLDER = click.Path(file_okay=False)
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def reports_errors(command: Callable) -> Callable:

@@ -1,5 +1,7 @@
-"""Compares experiments: `python -m pathsynth.compare`, a table of all that `dvc exp show` knows.
+"""Compares experiments: `python -m pathsynth.compare`, a table of what `dvc exp show` shows.
 
+As there, this is the last commit and the experiments that started from it, all run by the same code and data; experiments of
+other commits are compared with `--all-commits`, and may differ in more than their params.
 With `--save results` the table goes to results/experiments.csv and the overview plate of each benchmark's best experiment
 to results/BENCHMARK.png; with `--readme README.md` the tables in the README are made anew from that file.
 """
@@ -11,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +58,9 @@ def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             scores = _content(data.get("metrics"), "metrics/evaluation.json")
             counts = _content(data.get("metrics"), "metrics/generation.json")
             if params and scores and counts:
-                yield _row(revision, params, scores, counts)
+                # commits from before a change of these files' keys have nothing to be compared with
+                with suppress(KeyError):
+                    yield _row(revision, params, scores, counts)
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -99,14 +104,16 @@ def fill_readme(text: str, frame: pd.DataFrame) -> str:
 
 @click.command()
 @click.option("--save", type=FOLDER, help="Folder for experiments.csv and an overview plate per benchmark.")
-@click.option("--readme", type=FILE, help="Markdown file whose marked tables are made anew from results/experiments.csv.")
+@click.option("--readme", type=FILE, help="Markdown file whose marked tables are made anew from the saved experiments.csv.")
+@click.option("--all-commits", is_flag=True, help="Also the experiments of earlier commits.")
 @reports_errors
-def main(save: str | None, readme: str | None) -> None:
+def main(save: Path | None, readme: Path | None, all_commits: bool) -> None:
     """Prints the comparison of experiments, or makes the README's tables from the saved one."""
     if readme:
-        _fill(Path(readme), Path("results/experiments.csv"))
+        _fill(readme, (save or Path("results")) / "experiments.csv")
         return
-    rows = list(experiments(json.loads(_output(sys.executable, "-m", "dvc", "exp", "show", "--all-commits", "--json"))))
+    command = [sys.executable, "-m", "dvc", "exp", "show", "--json", *(["--all-commits"] if all_commits else [])]
+    rows = list(experiments(json.loads(_output(*command))))
     if not rows:
         raise DataError("dvc exp show", "knows no finished experiment; run `dvc exp run` first")
     frame = table(rows)
@@ -114,10 +121,10 @@ def main(save: str | None, readme: str | None) -> None:
         click.echo(f"\n{benchmark}\n{markdown(group)}")
         if save:
             plate = _output("git", "show", f"{group.iloc[0]['rev']}:{OVERVIEW}")
-            with write_whole(Path(save) / f"{benchmark}.png") as part:
+            with write_whole(save / f"{benchmark}.png") as part:
                 part.write_bytes(plate)
     if save:
-        write_csv(Path(save) / "experiments.csv", frame.drop(columns="rev"))
+        write_csv(save / "experiments.csv", frame.drop(columns="rev"))
 
 
 def _fill(readme: Path, saved: Path) -> None:

@@ -24,6 +24,8 @@ class Curves:
 
     def __exit__(self, *_: object) -> None:
         self._live.end()
+        # DVC would take DVCLive's summary for a curve of one point
+        Path(self._live.metrics_file).unlink(missing_ok=True)
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to the curve of every name in `values`."""

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-DTYPES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+class Stream(IntEnum):
+    """What random numbers are for: no two purposes share a stream."""
+
+    CLASSIFIER_WEIGHTS = 1
+    CLASSIFIER_BATCHES = 2
+    LORA_WEIGHTS = 3
+    LORA_NOISE = 4
+    LORA_BATCHES = 5
+    IMAGES = 6
 
 
 def pick_device() -> str:
@@ -27,16 +39,19 @@ def autocast(device: str, mixed_precision: str) -> contextlib.AbstractContextMan
     return torch.autocast(device, getattr(torch, DTYPES[mixed_precision]))
 
 
-def generator(*seed: int) -> torch.Generator:
-    """A CPU generator for a tuple of numbers; different tuples give unrelated streams (numpy's SeedSequence)."""
+def generator(stream: Stream, *seed: int) -> torch.Generator:
+    """A CPU generator for a purpose and a tuple of numbers, see `mix_seed`."""
     import torch
 
-    return torch.Generator().manual_seed(mix_seed(*seed))
+    return torch.Generator().manual_seed(mix_seed(stream, *seed))
 
 
-def mix_seed(*seed: int) -> int:
-    """One 63-bit seed out of a tuple of numbers >= 0; tuples that differ, in length too, give unrelated seeds."""
+def mix_seed(stream: Stream, *seed: int) -> int:
+    """One 63-bit seed out of a purpose and numbers >= 0; what differs, in length too, gives unrelated seeds.
+
+    By numpy's SeedSequence, which is made for this.
+    """
     import numpy as np
 
     # SeedSequence pads with zeros, so without the length (s, 3) would be (s, 3, 0)
-    return int(np.random.SeedSequence((*seed, len(seed))).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence((stream, *seed, len(seed))).generate_state(1, np.uint64)[0] >> np.uint64(1))

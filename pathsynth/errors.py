@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What a library's error says, in one line of at most `most` characters; its type where it says nothing."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:most]
+
+
 class PathsynthError(Exception):
     """Base of all errors that end a command with one clear line and exit code 1."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from pathsynth.errors import DataError
+from pathsynth.errors import DataError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], met
         with write_whole(path) as part:
             save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, part, metadata)
     except SafetensorError as error:
-        raise DataError(path, f"could not be written: {_one_line(error)}") from error
+        raise DataError(path, f"could not be written: {one_line(error)}") from error
 
 
 def shown_path(path: str) -> str:
@@ -169,7 +169,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(path, f"could not be read: {_reason(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not JSON, or only a part of it: {_one_line(error)}") from error
+        raise DataError(path, f"is not JSON, or only a part of it: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise DataError(path, f"holds a JSON {type(data).__name__}, not an object")
     return data
@@ -186,7 +186,7 @@ def read_npy(path: str | Path) -> np.ndarray:
     except OSError as error:
         raise DataError(path, f"could not be read: {_reason(error)}") from error
     except (*DAMAGE, TypeError) as error:
-        raise DataError(path, f"is not a whole .npy file: {_one_line(error)}") from error
+        raise DataError(path, f"is not a whole .npy file: {one_line(error)}") from error
 
 
 def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -215,7 +215,7 @@ def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise DataError(path, f"could not be read: {_reason(error)}") from error
     except DAMAGE as error:
-        raise DataError(path, f"is not a whole .npz archive: {_one_line(error)}") from error
+        raise DataError(path, f"is not a whole .npz archive: {one_line(error)}") from error
 
 
 def _read_member(path: str | Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
@@ -260,8 +260,4 @@ def _not_finite(data: Any, key: str = "") -> Iterator[str]:
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return error.strerror or one_line(error)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.archives import write_archive
-from pathsynth.base_model import embed
-from pathsynth.devices import autocast, mix_seed
+from pathsynth.base_model import check_image_size, embed
+from pathsynth.devices import Stream, autocast, mix_seed
 from pathsynth.errors import ModelError, QuotaError
 from pathsynth.files import write_csv
+from pathsynth.generated import ATTEMPT_COLUMNS
 from pathsynth.params import GenerationSettings
 from pathsynth.pixels import as_images
 from pathsynth.progress import bar
@@ -38,7 +39,7 @@ class Attempt:
 
     def seed(self, seed: int) -> int:
         """The seed of this try's noise, 63 bits."""
-        return mix_seed(seed, self.tissue, self.slot, self.attempt)
+        return mix_seed(Stream.IMAGES, seed, self.tissue, self.slot, self.attempt)
 
 
 @dataclass
@@ -56,12 +57,11 @@ class Filtered:
         return stacked, np.array([tissue for tissue, _ in keys], np.uint8)
 
     def table(self, slugs: Sequence[str]) -> pd.DataFrame:
-        """One row per attempt: tissue, slot, attempt, seed, predicted, confidence, accepted."""
+        """One row per attempt, by tissue, slot and attempt, with the columns of `ATTEMPT_COLUMNS`."""
         import pandas as pd
 
-        columns = ["tissue", "slot", "attempt", "seed", "predicted", "confidence", "accepted"]
         rows = sorted(self.rows, key=lambda row: (row["tissue"], row["slot"], row["attempt"]))
-        frame = pd.DataFrame(rows, columns=columns)
+        frame = pd.DataFrame(rows, columns=list(ATTEMPT_COLUMNS))
         for column in ("tissue", "predicted"):
             frame[column] = [slugs[label] for label in frame[column]]
         return frame
@@ -90,8 +90,8 @@ def generate_filtered(
         seed: global seed, written into the rows as each image's own seed.
     """
     result = Filtered()
-    queue = deque(Attempt(tissue, slot, 0) for tissue in range(tissues) for slot in range(images_per_tissue))
-    progress = bar(range(len(queue)), "accepted" if max_attempts > 1 else "images")
+    queue = deque(first_attempts(tissues, images_per_tissue))
+    progress = bar(range(len(queue)), "accepted")
     while queue:
         batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
         images = draw(batch)
@@ -107,9 +107,14 @@ def generate_filtered(
                 result.accepted[key] = image
             elif attempt.attempt + 1 < max_attempts:
                 queue.append(Attempt(*key, attempt.attempt + 1))
-            progress.update(accepted or max_attempts == 1)
+            progress.update(accepted)
     progress.close()
     return result
+
+
+def first_attempts(tissues: int, images_per_tissue: int) -> list[Attempt]:
+    """The first try at every slot, by tissue, then slot."""
+    return [Attempt(tissue, slot, 0) for tissue in range(tissues) for slot in range(images_per_tissue)]
 
 
 class Sampler:
@@ -118,6 +123,7 @@ class Sampler:
     def __init__(
         self, pipeline: StableDiffusionPipeline, prompts: list[str], settings: GenerationSettings, seed: int, image_size: int
     ):
+        check_image_size(pipeline, image_size)
         set_scheduler(pipeline, settings.scheduler)
         self.pipeline, self.settings, self.seed, self.image_size = pipeline, settings, seed, image_size
         self.positive = embed(pipeline, prompts)
@@ -139,7 +145,15 @@ class Sampler:
                 guidance_scale=self.settings.guidance_scale,
                 output_type="pt",
             ).images
+        if not images.isfinite().all():
+            raise ModelError("base or LoRA", "draws pixels that are no numbers; train the LoRA with a lower learning rate")
         return as_images(images)
+
+    def draw_all(self, attempts: list[Attempt]) -> np.ndarray:
+        """The same for any number of attempts, a batch at a time."""
+        size = self.settings.batch_size
+        starts = bar(range(0, len(attempts), size), "drawing images")
+        return np.concatenate([self(attempts[start : start + size]) for start in starts])
 
 
 def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:

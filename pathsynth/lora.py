@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathsynth.errors import ModelError
+from pathsynth.errors import ModelError, one_line
 from pathsynth.files import write_json, write_safetensors, write_whole
 from pathsynth.params import AdapterSettings, LoraSettings
 
@@ -82,8 +82,8 @@ def attach_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
         raise ModelError(folder, f"has no {WEIGHTS}; run the stage train_lora first")
     try:
         pipeline.load_lora_weights(folder, weight_name=WEIGHTS)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(folder / WEIGHTS, f"does not fit the base: {' '.join(str(error).split())[:300]}") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(folder / WEIGHTS, f"does not fit the base: {one_line(error)}") from error
     if not pipeline.get_list_adapters().get("unet"):
         raise ModelError(folder / WEIGHTS, "holds no weights for the UNet")
     loaded = {name for name, _ in pipeline.unet.named_parameters() if ".lora_" in name}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.base_model import check_image_size, embed
-from pathsynth.devices import generator, mix_seed
+from pathsynth.devices import Stream, generator, mix_seed
 from pathsynth.errors import ModelError, TrainingError
 from pathsynth.lora import add_lora
 from pathsynth.params import LoraSettings, ObjectiveSettings
@@ -18,10 +18,13 @@ from pathsynth.pixels import as_batch
 from pathsynth.prepared import Prepared
 from pathsynth.progress import bar
 from pathsynth.schedules import build_schedule
+from pathsynth.snr import min_snr_weights
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
     from diffusers import StableDiffusionPipeline
+    from diffusers.training_utils import EMAModel
 
 LOG_EVERY = 10
 
@@ -97,10 +100,72 @@ def train_lora(
         TrainingError: the loss is no longer a number, or the device cannot compute in the wanted number format.
         ModelError: the adapter or the image size does not suit the base.
     """
+    run = _set_up(pipeline, prepared, prompts, settings, seed)
+    losses: list[float] = []
+    steps = bar(range(settings.training.max_train_steps), "training LoRA")
+    for step in steps:
+        losses.append(run.step(settings.training.gradient_accumulation_steps, settings.optimizer.max_grad_norm))
+        if not math.isfinite(losses[-1]):
+            rate = settings.optimizer.learning_rate
+            raise TrainingError(f"step {step + 1}: the loss is {losses[-1]}; lower optimizer.learning_rate ({rate})")
+        learning_rate = float(run.schedule.get_last_lr()[0])
+        run.schedule.step()
+        if run.average:
+            run.average.step(run.parameters)
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == settings.training.max_train_steps:
+            recent = float(np.mean(losses[-LOG_EVERY:]))
+            steps.set_postfix(loss=f"{recent:.4f}")
+            log(step + 1, {"train/loss": recent, "train/learning_rate": learning_rate})
+    if run.average:
+        run.average.copy_to(run.parameters)
+    # a loss tells of the weights before its own step, so the last step shows here alone
+    if not all(bool(parameter.isfinite().all()) for parameter in run.parameters):
+        raise TrainingError("the last step made weights that are no numbers; lower optimizer.learning_rate")
+    pipeline.unet = run.accelerator.unwrap_model(run.unet)
+    return {
+        "trainable_parameters": sum(parameter.numel() for parameter in run.parameters),
+        "images_seen": len(losses) * settings.training.train_batch_size * settings.training.gradient_accumulation_steps,
+        "loss": round(float(np.mean(losses[-max(1, len(losses) // 10) :])), 6),
+    }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Everything that takes part in a training."""
+
+    accelerator: Accelerator
+    unet: torch.nn.Module
+    parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    average: EMAModel | None
+    objective: Objective
+    cache: LatentCache
+    batches: Iterator[torch.Tensor]
+
+    def step(self, accumulation: int, max_grad_norm: float) -> float:
+        """One optimiser step over `accumulation` batches; their mean loss."""
+        total = 0.0
+        for _ in range(accumulation):
+            with self.accelerator.accumulate(self.unet):
+                loss = self.objective.loss(self.cache, next(self.batches))
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.parameters, max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            total += loss.item()
+        return total / accumulation
+
+
+def _set_up(
+    pipeline: StableDiffusionPipeline, prepared: Prepared, prompts: list[str], settings: LoraSettings, seed: int
+) -> _Run:
+    """Adds the adapter, computes latents and embeddings, and sends the parts that are done with to the CPU."""
     import torch
 
     check_image_size(pipeline, prepared.image_size)
-    torch.manual_seed(mix_seed(seed, 3))
+    torch.manual_seed(mix_seed(Stream.LORA_WEIGHTS, seed))
     accelerator = _accelerator(settings)
     parameters = add_lora(pipeline.unet, settings.adapter)
     cache = cache_latents(pipeline, prepared.images("train"), prepared.labels_of("train"), settings.objective)
@@ -112,40 +177,17 @@ def train_lora(
     schedule = build_schedule(optimizer, settings.schedule, settings.training.max_train_steps)
     unet, optimizer = accelerator.prepare(pipeline.unet, optimizer)
     unet.train()
-    average = _average(parameters, settings.objective.ema_decay)
-    objective = Objective(pipeline, unet, embeddings, settings.objective, generator(seed, 4))
-    batches = shuffled_batches(len(cache.labels), settings.training.train_batch_size, generator(seed, 5))
-    losses: list[float] = []
-    steps = bar(range(settings.training.max_train_steps), "training LoRA")
-    for step in steps:
-        losses.append(0.0)
-        for _ in range(settings.training.gradient_accumulation_steps):
-            with accelerator.accumulate(unet):
-                loss = objective.loss(cache, next(batches))
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(parameters, o.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            losses[-1] += loss.item() / settings.training.gradient_accumulation_steps
-        if not math.isfinite(losses[-1]):
-            raise TrainingError(f"step {step + 1}: the loss is {losses[-1]}; lower optimizer.learning_rate ({o.learning_rate})")
-        learning_rate = float(schedule.get_last_lr()[0])
-        schedule.step()
-        if average:
-            average.step(parameters)
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == settings.training.max_train_steps:
-            recent = float(np.mean(losses[-LOG_EVERY:]))
-            steps.set_postfix(loss=f"{recent:.4f}")
-            log(step + 1, {"train/loss": recent, "train/learning_rate": learning_rate})
-    if average:
-        average.copy_to(parameters)
-    pipeline.unet = accelerator.unwrap_model(unet)
-    return {
-        "trainable_parameters": sum(parameter.numel() for parameter in parameters),
-        "images_seen": len(losses) * settings.training.train_batch_size * settings.training.gradient_accumulation_steps,
-        "loss": round(float(np.mean(losses[-max(1, len(losses) // 10) :])), 6),
-    }
+    return _Run(
+        accelerator=accelerator,
+        unet=unet,
+        parameters=parameters,
+        optimizer=optimizer,
+        schedule=schedule,
+        average=_average(parameters, settings.objective.ema_decay),
+        objective=Objective(pipeline, unet, embeddings, settings.objective, generator(Stream.LORA_NOISE, seed)),
+        cache=cache,
+        batches=shuffled_batches(len(cache.labels), settings.training.train_batch_size, generator(Stream.LORA_BATCHES, seed)),
+    )
 
 
 class Objective:
@@ -196,13 +238,10 @@ class Objective:
         return noise
 
     def _weights(self, timesteps: torch.Tensor, velocity: bool) -> torch.Tensor:
-        """Min-SNR weights (Hang et al. 2023, section 3.4), or ones."""
-        from diffusers.training_utils import compute_snr
-
+        """Min-SNR weights, or ones."""
         if self.settings.snr_gamma is None:
             return timesteps.new_ones(len(timesteps)).float()
-        snr = compute_snr(self.noise_scheduler, timesteps)
-        return snr.clamp(max=self.settings.snr_gamma) / (snr + 1 if velocity else snr)
+        return min_snr_weights(self.noise_scheduler, timesteps, self.settings.snr_gamma, velocity)
 
 
 def shuffled_batches(count: int, batch_size: int, random: torch.Generator) -> Iterator[torch.Tensor]:
@@ -217,7 +256,7 @@ def shuffled_batches(count: int, batch_size: int, random: torch.Generator) -> It
         order = order[batch_size:]
 
 
-def _accelerator(settings: LoraSettings):
+def _accelerator(settings: LoraSettings) -> Accelerator:
     from accelerate import Accelerator
 
     try:
@@ -229,7 +268,7 @@ def _accelerator(settings: LoraSettings):
         raise TrainingError(f"training.mixed_precision: {settings.training.mixed_precision!r}: {error}") from error
 
 
-def _average(parameters: list[torch.nn.Parameter], decay: float | None):
+def _average(parameters: list[torch.nn.Parameter], decay: float | None) -> EMAModel | None:
     from diffusers.training_utils import EMAModel
 
     return EMAModel(parameters, decay=decay, use_ema_warmup=True, power=0.75) if decay else None

@@ -6,14 +6,14 @@ wrong is one line that names file, key, value and what is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pathsynth import labels
-from pathsynth.errors import ParamsError
+from pathsynth.errors import ParamsError, one_line
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -28,7 +28,7 @@ Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 class Section(BaseModel):
     """One section of a parameter file: no unknown keys, no defaults, no silent conversions, no changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -87,7 +87,7 @@ class ClassifierSettings(Section):
     """One classifier, gate or judge.
 
     `architecture` is a torchvision model name, `stem: small` (ResNets only) is a 3x3 convolution without pooling,
-    `weights` is `imagenet` or `none`; `seed` is added to the global one so that gate and judge are trained apart.
+    `weights` is `imagenet` or `none`; `seed` is mixed with the global one so that gate and judge are trained apart.
     """
 
     architecture: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -121,6 +121,8 @@ class Classifiers(Section):
     def _differ(self) -> Self:
         if self.gate.architecture == self.judge.architecture:
             raise ValueError(f"judge and gate are both {self.gate.architecture!r}; the judge must be another architecture")
+        if self.gate.seed == self.judge.seed:
+            raise ValueError(f"judge and gate both have seed {self.gate.seed}; the judge needs another")
         return self
 
 
@@ -308,7 +310,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ParamsError(path, "file", f"cannot be read: {error.strerror}") from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(path, "file", f"is not YAML: {' '.join(str(error).split())}") from error
+        raise ParamsError(path, "file", f"is not YAML: {one_line(error)}") from error
     if not isinstance(tree, dict):
         raise ParamsError(path, "file", "must hold a mapping of keys to values")
     return tree
@@ -342,12 +344,22 @@ def _keys_at(section: type[Section], location: tuple) -> list[str]:
     """The keys allowed at `location`, found by walking the field types; in a union, the tag picks the section."""
     kinds: list[type[Section]] = [section]
     for part in location:
+        if isinstance(part, int):
+            continue
         fields = [kind.model_fields[part].annotation for kind in kinds if part in kind.model_fields]
         if fields:
-            kinds = [kind for kind in get_args(fields[0]) or fields if isinstance(kind, type) and issubclass(kind, Section)]
+            kinds = list(_sections_in(fields[0]))
         else:
             kinds = [kind for kind in kinds if part in get_args(kind.model_fields["source"].annotation)]
     return list(kinds[0].model_fields)
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """The sections that a field's type is made of: itself, or the members of a union, a list, an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)
 
 
 def _select(path: Path, tree: dict[str, Any], selector: str, table: str) -> object:

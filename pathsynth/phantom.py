@@ -9,13 +9,13 @@ vary as strongly as between real slides while the structure stays what it is. Wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from pathsynth import labels
-from pathsynth.drawing import Canvas, Colour, mix, noise_field, to_uint8
+from pathsynth.drawing import Canvas, mix, noise_field, to_uint8
+from pathsynth.stains import CENTRES, Range
 
 # Renderers measure in 64ths of the picture's side, so an image size changes the resolution and not the tissue.
 FRAME = 64.0
@@ -25,83 +25,6 @@ MOST_FIBRES = 64
 SPLITS = ("train", "val", "test")
 
 GRAIN = 0.008
-# Transmission of one dose of dirt: a neutral brown that no stain gives.
-DIRT = (0.45, 0.42, 0.38)
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Stain:
-    """How one slide was stained and photographed.
-
-    Attributes:
-        haematoxylin: RGB in (0, 1] that one dose of haematoxylin lets through.
-        eosin: RGB in (0, 1] that one dose of eosin lets through.
-        glass: RGB in (0, 1] of the empty slide, lamp and white balance included.
-        thickness: factor on every dose.
-        blur: standard deviation of the scanner's blur, in 64ths of the picture's side.
-    """
-
-    haematoxylin: np.ndarray
-    eosin: np.ndarray
-    glass: np.ndarray
-    thickness: float
-    blur: float
-
-    def develop(self, doses: np.ndarray) -> np.ndarray:
-        """Turns doses, float (h, w, 3) as haematoxylin, eosin and dirt, into RGB, float32 (h, w, 3) in [0, 1]."""
-        absorbance = -np.log(np.stack([self.haematoxylin, self.eosin, DIRT])).astype(np.float32)
-        return self.glass.astype(np.float32) * np.exp(-self.thickness * (doses @ absorbance))
-
-
-@dataclass(frozen=True)
-class StainRange:
-    """The stains of one centre: each number of a `Stain` is uniform between these bounds.
-
-    Attributes:
-        haematoxylin, eosin: bounds of the red, green and blue that one dose lets through.
-        brightness: bounds of the lamp, common to the three colours of the glass.
-        tint: bounds of the red, green and blue factors on that lamp.
-        thickness, blur: bounds of the fields of `Stain`.
-    """
-
-    haematoxylin: tuple[Range, Range, Range]
-    eosin: tuple[Range, Range, Range]
-    brightness: Range
-    tint: tuple[Range, Range, Range]
-    thickness: Range
-    blur: Range
-
-    def sample(self, rng: np.random.Generator) -> Stain:
-        """Draws one stain; every range takes the same number of random draws, so the structure drawn next stays the same."""
-        return Stain(
-            haematoxylin=_uniform(rng, self.haematoxylin),
-            eosin=_uniform(rng, self.eosin),
-            glass=np.minimum(rng.uniform(*self.brightness) * _uniform(rng, self.tint), 1.0),
-            thickness=rng.uniform(*self.thickness),
-            blur=rng.uniform(*self.blur),
-        )
-
-
-CENTRES = {
-    "a": StainRange(
-        haematoxylin=((0.27, 0.42), (0.14, 0.28), (0.46, 0.62)),
-        eosin=((0.88, 0.98), (0.40, 0.60), (0.60, 0.82)),
-        brightness=(0.85, 1.0),
-        tint=((0.96, 1.02), (0.93, 1.01), (0.96, 1.02)),
-        thickness=(0.7, 1.3),
-        blur=(0.0, 0.3),
-    ),
-    "b": StainRange(
-        haematoxylin=((0.22, 0.36), (0.18, 0.31), (0.42, 0.57)),
-        eosin=((0.88, 0.98), (0.39, 0.55), (0.49, 0.66)),
-        brightness=(0.85, 0.99),
-        tint=((0.97, 1.02), (0.93, 1.01), (0.89, 0.97)),
-        thickness=(0.8, 1.4),
-        blur=(0.6, 0.8),
-    ),
-}
 
 
 def draw_tissue(label: int, seed: tuple[int, ...], size: int, centre: str) -> np.ndarray:
@@ -170,16 +93,20 @@ def draw_split(
     return images, np.tile(np.arange(tissues, dtype=np.uint8), per_tissue)
 
 
-class _Slide(Canvas):
+class _Slide:
     """A canvas of doses, (haematoxylin, eosin, dirt), measured in 64ths of its side."""
 
-    def polygon(self, points: np.ndarray, fill: Colour) -> None:
-        super().polygon(points * (self.size / FRAME), fill)
+    def __init__(self, ground: np.ndarray, size: int):
+        self._canvas = Canvas(ground, size)
 
     def polygons(self, outlines: np.ndarray, fills: np.ndarray) -> None:
         """Fills outlines (n, corners, 2) with doses (n, 3)."""
-        for points, fill in zip(outlines, fills, strict=True):
-            self.polygon(points, fill)
+        for points, fill in zip(outlines * (self._canvas.size / FRAME), fills, strict=True):
+            self._canvas.polygon(points, fill)
+
+    def image(self) -> np.ndarray:
+        """The doses, float32 (size, size, 3)."""
+        return self._canvas.image()
 
 
 def _adipose(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -331,28 +258,17 @@ def _adenocarcinoma(rng: np.random.Generator, size: int) -> np.ndarray:
     return slide.image()
 
 
-RENDERERS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = dict(
-    zip(
-        labels.PATHMNIST,
-        (
-            _adipose,
-            _background,
-            _debris,
-            _lymphocytes,
-            _mucus,
-            _smooth_muscle,
-            _normal_mucosa,
-            _stroma,
-            _adenocarcinoma,
-        ),
-        strict=True,
-    )
-)
-
-
-def _uniform(rng: np.random.Generator, bounds: tuple[Range, ...]) -> np.ndarray:
-    low, high = np.transpose(bounds)
-    return rng.uniform(low, high)
+RENDERERS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "adipose": _adipose,
+    "background": _background,
+    "debris": _debris,
+    "lymphocytes": _lymphocytes,
+    "mucus": _mucus,
+    "smooth muscle": _smooth_muscle,
+    "normal colon mucosa": _normal_mucosa,
+    "cancer-associated stroma": _stroma,
+    "colorectal adenocarcinoma epithelium": _adenocarcinoma,
+}
 
 
 def _dose(haematoxylin: float, eosin: float) -> np.ndarray:

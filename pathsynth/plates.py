@@ -1,18 +1,24 @@
-"""Plates: contact sheets of one tissue, real beside generated, to be looked at beside the scores."""
+"""Plates: contact sheets of one tissue, the data set beside generated images, to be looked at beside the scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from pathsynth.files import write_whole
+from pathsynth.generated import GeneratedSets, LabelledImages
 
 CELL = 96
 GAP = 4
 BLOCK_GAP = 32
 MARGIN = 36
 COLUMNS, ROWS = 3, 6
+PLATE_IMAGES = COLUMNS * ROWS
+OVERVIEW_IMAGES = 4
 
 PAPER = "#ffffff"
 INK = "#1f2328"
@@ -47,6 +53,44 @@ class Block:
     def first(self, most: int) -> Block:
         """The same block with at most `most` images."""
         return Block(self.title, self.images[:most], self.notes[:most])
+
+
+def draw_plates(
+    sets: GeneratedSets, real: LabelledImages, labels: Sequence[str], slugs: Sequence[str], caption: str
+) -> dict[str, Image.Image]:
+    """Draws a plate per tissue (data set, raw, accepted, rejected) and one overview of all tissues.
+
+    Args:
+        sets: the generated images.
+        real: labelled images of the benchmark's data set, best of a split that the generator did not learn from.
+        labels: the tissues in words.
+        slugs: the tissues' slugs, in the same order; the keys of the result, besides `overview`.
+        caption: one line under every plate, such as what the data stand for.
+    """
+    words = dict(zip(slugs, labels, strict=True))
+    plates, rows = {}, []
+    for tissue, (slug, label) in enumerate(words.items()):
+        blocks = [
+            Block("data set", real.of(tissue, PLATE_IMAGES)),
+            Block("raw (first attempts)", sets.raw.of(tissue, PLATE_IMAGES)),
+            Block("accepted by the gate", sets.accepted.of(tissue, PLATE_IMAGES)),
+        ]
+        refused = sets.refused[tissue]
+        notes = tuple(words[name] for name in refused.seen)
+        plates[slug] = draw_plate(label, [*blocks, Block("rejected, taken for", refused.images, notes)], caption)
+        rows.append((label, blocks))
+    return {**plates, "overview": draw_overview(rows, caption, OVERVIEW_IMAGES)}
+
+
+def write_plates(folder: Path, plates: Mapping[str, Image.Image]) -> None:
+    """Writes NAME.png for each plate.
+
+    Raises:
+        DataError: when a file cannot be written.
+    """
+    for name, plate in plates.items():
+        with write_whole(folder / f"{name}.png") as path:
+            plate.save(path, format="PNG", optimize=True)
 
 
 def draw_plate(label: str, blocks: Sequence[Block], caption: str) -> Image.Image:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pathsynth import files
+from pathsynth.evaluation import Evaluation
+from pathsynth.params import Params
+from pathsynth.prepared import Prepared
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +55,31 @@ class ReportInput:
     classifiers: Mapping[str, Mapping[str, Any]]
     plates: Mapping[str, Image.Image]
     parameters: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        params: Params,
+        data: Prepared,
+        evaluation: Evaluation,
+        generation: Mapping[str, Any],
+        classifiers: Mapping[str, Mapping[str, Any]],
+        plates: Mapping[str, Image.Image],
+    ) -> ReportInput:
+        """Puts together what the stages have left; arguments as the attributes of the same name."""
+        return cls(
+            benchmark=params.benchmark_name,
+            lora=params.lora_name,
+            labels=data.labels,
+            slugs=data.slugs,
+            stand_in=data.stand_in,
+            evaluation=evaluation.metrics,
+            confusion={name: evaluation.confusion_counts(name) for name in ("gate", "judge")},
+            generation=generation,
+            classifiers=classifiers,
+            plates=plates,
+            parameters=params.model_dump(),
+        )
 
 
 def caption(benchmark: str, stand_in: bool) -> str:

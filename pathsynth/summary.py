@@ -66,13 +66,13 @@ def _headline(name: str, scores: Mapping[str, Any]) -> str:
 @click.option("--plots", type=FOLDER, default="plots/evaluation", show_default=True, help="Folder of plates and tables.")
 @click.option("--report", type=FILE, default="reports/report.html", show_default=True, help="The HTML report.")
 @reports_errors
-def main(evaluation: str, generation: str, plots: str, report: str) -> None:
+def main(evaluation: Path, generation: Path, plots: Path, report: Path) -> None:
     """Prints the scores and says where the pictures are."""
     try:
         click.echo(summary_table(files.read_json(evaluation), files.read_json(generation)))
     except KeyError as error:
         raise DataError(evaluation, f"or {generation}: has no key {error.args[0]!r}; run the stage evaluate anew") from error
-    click.echo(f"\nlook at {Path(plots) / 'plates' / 'overview.png'}, then open {report} in a browser")
+    click.echo(f"\nlook at {plots / 'plates' / 'overview.png'}, then open {report} in a browser")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,15 @@
 """Stage evaluate: scores, tables, plates and the report of one generated set."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import click
 
-from pathsynth.archives import read_generated
 from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
-from pathsynth.evaluation import LabelledImages, draw_plates, evaluate, read_attempts, refused_first_attempts, write_plots
+from pathsynth.evaluation import evaluate, write_tables
 from pathsynth.files import read_json, write_json
+from pathsynth.generated import LabelledImages, read_sets
 from pathsynth.params import load_params
+from pathsynth.plates import draw_plates, write_plates
 from pathsynth.prepared import open_prepared
 from pathsynth.report import ReportInput, caption, write_report
 
@@ -28,7 +25,8 @@ from pathsynth.report import ReportInput, caption, write_report
 @click.option("--gate-metrics", type=FILE, required=True)
 @click.option("--judge-metrics", type=FILE, required=True)
 @click.option("--metrics", type=FILE, required=True, help="Written: scores of all sets.")
-@click.option("--plots", type=FOLDER, required=True, help="Written: tables and plates.")
+@click.option("--tables", type=FOLDER, required=True, help="Written: confusion and per-tissue tables.")
+@click.option("--plates", type=FOLDER, required=True, help="Written: a picture per tissue, and the overview.")
 @click.option("--report", type=FILE, required=True, help="Written: the HTML report.")
 @reports_errors
 def main(
@@ -42,54 +40,27 @@ def main(
     gate_metrics,
     judge_metrics,
     metrics,
-    plots,
+    tables,
+    plates,
     report,
 ):
     """Scores the generated images and writes metrics, plots and report."""
-    settings, data, device = load_params(Path(params_path)), open_prepared(prepared), pick_device()
-    raw, accepted, bare = (
-        LabelledImages(*read_generated(Path(folder) / name))
-        for folder, name in (
-            (generated, "raw.npz"),
-            (generated, "accepted.npz"),
-            (Path(untuned) / settings.lora.prompts, "raw.npz"),
-        )
-    )
-    refused = refused_first_attempts(read_attempts(Path(generated) / "attempts.csv"), raw, data.slugs)
+    params, data, device = load_params(params_path), open_prepared(prepared), pick_device()
+    sets = read_sets(generated, untuned / params.lora.prompts, data.slugs)
+    counts, gate_scores, judge_scores = (read_json(path) for path in (generation_metrics, gate_metrics, judge_metrics))
     result = evaluate(
-        raw=raw,
-        accepted=accepted,
-        untuned=bare,
-        gate=load_classifier(Path(gate), device),
-        judge=load_classifier(Path(judge), device),
+        sets,
+        gate=load_classifier(gate, device, data.slugs),
+        judge=load_classifier(judge, device, data.slugs),
         slugs=data.slugs,
-        seed=settings.seed,
-        resamples=settings.benchmark.evaluation.bootstrap_resamples,
+        seed=params.seed,
+        resamples=params.benchmark.evaluation.bootstrap_resamples,
     )
-    plates = draw_plates(
-        labels=data.labels,
-        slugs=data.slugs,
-        real=LabelledImages(data.images("val"), data.labels_of("val")),
-        raw=raw,
-        accepted=accepted,
-        refused=refused,
-        caption=caption(settings.benchmark_name, data.stand_in),
-    )
-    content = ReportInput(
-        benchmark=settings.benchmark_name,
-        lora=settings.lora_name,
-        labels=data.labels,
-        slugs=data.slugs,
-        stand_in=data.stand_in,
-        evaluation=result.metrics,
-        confusion={name: result.confusion_counts(name) for name in ("gate", "judge")},
-        generation=read_json(generation_metrics),
-        classifiers={"gate": read_json(gate_metrics), "judge": read_json(judge_metrics)},
-        plates=plates,
-        parameters=settings.model_dump(),
-    )
-    write_plots(Path(plots), result, plates)
-    write_report(Path(report), content)
+    real = LabelledImages(data.images("val"), data.labels_of("val"))
+    sheets = draw_plates(sets, real, data.labels, data.slugs, caption(params.benchmark_name, data.stand_in))
+    write_tables(tables, result)
+    write_plates(plates, sheets)
+    write_report(report, ReportInput.of(params, data, result, counts, {"gate": gate_scores, "judge": judge_scores}, sheets))
     write_json(metrics, result.metrics)
 
 

@@ -1,11 +1,4 @@
-"""Stage prepare: the selected data set in the prepared layout, one memory-mapped .npy file per split.
-
-Run: python -m stages.prepare --params params.yaml --out data/prepared
-"""
-
-from __future__ import annotations
-
-from pathlib import Path
+"""Stage prepare: the selected data set in the prepared layout, one memory-mapped .npy file per split."""
 
 import click
 
@@ -18,19 +11,19 @@ from pathsynth.sources import describe, load_source
 
 
 @click.command()
-@click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True, help="The parameter file.")
+@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the prepared data set.")
 @reports_errors
-def main(params_path: str, out: str) -> None:
+def main(params_path, out):
     """Draws or reads the selected data set and writes it in the prepared layout."""
-    params = load_params(Path(params_path))
+    params = load_params(params_path)
     dataset = params.benchmark.dataset
     splits = load_source(
         dataset,
         labels.PATHMNIST,
         params.seed,
         lambda images: bar(images, "drawing images"),
-        folder=Path(params_path).parent,
+        folder=params_path.parent,
     )
     write_prepared(out, params.benchmark_name, labels.PATHMNIST, splits, describe(dataset), dataset.image_size)
     counts = ", ".join(f"{split} {len(images)}" for split, (images, _) in splits.items())

@@ -1,10 +1,13 @@
 """Stage train_base: rebuilds the bundled base from nothing; run through base/dvc.yaml, which is frozen."""
 
-from pathlib import Path
-
 import click
 
+from pathsynth.base.settings import BaseSettings
+from pathsynth.base.training import train_base
 from pathsynth.cli import FILE, FOLDER, reports_errors
+from pathsynth.devices import pick_device
+from pathsynth.files import write_json
+from pathsynth.params import read_yaml, validate
 
 
 @click.command()
@@ -14,14 +17,8 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 @reports_errors
 def main(params_path, out, metrics):
     """Draws textures, trains VAE, text encoder and UNet on them, and saves a Stable Diffusion pipeline."""
-    from pathsynth.base.settings import BaseSettings
-    from pathsynth.base.training import train_base
-    from pathsynth.devices import pick_device
-    from pathsynth.files import write_json
-    from pathsynth.params import read_yaml, validate
-
-    settings = validate(params_path, "base", BaseSettings, read_yaml(Path(params_path)))
-    write_json(Path(metrics), train_base(settings, Path(out), pick_device()))
+    settings = validate(params_path, "base", BaseSettings, read_yaml(params_path))
+    write_json(metrics, train_base(settings, out, pick_device()))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """Stage train_classifier: trains the gate or the judge and scores it on val and test."""
 
-from pathlib import Path
-
 import click
 
+from pathsynth.classifier import save_classifier
+from pathsynth.classifier_training import train_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
+from pathsynth.curves import Curves
+from pathsynth.devices import pick_device
+from pathsynth.files import write_json
+from pathsynth.params import load_params
+from pathsynth.prepared import open_prepared
 
 
 @click.command()
@@ -17,20 +22,12 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 @reports_errors
 def main(params_path, role, prepared, out, metrics, curves):
     """Trains a classifier on data/prepared; its best epoch by val is saved, and scored once on test."""
-    from pathsynth.classifier import save_classifier
-    from pathsynth.classifier_training import train_classifier
-    from pathsynth.curves import Curves
-    from pathsynth.devices import pick_device
-    from pathsynth.files import write_json
-    from pathsynth.params import load_params
-    from pathsynth.prepared import open_prepared
-
-    params = load_params(Path(params_path))
+    params = load_params(params_path)
     settings = getattr(params.benchmark.classifiers, role)
-    with Curves(Path(curves)) as log:
-        classifier, scores = train_classifier(open_prepared(Path(prepared)), settings, params.seed, pick_device(), log)
-    save_classifier(Path(out), classifier)
-    write_json(Path(metrics), scores)
+    with Curves(curves) as log:
+        classifier, scores = train_classifier(open_prepared(prepared), settings, params.seed, pick_device(), log)
+    save_classifier(out, classifier)
+    write_json(metrics, scores)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SAMPLE
 
 from pathsynth import archives, files
 from pathsynth.errors import DataError
-
-SAMPLE = Path(__file__).parents[1] / ".." / "shared" / "data" / "pathmnist_sample_28.npz"
 
 Arrays = dict[str, np.ndarray]
 

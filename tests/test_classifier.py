@@ -66,7 +66,7 @@ def test_saved_classifier_answers_the_same(architecture, stem, tiny_prepared, tm
     classifier, _, _ = _train(tiny_prepared, _settings(architecture=architecture, stem=stem))
     save_classifier(tmp_path, classifier)
     images = tiny_prepared.images("test")
-    again = load_classifier(tmp_path, "cpu").probabilities(images)
+    again = load_classifier(tmp_path, "cpu", tiny_prepared.slugs).probabilities(images)
     np.testing.assert_array_equal(classifier.probabilities(images), again)
     np.testing.assert_allclose(again.sum(axis=1), 1, atol=1e-5)
     assert again.shape == (18, 9)
@@ -84,16 +84,16 @@ def test_augmentation_keeps_shape_range_and_does_what_it_says():
     import torch
 
     from pathsynth.classifier_training import augmented
-    from pathsynth.devices import generator
+    from pathsynth.devices import Stream, generator
 
-    pixels = torch.rand(32, 3, 16, 16, generator=generator(1))
-    same = augmented(pixels, QUIET, generator(2))
+    pixels = torch.rand(32, 3, 16, 16, generator=generator(Stream.IMAGES, 1))
+    same = augmented(pixels, QUIET, generator(Stream.IMAGES, 2))
     torch.testing.assert_close(same, pixels)
     everything = Augmentation(flips=True, quarter_turns=True, stain=0.3, brightness=0.2, blur=0.5)
-    changed = augmented(pixels, everything, generator(2))
+    changed = augmented(pixels, everything, generator(Stream.IMAGES, 2))
     assert changed.shape == pixels.shape and 0 <= float(changed.min()) <= float(changed.max()) <= 1
-    assert torch.equal(changed, augmented(pixels, everything, generator(2)))
-    turned = augmented(pixels, QUIET.model_copy(update={"quarter_turns": True}), generator(2))
+    assert torch.equal(changed, augmented(pixels, everything, generator(Stream.IMAGES, 2)))
+    turned = augmented(pixels, QUIET.model_copy(update={"quarter_turns": True}), generator(Stream.IMAGES, 2))
     torch.testing.assert_close(turned.mean(dim=(1, 2, 3)), pixels.mean(dim=(1, 2, 3)))
     assert not torch.equal(turned, pixels)
 
@@ -126,8 +126,16 @@ def test_damaged_folder_is_one_line(part, damage, tiny_prepared, tmp_path):
     path = tmp_path / part
     path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(PathsynthError) as caught:
-        load_classifier(tmp_path, "cpu")
+        load_classifier(tmp_path, "cpu", tiny_prepared.slugs)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_classifier_of_other_tissues_is_refused(tiny_prepared, tmp_path):
+    from pathsynth.classifier import load_classifier, save_classifier
+
+    save_classifier(tmp_path, _train(tiny_prepared, _settings())[0])
+    with pytest.raises(ModelError, match=r"knows adipose, background.*expected colorectal.*train it on this data set"):
+        load_classifier(tmp_path, "cpu", tiny_prepared.slugs[::-1])
 
 
 def test_imagenet_head_is_replaced():

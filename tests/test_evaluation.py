@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pathsynth import evaluation, files, labels, phantom, plates, scores, summary
+from pathsynth import archives, evaluation, files, generated, labels, phantom, plates, scores, summary
 from pathsynth.errors import DataError
-from pathsynth.evaluation import LabelledImages
+from pathsynth.generated import GeneratedSets, LabelledImages
 
 SLUGS = labels.SLUGS
 N = len(SLUGS)
@@ -29,6 +29,12 @@ class Told:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         return np.eye(N, dtype=np.float32)[(images[:, 0, 0, 0] + self.shift) % N]
+
+
+def evaluated(raw: LabelledImages, accepted: LabelledImages, untuned: LabelledImages, *, shift: int = 0, slugs=SLUGS):
+    """The evaluation of three sets by classifiers that do as told, the judge with a shift."""
+    sets = GeneratedSets(raw, accepted, untuned, refused=())
+    return evaluation.evaluate(sets, gate=Told(), judge=Told(shift), slugs=slugs, seed=1, resamples=100)
 
 
 def marked(images: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -55,16 +61,8 @@ def raw(drawn: LabelledImages) -> LabelledImages:
 def result(drawn: LabelledImages, raw: LabelledImages) -> evaluation.Evaluation:
     most = drawn.labels < N - 1
     accepted = LabelledImages(marked(drawn.images[most], drawn.labels[most]), drawn.labels[most])
-    return evaluation.evaluate(
-        raw=raw,
-        accepted=accepted,
-        untuned=LabelledImages(marked(drawn.images, np.zeros(len(drawn.labels), np.uint8)), drawn.labels),
-        gate=Told(),
-        judge=Told(),
-        slugs=SLUGS,
-        seed=1,
-        resamples=200,
-    )
+    untuned = LabelledImages(marked(drawn.images, np.zeros(len(drawn.labels), np.uint8)), drawn.labels)
+    return evaluated(raw, accepted, untuned)
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +83,9 @@ def sheets(drawn: LabelledImages, raw: LabelledImages, attempts: pd.DataFrame) -
 
 
 def draw(drawn: LabelledImages, raw: LabelledImages, attempts: pd.DataFrame) -> dict[str, Image.Image]:
-    return evaluation.draw_plates(
-        labels=labels.PATHMNIST,
-        slugs=SLUGS,
-        real=drawn,
-        raw=raw,
-        accepted=LabelledImages(drawn.images[:0], drawn.labels[:0]),
-        refused=evaluation.refused_first_attempts(attempts, raw, SLUGS),
-        caption=CAPTION,
-    )
+    nothing = LabelledImages(drawn.images[:0], drawn.labels[:0])
+    sets = GeneratedSets(raw, nothing, nothing, generated.refused_first_attempts(attempts, raw, SLUGS))
+    return plates.draw_plates(sets, drawn, labels.PATHMNIST, SLUGS, CAPTION)
 
 
 def test_headline_is_raw_by_gate(result: evaluation.Evaluation, raw: LabelledImages):
@@ -132,33 +124,26 @@ def test_accepted_and_untuned_are_the_judges(result: evaluation.Evaluation):
 
 
 def test_gate_and_judge_are_not_mixed_up(raw: LabelledImages):
-    mixed = evaluation.evaluate(
-        raw=raw, accepted=raw, untuned=raw, gate=Told(), judge=Told(shift=3), slugs=SLUGS, seed=1, resamples=100
-    ).metrics
+    mixed = evaluated(raw, raw, raw, shift=3).metrics
     assert mixed["accuracy"] == 0.75
     assert [mixed[name]["accuracy"] for name in ("judge", "filtered_judge", "untuned")] == [0.0, 0.0, 0.0]
 
 
 def test_no_accepted_images_is_no_score(raw: LabelledImages, tmp_path: Path):
     nothing = LabelledImages(raw.images[:0], raw.labels[:0])
-    result = evaluation.evaluate(
-        raw=raw, accepted=nothing, untuned=raw, gate=Told(), judge=Told(), slugs=SLUGS, seed=1, resamples=100
-    )
+    result = evaluated(raw, nothing, raw)
     assert result.metrics["filtered_judge"] == {"n_images": 0}
-    assert set(result.per_tissue()["set"]) == {"raw", "untuned"}
+    assert result.per_tissue()["accepted_judge_f1"].isna().all()
+    assert result.per_tissue()["untuned_judge_f1"].notna().all()
     with pytest.raises(DataError, match="raw images: none"):
-        evaluation.evaluate(
-            raw=nothing, accepted=raw, untuned=raw, gate=Told(), judge=Told(), slugs=SLUGS, seed=1, resamples=100
-        )
+        evaluated(nothing, raw, raw)
 
 
 def test_sets_that_do_not_fit_the_tissues_are_refused(raw: LabelledImages):
-    sets = {"raw": raw, "accepted": raw, "untuned": LabelledImages(raw.images, raw.labels + 1)}
-    few = {**sets, "raw": LabelledImages(raw.images, raw.labels % 3)}
     with pytest.raises(DataError, match="untuned images: label 9 is not one of 0 to 8"):
-        evaluation.evaluate(**sets, gate=Told(), judge=Told(), slugs=SLUGS, seed=1, resamples=100)
+        evaluated(raw, raw, LabelledImages(raw.images, raw.labels + 1))
     with pytest.raises(DataError, match="gate: knows 9 tissues, expected 3"):
-        evaluation.evaluate(**few, gate=Told(), judge=Told(), slugs=SLUGS[:3], seed=1, resamples=100)
+        evaluated(LabelledImages(raw.images, raw.labels % 3), raw, raw, slugs=SLUGS[:3])
 
 
 def test_confusion_table_has_one_row_per_raw_image(result: evaluation.Evaluation, raw: LabelledImages):
@@ -171,48 +156,62 @@ def test_confusion_table_has_one_row_per_raw_image(result: evaluation.Evaluation
 
 
 def test_refused_first_attempts(raw: LabelledImages, attempts: pd.DataFrame):
-    refused = evaluation.refused_first_attempts(attempts, raw, SLUGS)
-    for tissue, (images, seen) in enumerate(refused):
-        assert seen == [SLUGS[(tissue + 1) % N]]
-        assert (images == raw.images[tissue * PER_TISSUE]).all()
+    refused = generated.refused_first_attempts(attempts, raw, SLUGS)
+    for tissue, of_tissue in enumerate(refused):
+        assert of_tissue.seen == (SLUGS[(tissue + 1) % N],)
+        assert (of_tissue.images == raw.images[tissue * PER_TISSUE]).all()
 
 
 def test_attempts_of_another_set_are_refused(raw: LabelledImages, attempts: pd.DataFrame):
     for other in (attempts.iloc[3:], attempts.iloc[::-1]):
         with pytest.raises(DataError, match="not those of the 36 raw images"):
-            evaluation.refused_first_attempts(other, raw, SLUGS)
+            generated.refused_first_attempts(other, raw, SLUGS)
 
 
 def test_attempts_of_other_tissues_are_refused(raw: LabelledImages, attempts: pd.DataFrame):
     with pytest.raises(DataError, match="predicted: bone is not one of adipose"):
-        evaluation.refused_first_attempts(attempts.replace({"predicted": {"mucus": "bone"}}), raw, SLUGS)
+        generated.refused_first_attempts(attempts.replace({"predicted": {"mucus": "bone"}}), raw, SLUGS)
+
+
+def test_sets_are_read_from_the_folders_of_the_stages(raw: LabelledImages, attempts: pd.DataFrame, tmp_path: Path):
+    for name in ("generated/raw", "generated/accepted", "untuned/raw"):
+        archives.write_archive(tmp_path / f"{name}.npz", raw.images, raw.labels)
+    files.write_csv(tmp_path / "generated" / "attempts.csv", attempts)
+    sets = generated.read_sets(tmp_path / "generated", tmp_path / "untuned", SLUGS)
+    for images in (sets.raw, sets.accepted, sets.untuned):
+        np.testing.assert_array_equal(images.images, raw.images)
+    assert len(sets.refused) == N
+    with pytest.raises(DataError, match=r"raw\.npz: label 8 is not one of 0 to 7"):
+        generated.read_sets(tmp_path / "generated", tmp_path / "untuned", SLUGS[:8])
 
 
 def test_table_of_attempts_is_read_or_refused(attempts: pd.DataFrame, tmp_path: Path):
     path = tmp_path / "attempts.csv"
     with pytest.raises(DataError, match="could not be read"):
-        evaluation.read_attempts(path)
+        generated.read_attempts(path)
     path.write_text("")
     with pytest.raises(DataError, match="is not a table"):
-        evaluation.read_attempts(path)
+        generated.read_attempts(path)
     path.write_text("tissue,slot\nadipose,0\n")
     with pytest.raises(DataError, match="has no column attempt, seed, predicted, confidence, accepted"):
-        evaluation.read_attempts(path)
+        generated.read_attempts(path)
     files.write_csv(path, attempts)
-    pd.testing.assert_frame_equal(evaluation.read_attempts(path), attempts, check_like=True, check_dtype=False)
+    pd.testing.assert_frame_equal(generated.read_attempts(path), attempts, check_like=True, check_dtype=False)
 
 
-def test_plots_are_written_with_the_same_bytes(result, sheets, drawn, raw, attempts, tmp_path: Path):
-    evaluation.write_plots(tmp_path / "a", result, sheets)
-    evaluation.write_plots(tmp_path / "b", result, draw(drawn, raw, attempts))
+def test_tables_and_plates_are_written_with_the_same_bytes(result, sheets, drawn, raw, attempts, tmp_path: Path):
+    for name, pictures in (("a", sheets), ("b", draw(drawn, raw, attempts))):
+        evaluation.write_tables(tmp_path / name, result)
+        plates.write_plates(tmp_path / name / "plates", pictures)
     written = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
     names = ["confusion_gate.csv", "confusion_judge.csv", "per_tissue.csv", "plates/overview.png"]
     assert written == sorted(Path(name) for name in [*names, *(f"plates/{slug}.png" for slug in SLUGS)])
     for name in written:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    table = pd.read_csv(tmp_path / "a" / "per_tissue.csv")
-    assert list(table.columns) == ["set", "judge_of", "tissue", "precision", "recall", "f1"]
-    assert len(table) == 4 * N
+    table = pd.read_csv(tmp_path / "a" / "per_tissue.csv", index_col="tissue")
+    assert list(table.index) == list(SLUGS)
+    assert table["raw_gate_recall"].tolist() == [0.75] * N
+    assert len(table.columns) == 4 * 3
 
 
 def test_plate_keeps_paper_and_text_clean(sheets: dict[str, Image.Image]):

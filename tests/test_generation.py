@@ -7,9 +7,17 @@ import pytest
 from conftest import same_pixels, tiny_tree
 
 from pathsynth import labels
-from pathsynth.devices import mix_seed
+from pathsynth.devices import Stream, mix_seed
 from pathsynth.errors import ModelError, QuotaError
-from pathsynth.generation import Attempt, Sampler, check_quota, generate_filtered, generation_metrics, save_generated
+from pathsynth.generation import (
+    Attempt,
+    Sampler,
+    check_quota,
+    first_attempts,
+    generate_filtered,
+    generation_metrics,
+    save_generated,
+)
 from pathsynth.params import GenerationSettings
 
 SIZE = 8
@@ -90,8 +98,10 @@ def test_seeds_are_all_different_and_do_not_depend_on_the_set():
 
 def test_seeds_of_images_are_none_of_the_seeds_of_training():
     drawn = {Attempt(t, s, a).seed(1) for t in range(9) for s in range(20) for a in range(5)}
-    assert not drawn & {mix_seed(1, k) for k in range(9)} | drawn & {mix_seed(1, k, 1) for k in range(9)}
-    assert mix_seed(1, 3) != mix_seed(1, 3, 0)
+    trained = {mix_seed(stream, 1, *own) for stream in Stream if stream != Stream.IMAGES for own in ((), (1,), (2,), (3,))}
+    assert len(trained) == 4 * (len(Stream) - 1)
+    assert not drawn & trained
+    assert mix_seed(Stream.IMAGES, 3) != mix_seed(Stream.IMAGES, 3, 0)
 
 
 def test_quota_names_the_tissues_that_fell_short():
@@ -168,6 +178,30 @@ def test_unknown_scheduler_is_named(tiny_base):
         ModelError, match=r"'MoonScheduler' does not suit the base; allowed: DDIMScheduler, .*DPMSolverMultistepScheduler"
     ):
         _sampler(tiny_base, scheduler="MoonScheduler")
+
+
+def test_prompt_that_the_base_would_cut_is_refused(tiny_base):
+    from pathsynth.base_model import embed, load_base
+
+    with pytest.raises(ModelError, match=r"'pink (pink )+pink' has \d+ tokens; the base reads 48, start and end included"):
+        embed(load_base(tiny_base, "cpu"), ["pink dots", " ".join(["pink"] * 60)])
+
+
+def test_pixels_that_are_no_numbers_are_not_taken_for_a_picture(tiny_base):
+    import torch
+
+    sampler = _sampler(tiny_base)
+    with torch.no_grad():
+        sampler.pipeline.vae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(ModelError, match="draws pixels that are no numbers"):
+        sampler([Attempt(0, 0, 0)])
+
+
+def test_drawing_all_is_drawing_batches(tiny_base):
+    sampler = _sampler(tiny_base, batch_size=4)
+    attempts = first_attempts(tissues=2, images_per_tissue=3)
+    assert [(a.tissue, a.slot, a.attempt) for a in attempts] == [(t, s, 0) for t in range(2) for s in range(3)]
+    assert same_pixels(sampler.draw_all(attempts), sampler(attempts))
 
 
 def test_medmnist_itself_reads_the_set(tmp_path):

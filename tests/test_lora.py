@@ -126,7 +126,7 @@ def test_latents_are_cached_in_every_view_and_sampled(objective, tiny_base, tiny
     import torch
 
     from pathsynth.base_model import load_base
-    from pathsynth.devices import generator
+    from pathsynth.devices import Stream, generator
     from pathsynth.lora_training import cache_latents
 
     settings = _with(_lora(), objective=objective).objective
@@ -134,36 +134,39 @@ def test_latents_are_cached_in_every_view_and_sampled(objective, tiny_base, tiny
     pipeline = load_base(tiny_base, "cpu")
     cache = cache_latents(pipeline, images, tiny_prepared.labels_of("train"), settings, batch_size=7)
     assert cache.mean.shape == (8 if objective["flips"] else 1, 36, 4, 8, 8)
-    pixels = torch.tensor(images[:1]).permute(0, 3, 1, 2) / 127.5 - 1
+    flips, turns = (range(2), range(4)) if objective["flips"] else (range(1), range(1))
+    views = [np.rot90(images[0, :, ::-1] if flip else images[0], turn) for flip in flips for turn in turns]
     with torch.no_grad():
+        pixels = torch.tensor(np.stack(views)).permute(0, 3, 1, 2) / 127.5 - 1
         direct = pipeline.vae.encode(pixels).latent_dist.mean
-    torch.testing.assert_close(cache.mean[0, :1].float(), direct, atol=2e-3, rtol=2e-3)
-    chosen = torch.tensor([0, 0])
-    drawn = cache.draw(chosen, generator(1))
-    assert drawn.shape == (2, 4, 8, 8) and not torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(cache.mean[:, 0].float(), direct, atol=2e-3, rtol=2e-3)
+    drawn = cache.draw(torch.zeros(50, dtype=torch.long), generator(Stream.LORA_NOISE, 1))
+    assert drawn.shape == (50, 4, 8, 8)
+    # in any view, draws stray from the nearest mean as far as the posterior's deviation says
+    strays = [float((image - cache.mean[:, 0]).square().mean(dim=(1, 2, 3)).min().sqrt()) for image in drawn]
+    assert np.mean(strays) == pytest.approx(float(cache.std[:, 0].float().square().mean().sqrt()), rel=0.1)
 
 
-def test_min_snr_weights_match_the_paper():
+@pytest.mark.parametrize("velocity", [False, True])
+def test_min_snr_weights_match_the_paper(velocity):
     import torch
     from diffusers import DDPMScheduler
 
-    from pathsynth.lora_training import Objective
+    from pathsynth.snr import min_snr_weights
 
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    objective = Objective.__new__(Objective)
-    objective.noise_scheduler, objective.settings = scheduler, _lora().objective
     timesteps = torch.tensor([10, 500, 990])
     a = scheduler.alphas_cumprod[timesteps]
     snr = a / (1 - a)
-    torch.testing.assert_close(objective._weights(timesteps, velocity=False), snr.clamp(max=5) / snr)
-    torch.testing.assert_close(objective._weights(timesteps, velocity=True), snr.clamp(max=5) / (snr + 1))
+    expected = snr.clamp(max=5) / (snr + 1 if velocity else snr)
+    torch.testing.assert_close(min_snr_weights(scheduler, timesteps, 5.0, velocity), expected)
 
 
 def test_shuffled_batches_show_every_image_once_an_epoch():
-    from pathsynth.devices import generator
+    from pathsynth.devices import Stream, generator
     from pathsynth.lora_training import shuffled_batches
 
-    batches = shuffled_batches(10, 4, generator(1))
+    batches = shuffled_batches(10, 4, generator(Stream.LORA_BATCHES, 1))
     seen = np.concatenate([next(batches).numpy() for _ in range(5)])
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert list(seen[:10]) != list(seen[10:])
@@ -210,6 +213,12 @@ def test_nan_loss_ends_training_and_names_the_remedy(tiny_base, tiny_prepared):
         _trained(tiny_base, tiny_prepared, settings)
 
 
+def test_weights_that_the_last_step_broke_are_never_saved(tiny_base, tiny_prepared):
+    settings = _with(_lora(), optimizer={"learning_rate": 1e39}, training={"max_train_steps": 1})
+    with pytest.raises(TrainingError, match=r"weights that are no numbers; lower optimizer.learning_rate"):
+        _trained(tiny_base, tiny_prepared, settings)
+
+
 def test_image_size_that_the_unet_cannot_work_at_is_refused(tiny_base):
     from pathsynth.base_model import check_image_size, load_base
 
@@ -243,6 +252,23 @@ def test_truncated_weights_of_the_base_are_one_line(part, tiny_base, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="does not load") as caught:
         load_base(folder, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_adapter_with_settings_of_another_peft_is_one_line(tiny_base, tiny_prepared, tmp_path):
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    from pathsynth.base_model import load_base
+    from pathsynth.lora import WEIGHTS, attach_lora, save_lora
+
+    pipeline, _, _ = _trained(tiny_base, tiny_prepared, _lora())
+    save_lora(tmp_path, pipeline.unet, _lora(), "card")
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 4, "unet.from_tomorrow": 1})}
+    save_file(load_file(tmp_path / WEIGHTS), tmp_path / WEIGHTS, metadata)
+    with pytest.raises(ModelError, match="does not fit the base") as caught:
+        attach_lora(load_base(tiny_base, "cpu"), tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -86,6 +86,11 @@ MISTAKES = {
     "wrong type": (_set(*L, "adapter", "rank", "four"), "loras.r2.adapter.rank: 'four': "),
     "out of range": (_set(*L, "adapter", "rank", 0), "loras.r2.adapter.rank: 0: input should be greater than 0"),
     "nan": (_set(*L, "optimizer", "learning_rate", float("nan")), "loras.r2.optimizer.learning_rate: nan: "),
+    "infinite": (_set(*T, "generation", "guidance_scale", float("inf")), "generation.guidance_scale: inf: "),
+    "same seed for gate and judge": (
+        _set(*T, "classifiers", "judge", "seed", 1),
+        "benchmarks.tiny.classifiers: judge and gate both have seed 1",
+    ),
     "zero images": (
         _set(*T, "generation", "images_per_tissue", 0),
         "generation.images_per_tissue: 0: input should be greater than 0",
@@ -160,6 +165,17 @@ def test_broken_file_is_one_line(text, expected, tmp_path):
 def test_missing_file_is_one_line(tmp_path):
     with pytest.raises(ParamsError, match="cannot be read: No such file"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_unknown_key_in_a_list_is_named():
+    from conftest import tiny_base_settings
+
+    from pathsynth.base.settings import BaseSettings
+
+    tree = tiny_base_settings().model_dump()
+    tree["unet"]["phases"][1]["step"] = 3
+    with pytest.raises(ParamsError, match=r"unet\.phases\.1\.step: unknown key; allowed: steps, learning_rate"):
+        validate("base/params.yaml", "base", BaseSettings, tree)
 
 
 def test_exponents_without_a_dot_are_numbers_as_in_dvc(tmp_path):

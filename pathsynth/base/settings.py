@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pathsynth.params import Fraction, NonNegative, Positive, PositiveInt, Section
 
@@ -43,6 +43,12 @@ class Phase(Section):
     learning_rate: Positive
     warmup_steps: PositiveInt
     snr_gamma: Positive | None
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps must be less than steps ({self.steps})")
+        return self
 
 
 class UnetSettings(Section):

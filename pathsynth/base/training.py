@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ import numpy as np
 
 from pathsynth.base import models, textures
 from pathsynth.base.settings import BaseSettings, Phase, TextureSettings, UnetSettings, VaeSettings
+from pathsynth.errors import TrainingError
 from pathsynth.files import read_json, write_json
 from pathsynth.pixels import as_batch
 from pathsynth.progress import bar
+from pathsynth.snr import min_snr_weights
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +32,7 @@ def train_base(settings: BaseSettings, out: Path, device: str) -> dict:
     """Makes the whole base and saves it into `out`.
 
     Returns:
-        `vae` with the reconstruction error on textures that it never saw, and the number of parameters of every part.
+        `reconstruction`, the VAE's error on textures that it never saw, and `parameters`, the number of each part's.
     """
     import torch
 
@@ -72,7 +75,8 @@ def draw_pool(settings: TextureSettings, seed: int, workers: int) -> tuple[np.nd
     draw = partial(textures.sample, seed, size=settings.image_size, kinds=kinds, kind_share=settings.kind_share)
     images = np.empty((settings.count, settings.image_size, settings.image_size, 3), np.uint8)
     captions = []
-    with ProcessPoolExecutor(workers) as pool:
+    # spawned, because a fork of a process in which torch has started its threads may hang
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         drawn = pool.map(draw, range(settings.count), chunksize=256)
         for i, (image, caption) in enumerate(bar(drawn, "drawing textures", settings.count)):
             images[i] = image
@@ -118,6 +122,8 @@ def train_vae(images: np.ndarray, settings: VaeSettings, seed: int, device: str)
             recon = vae.decode(posterior.sample()).sample
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
         loss = vae_loss(recon.float(), pixels, settings.edge_weight) + settings.kl_weight * kl
+        if not loss.isfinite():
+            raise TrainingError(f"the VAE's loss is {loss.item()}; lower vae.learning_rate ({settings.learning_rate})")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -130,7 +136,7 @@ def train_vae(images: np.ndarray, settings: VaeSettings, seed: int, device: str)
 
 
 def encode(vae: AutoencoderKL, images: np.ndarray, device: str) -> torch.Tensor:
-    """Means of the latents, unscaled: float16 (N, channels, size / 4, size / 4) on the CPU."""
+    """Means of the latents, unscaled: float16 (N, channels, h, w) on the CPU."""
     import torch
 
     batches = []
@@ -209,6 +215,8 @@ def _run_phase(
         with torch.autocast(batches.device, torch.bfloat16):
             hidden = text_encoder(ids).last_hidden_state
         loss = _velocity_loss(forward, scheduler, clean, hidden, phase.snr_gamma)
+        if not loss.isfinite():
+            raise TrainingError(f"the UNet's loss is {loss.item()}; lower unet.phases.learning_rate ({phase.learning_rate})")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -222,9 +230,8 @@ def _run_phase(
 def _velocity_loss(
     unet: Callable, scheduler: DDIMScheduler, clean: torch.Tensor, hidden: torch.Tensor, snr_gamma: float | None
 ) -> torch.Tensor:
-    """Error of the velocity (Salimans and Ho 2022), with min-SNR weights (Hang et al. 2023) where a gamma is given."""
+    """Error of the velocity (Salimans and Ho 2022), with min-SNR weights where a gamma is given."""
     import torch
-    from diffusers.training_utils import compute_snr
 
     noise = torch.randn_like(clean)
     timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), device=clean.device)
@@ -234,8 +241,7 @@ def _velocity_loss(
     errors = (output.float() - scheduler.get_velocity(clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
     if snr_gamma is None:
         return errors.mean()
-    snr = compute_snr(scheduler, timesteps)
-    return (snr.clamp(max=snr_gamma) / (snr + 1) * errors).mean()
+    return (min_snr_weights(scheduler, timesteps, snr_gamma, velocity=True) * errors).mean()
 
 
 def build_scheduler() -> DDIMScheduler:
