@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pathsynth import files
+from pathsynth.errors import DataError
 from pathsynth.evaluation import Evaluation
 from pathsynth.params import Params
 from pathsynth.prepared import Prepared
@@ -66,7 +67,16 @@ class ReportInput:
         classifiers: Mapping[str, Mapping[str, Any]],
         plates: Mapping[str, Image.Image],
     ) -> ReportInput:
-        """Puts together what the stages have left; arguments as the attributes of the same name."""
+        """Puts together what the stages have left; arguments as the attributes of the same name.
+
+        Raises:
+            DataError: for counts or classifier scores that lack a part.
+        """
+        if not set(data.slugs) <= set(generation.get("per_tissue", ())):
+            raise DataError("generation metrics", "not the counts of these tissues; run the stage generate_filtered anew")
+        for name, scores in classifiers.items():
+            if not {"val", "test"} <= set(scores):
+                raise DataError(f"{name} metrics", "no scores of val and test; run the stage train_classifier anew")
         return cls(
             benchmark=params.benchmark_name,
             lora=params.lora_name,

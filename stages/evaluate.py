@@ -5,6 +5,7 @@ import click
 from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
+from pathsynth.errors import ModelError
 from pathsynth.evaluation import evaluate, write_tables
 from pathsynth.files import read_json, write_json
 from pathsynth.generated import LabelledImages, read_sets
@@ -48,14 +49,11 @@ def main(
     params, data, device = load_params(params_path), open_prepared(prepared), pick_device()
     sets = read_sets(generated, untuned / params.lora.prompts, data.slugs)
     counts, gate_scores, judge_scores = (read_json(path) for path in (generation_metrics, gate_metrics, judge_metrics))
-    result = evaluate(
-        sets,
-        gate=load_classifier(gate, device, data.slugs),
-        judge=load_classifier(judge, device, data.slugs),
-        slugs=data.slugs,
-        seed=params.seed,
-        resamples=params.benchmark.evaluation.bootstrap_resamples,
-    )
+    filtering, judging = (load_classifier(folder, device, data.slugs) for folder in (gate, judge))
+    if filtering.card.architecture == judging.card.architecture:
+        raise ModelError(judge, f"is a {judging.card.architecture} like the gate; the judge must be another architecture")
+    resamples = params.benchmark.evaluation.bootstrap_resamples
+    result = evaluate(sets, gate=filtering, judge=judging, slugs=data.slugs, seed=params.seed, resamples=resamples)
     real = LabelledImages(data.images("val"), data.labels_of("val"))
     sheets = draw_plates(sets, real, data.labels, data.slugs, caption(params.benchmark_name, data.stand_in))
     write_tables(tables, result)
