@@ -17,7 +17,7 @@ import numpy as np
 from pathsynth.archives import write_archive
 from pathsynth.base_model import check_image_size, embed
 from pathsynth.devices import Stream, autocast, mix_seed
-from pathsynth.errors import ModelError, QuotaError
+from pathsynth.errors import ModelError, QuotaError, one_line
 from pathsynth.files import write_csv
 from pathsynth.generated import ATTEMPT_COLUMNS
 from pathsynth.params import GenerationSettings
@@ -161,7 +161,10 @@ def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:
     known = {kind.__name__: kind for kind in (type(pipeline.scheduler), *pipeline.scheduler.compatibles)}
     if name not in known:
         raise ModelError("generation.scheduler", f"{name!r} does not suit the base; allowed: {', '.join(sorted(known))}")
-    pipeline.scheduler = known[name].from_config(pipeline.scheduler.config)
+    try:
+        pipeline.scheduler = known[name].from_config(pipeline.scheduler.config)
+    except ImportError as error:
+        raise ModelError("generation.scheduler", f"{name!r} cannot be used here: {one_line(error)}") from error
 
 
 def generation_metrics(table: pd.DataFrame, slugs: Sequence[str], images_per_tissue: int) -> dict:

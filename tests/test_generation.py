@@ -180,6 +180,19 @@ def test_unknown_scheduler_is_named(tiny_base):
         _sampler(tiny_base, scheduler="MoonScheduler")
 
 
+def test_scheduler_that_needs_what_is_not_installed_is_one_line(tiny_base, monkeypatch):
+    from diffusers import EulerDiscreteScheduler
+
+    def lacking(*_args, **_kwargs):
+        raise ImportError("requires the sde library,\nwhich is not installed")
+
+    monkeypatch.setattr(EulerDiscreteScheduler, "from_config", lacking)
+    with pytest.raises(
+        ModelError, match=r"'EulerDiscreteScheduler' cannot be used here: requires the sde library, which is not"
+    ):
+        _sampler(tiny_base, scheduler="EulerDiscreteScheduler")
+
+
 def test_prompt_that_the_base_would_cut_is_refused(tiny_base):
     from pathsynth.base_model import embed, load_base
 
