@@ -45,6 +45,7 @@ def main(params_path, images, rounds, out):
             for attempt in attempts:
                 pipeline(
                     prompts[attempt.tissue],
+                    negative_prompt=settings.negative_prompt,
                     generator=torch.Generator().manual_seed(attempt.seed(params.seed)),
                     height=size,
                     width=size,
@@ -65,7 +66,7 @@ def main(params_path, images, rounds, out):
         "spread": f"{min(ratios):.2f} to {max(ratios):.2f}",
         "n": rounds,
     }
-    where = f"{torch.cuda.get_device_name() if device == 'cuda' else f'{torch.get_num_threads()} CPU threads'}"
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     versions = {name: version(name) for name in ("torch", "diffusers")} | {"python": platform.python_version()}
     write_json(out, {"machine": where, "versions": versions, "base": params.benchmark.base.path, "rows": {"generation": row}})
     click.echo("  ".join(f"{key}: {value}" for key, value in row.items()))

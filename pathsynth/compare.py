@@ -148,25 +148,21 @@ def _interval(row: dict[str, Any], name: str) -> str:
 
 
 def _row(revision: dict[str, Any], params: dict, scores: dict, counts: dict) -> dict[str, Any]:
-    values = {}
+    benchmark, lora, values = params["benchmark"], params["lora"], {}
     for name, (*outer, key) in SCORES.items():
         node = scores[outer[0]] if outer else scores
         values[name] = node.get(key)
     return {
-        "benchmark": params["benchmark"],
-        "lora": params["lora"],
-        "prompts": params["loras"][params["lora"]]["prompts"],
+        "benchmark": benchmark,
+        "lora": lora,
+        "prompts": params["loras"][lora]["prompts"],
         "seed": params["seed"],
         **values,
         "acceptance_rate": counts["acceptance_rate"],
         "unfilled": counts["unfilled"],
-        "settings": json.dumps([params[key] for key in ("seed", "benchmark", "lora")] + _selected(params)),
+        "settings": json.dumps([params["seed"], benchmark, lora, params["benchmarks"][benchmark], params["loras"][lora]]),
         "rev": revision["rev"],
     }
-
-
-def _selected(params: dict) -> list[dict]:
-    return [params["benchmarks"][params["benchmark"]], params["loras"][params["lora"]]]
 
 
 def _content(files: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
