@@ -13,12 +13,12 @@ from importlib.metadata import version
 
 import click
 
-from pathsynth.base_model import load_base
+from pathsynth.base_model import load_base, locate_base
 from pathsynth.cli import FILE, reports_errors
 from pathsynth.devices import autocast, pick_device
 from pathsynth.files import write_json
 from pathsynth.generation import Attempt, Sampler
-from pathsynth.params import beside, load_params
+from pathsynth.params import load_params
 
 WARM_UP = 1
 
@@ -35,8 +35,8 @@ def main(params_path, images, rounds, out):
 
     params, device = load_params(params_path), pick_device()
     settings, size = params.benchmark.generation, params.benchmark.dataset.image_size
-    prompts = params.benchmark.prompts.texts(params.lora.prompts)
-    pipeline = load_base(beside(params_path, params.benchmark.base.path), device)
+    prompts, base = params.benchmark.texts(params.lora.prompts), params.benchmark.base
+    pipeline = load_base(locate_base(base, params_path.parent), device, base.variant)
     sampler = Sampler(pipeline, prompts, settings, params.seed, size)
     attempts = [Attempt(i % len(prompts), i, 0) for i in range(images)]
 
@@ -68,7 +68,7 @@ def main(params_path, images, rounds, out):
     }
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     versions = {name: version(name) for name in ("torch", "diffusers")} | {"python": platform.python_version()}
-    write_json(out, {"machine": where, "versions": versions, "base": params.benchmark.base.path, "rows": {"generation": row}})
+    write_json(out, {"machine": where, "versions": versions, "base": base.model_dump(), "rows": {"generation": row}})
     click.echo("  ".join(f"{key}: {value}" for key, value in row.items()))
 
 

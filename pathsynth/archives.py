@@ -1,47 +1,104 @@
-"""Archives in MedMNIST's .npz format: images and labels by split, as in MedMNIST v2 (Yang et al., Scientific Data 2023)."""
+"""Archives in MedMNIST's .npz format: images and labels by split, as in MedMNIST v2 (Yang et al., Scientific Data 2023).
+
+Colour images are (N, H, H, 3), grey ones (N, H, H). Everywhere else in the package an image has three channels, which are equal
+where it is grey.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pathsynth.errors import DataError
-from pathsynth.files import read_npz, write_npz
+from pathsynth.files import npz_shapes, read_npz, stream_npz, write_npz
 
 SPLITS = ("train", "val", "test")
 # A generated set is a set to train on, so MedMNIST's own loader opens it with split="train".
 GENERATED = "train"
+# Bytes of images in memory at a time.
+PIECE = 32 * 2**20
 
-Split = tuple[np.ndarray, np.ndarray]
+
+class ArchiveImages:
+    """Images of an archive that stay on disk until they are asked for.
+
+    Attributes:
+        shape: (N, H, H, 3), or (N, H, H) for grey images.
+        dtype: uint8 in any archive that passes `check_splits`.
+    """
+
+    def __init__(self, path: str | Path, key: str, shape: tuple[int, ...], dtype: np.dtype):
+        self.path, self.key, self.shape, self.dtype = path, key, shape, dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return read_npz(self.path, [self.key])[self.key].astype(dtype or self.dtype)
 
 
-def read_archive(path: str | Path, n_labels: int) -> dict[str, Split]:
-    """Reads a whole data set.
+Images = np.ndarray | ArchiveImages
+Split = tuple[Images, np.ndarray]
+
+
+def pieces(images: Images) -> Iterator[np.ndarray]:
+    """Yields uint8 (n, ...) pieces of at most about 32 MB, in order.
+
+    Raises:
+        DataError: if they are on disk and the file turns out to be damaged.
+    """
+    rows = rows_per_piece(images)
+    if isinstance(images, ArchiveImages):
+        yield from stream_npz(images.path, images.key, rows)
+    else:
+        for start in range(0, len(images), rows):
+            yield images[start : start + rows]
+
+
+def rows_per_piece(images: Images) -> int:
+    """How many images `pieces` yields at a time."""
+    return max(1, PIECE // max(1, int(np.prod(images.shape[1:], dtype=np.int64))))
+
+
+def read_archive(path: str | Path, n_labels: int, channels: int = 3) -> dict[str, Split]:
+    """Opens a whole data set; its labels are read, its images when they are asked for.
 
     Args:
         path: an .npz archive with `{train,val,test}_images` and `{train,val,test}_labels`.
         n_labels: number of classes, each of which must have an image in every split.
+        channels: 3 for colour images, 1 for grey ones.
 
     Returns:
-        For each split its images, uint8 (N, H, H, 3), and its labels, uint8 (N,).
+        For each split its images, uint8 (N, H, H, 3) or for grey ones (N, H, H), and its labels, uint8 (N,).
 
     Raises:
         DataError: if the file is missing, damaged or not in this format; one line says what is wrong and where.
     """
-    arrays = read_npz(path, [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")])
-    splits = {split: (arrays[f"{split}_images"], _flat(arrays[f"{split}_labels"])) for split in SPLITS}
-    check_splits(path, splits, n_labels)
+    shapes = npz_shapes(path, [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")])
+    splits: dict[str, Split] = {}
+    for split in SPLITS:
+        _check_label_shape(path, split, shapes[f"{split}_labels"][0])
+        labels = read_npz(path, [f"{split}_labels"])[f"{split}_labels"]
+        splits[split] = (ArchiveImages(path, f"{split}_images", *shapes[f"{split}_images"]), _flat(labels))
+    check_splits(path, splits, n_labels, channels)
     return splits
 
 
-def write_archive(path: str | Path, images: np.ndarray, labels: np.ndarray) -> None:
+def write_archive(path: str | Path, images: np.ndarray, labels: np.ndarray, channels: int = 3) -> None:
     """Writes a generated set as the train split of an archive; the same images always give the same bytes.
 
     Args:
         path: the .npz archive to write.
         images: uint8 (N, H, H, 3).
         labels: integers (N,) in 0 to 255.
+        channels: 1 writes grey images, (N, H, H), as MedMNIST's grey sets have them.
 
     Raises:
         DataError: if the arrays do not have this form, or the file cannot be written.
@@ -51,11 +108,12 @@ def write_archive(path: str | Path, images: np.ndarray, labels: np.ndarray) -> N
         raise DataError(path, f"{GENERATED}_labels: {labels.min()} to {labels.max()} is not within 0 to 255")
     if labels.dtype.kind in "iu":
         labels = labels.astype(np.uint8)
-    _check_arrays(path, GENERATED, images, labels)
-    write_npz(path, **{f"{GENERATED}_images": images, f"{GENERATED}_labels": labels[:, None]})
+    _check_arrays(path, GENERATED, images, labels, channels=3)
+    stored = images[..., 0] if channels == 1 else images
+    write_npz(path, **{f"{GENERATED}_images": stored, f"{GENERATED}_labels": labels[:, None]})
 
 
-def read_generated(path: str | Path) -> Split:
+def read_generated(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads what `write_archive` wrote.
 
     Returns:
@@ -66,23 +124,29 @@ def read_generated(path: str | Path) -> Split:
     """
     arrays = read_npz(path, [f"{GENERATED}_images", f"{GENERATED}_labels"])
     images, labels = arrays[f"{GENERATED}_images"], _flat(arrays[f"{GENERATED}_labels"])
-    _check_arrays(path, GENERATED, images, labels)
-    return images, labels
+    _check_arrays(path, GENERATED, images, labels, channels=1 if images.ndim == 3 else 3)
+    return as_colour(images), labels
 
 
-def check_splits(where: str | Path, splits: dict[str, Split], n_labels: int) -> None:
+def as_colour(images: np.ndarray) -> np.ndarray:
+    """Grey images (N, H, W) as (N, H, W, 3), a view with equal channels; images that have three are left."""
+    return np.broadcast_to(images[..., None], (*images.shape, 3), subok=True) if images.ndim == 3 else images
+
+
+def check_splits(where: str | Path, splits: Mapping[str, Split], n_labels: int, channels: int = 3) -> None:
     """Checks that all splits have images of one size and every class.
 
     Args:
         where: what the error names, such as the file that the arrays are from.
-        splits: for each split images and labels, to be uint8 (N, H, H, 3) and uint8 (N,).
+        splits: for each split images and labels, to be uint8 (N, H, H, 3), or (N, H, H) for grey ones, and uint8 (N,).
         n_labels: number of classes.
+        channels: 3 for colour images, 1 for grey ones.
 
     Raises:
         DataError: for the first thing that does not hold.
     """
     for split, (images, labels) in splits.items():
-        _check_arrays(where, split, images, labels)
+        _check_arrays(where, split, images, labels, channels)
         _check_classes(where, split, labels, n_labels)
     sides = {split: images.shape[1] for split, (images, _) in splits.items()}
     if len(set(sides.values())) > 1:
@@ -90,18 +154,35 @@ def check_splits(where: str | Path, splits: dict[str, Split], n_labels: int) -> 
         raise DataError(where, f"the splits have images of different sizes, in pixels: {sizes}")
 
 
-def _check_arrays(where: str | Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+def _check_arrays(where: str | Path, split: str, images: Images, labels: np.ndarray, channels: int) -> None:
     for part, array in (("images", images), ("labels", labels)):
         if array.dtype != np.uint8:
             raise DataError(where, f"{split}_{part}: {array.dtype}, not uint8")
-    if images.ndim == 3:
-        raise DataError(where, f"{split}_images: shape {images.shape} is greyscale; only colour, (N, H, H, 3), is read")
-    if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2] or not images.shape[1]:
-        raise DataError(where, f"{split}_images: shape {images.shape}, not (N, H, H, 3)")
-    if labels.ndim != 1:
-        raise DataError(where, f"{split}_labels: shape {labels.shape}, not (N, 1) or (N,)")
+    _check_image_shape(where, split, images.shape, channels)
+    _check_label_shape(where, split, labels.shape)
     if len(images) != len(labels):
         raise DataError(where, f"{split}: {len(images)} images but {len(labels)} labels")
+
+
+def _check_image_shape(where: str | Path, split: str, shape: tuple[int, ...], channels: int) -> None:
+    wanted = "(N, H, H, 3)" if channels == 3 else "(N, H, H)"
+    if channels == 3 and len(shape) == 3:
+        raise DataError(where, f"{split}_images: shape {shape} is grey, expected {wanted}; grey sets need dataset.channels: 1")
+    if channels == 1 and len(shape) == 4 and shape[3] == 3:
+        raise DataError(where, f"{split}_images: shape {shape} is colour, expected {wanted}; use dataset.channels: 3")
+    if len(shape) == 4 and shape[1] == shape[2] == shape[3] != 3:
+        raise DataError(where, f"{split}_images: shape {shape} is of volumes; only flat images, {wanted}, can be drawn")
+    fits = len(shape) == 4 and shape[3] == 3 if channels == 3 else len(shape) == 3
+    if not fits or shape[1] != shape[2] or not shape[1]:
+        raise DataError(where, f"{split}_images: shape {shape}, not {wanted}")
+
+
+def _check_label_shape(where: str | Path, split: str, shape: tuple[int, ...]) -> None:
+    if len(shape) == 2 and shape[1] > 1:
+        problem = f"shape {shape} is multi-label; a prompt asks for one label, so (N, 1) or (N,) is wanted"
+        raise DataError(where, f"{split}_labels: {problem}")
+    if len(shape) != 1 and not (len(shape) == 2 and shape[1] == 1):
+        raise DataError(where, f"{split}_labels: shape {shape}, not (N, 1) or (N,)")
 
 
 def _check_classes(where: str | Path, split: str, labels: np.ndarray, n_labels: int) -> None:

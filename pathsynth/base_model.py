@@ -1,20 +1,46 @@
-"""Loads the pretrained Stable Diffusion that LoRA starts from, and its text embeddings."""
+"""Finds and loads the pretrained Stable Diffusion that LoRA starts from, and makes its text embeddings."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathsynth.errors import ModelError, one_line
+from pathsynth.network import network_faults
+from pathsynth.params import AnyBase, HubBase
 
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionPipeline
 
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = {"vae": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
-def load_base(folder: Path, device: str) -> StableDiffusionPipeline:
+def locate_base(settings: AnyBase, beside: Path) -> Path:
+    """The folder of the base, fetched from the hub into its cache where it is not there yet.
+
+    Only what the benchmark uses is fetched: configurations, tokenizer, and the weights of one variant as safetensors.
+
+    Args:
+        settings: a local folder, or a repository with its revision.
+        beside: what a relative path is relative to.
+
+    Raises:
+        FetchError: the repository is missing, private, gated or out of reach, or the disk is full.
+    """
+    if not isinstance(settings, HubBase):
+        return beside / Path(settings.path).expanduser()
+    from huggingface_hub import snapshot_download
+
+    weights = [str(_weights(Path(part), settings.variant)) for part in WEIGHTS]
+    wanted = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/config.json" for part in WEIGHTS), *weights]
+    with network_faults(f"{settings.repo_id} at {settings.revision}", "or name a local folder: base.source: local"):
+        return Path(snapshot_download(settings.repo_id, revision=settings.revision, allow_patterns=wanted))
+
+
+def load_base(folder: Path, device: str, variant: str | None = None) -> StableDiffusionPipeline:
     """Loads a pipeline from a local folder in diffusers' layout: safetensors only, no code from the folder, float32.
 
     The safety checker stays off: it was trained on photographs and judges pink tissue at random.
@@ -27,19 +53,17 @@ def load_base(folder: Path, device: str) -> StableDiffusionPipeline:
     from diffusers.utils import logging
     from safetensors import SafetensorError
 
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(folder, "is no base model: it has no model_index.json; a folder in diffusers' layout is wanted")
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise ModelError(folder, f"lacks {', '.join(missing)}; a base has {', '.join(PARTS)}")
+    _check_parts(folder, variant)
     logging.disable_progress_bar()
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
+            variant=variant,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -50,12 +74,31 @@ def load_base(folder: Path, device: str) -> StableDiffusionPipeline:
     return pipeline.to(device)
 
 
+def unet_sha256(folder: Path, variant: str | None = None) -> str:
+    """Checksum of the UNet's weights, which an adapter belongs to.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    path = _weights(folder / "unet", variant)
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(path, f"could not be read: {error.strerror}") from error
+
+
 def check_image_size(pipeline: StableDiffusionPipeline, image_size: int) -> None:
-    """Raises ModelError where the UNet cannot work at `image_size` pixels."""
-    halvings = len(pipeline.unet.config.block_out_channels) - 1
-    step = pipeline.vae_scale_factor * 2**halvings
-    if image_size % step:
-        raise ModelError("dataset.image_size", f"{image_size} does not suit the base; allowed: multiples of {step}")
+    """Raises ModelError where VAE and UNet cannot work at `image_size` pixels.
+
+    The latents need not be a multiple of anything (224 px are 28 x 28 for Stable Diffusion, and 7 x 7 two levels down), but the
+    innermost level of the UNet must have a pixel left.
+    """
+    step = pipeline.vae_scale_factor
+    least = step * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
+    if image_size % step or image_size < least:
+        problem = f"{image_size} does not suit the base; allowed: multiples of {step} from {least}"
+        raise ModelError("dataset.image_size", problem)
 
 
 def embed(pipeline: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
@@ -75,3 +118,20 @@ def embed(pipeline: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor
     with torch.inference_mode():
         hidden, _ = pipeline.encode_prompt(prompts, pipeline.device, 1, do_classifier_free_guidance=False)
     return hidden.clone()
+
+
+def _check_parts(folder: Path, variant: str | None) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(folder, "is no base model: it has no model_index.json; a folder in diffusers' layout is wanted")
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    missing = missing or [
+        str(path.relative_to(folder)) for part in WEIGHTS if not (path := _weights(folder / part, variant)).is_file()
+    ]
+    if missing:
+        hint = "; base.variant names the weights to use, or null" if ".safetensors" in missing[0] else ""
+        raise ModelError(folder, f"lacks {', '.join(missing)}; a base has {', '.join(PARTS)}{hint}")
+
+
+def _weights(part: Path, variant: str | None) -> Path:
+    """The weights of a part, under diffusers' or transformers' name for the variant."""
+    return part / f"{WEIGHTS[part.name]}{f'.{variant}' if variant else ''}.safetensors"

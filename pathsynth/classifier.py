@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.devices import autocast
+from pathsynth.devices import autocast, filled_up, memory_faults
 from pathsynth.errors import ModelError, one_line
 from pathsynth.files import read_json, write_json, write_safetensors
 from pathsynth.params import ClassifierSettings
@@ -55,24 +57,26 @@ class Classifier:
 
         self.network.eval()
         parts = [np.zeros((0, len(self.card.slugs)), np.float32)]
-        with torch.inference_mode():
+        with torch.inference_mode(), memory_faults("lower classifiers.*.input_size"):
             for start in range(0, len(images), batch_size):
-                batch = normalised(as_batch(images[start : start + batch_size], self.device, self.card.input_size))
+                some = images[start : start + batch_size]
+                indices = np.minimum(np.arange(filled_up(len(some), self.device)), len(some) - 1)
+                batch = normalised(as_batch(some[indices], self.device, self.card.input_size))
                 with autocast(self.device, self.card.mixed_precision):
                     logits = self.network(batch)
-                parts.append(logits.float().softmax(dim=1).cpu().numpy())
+                parts.append(logits[: len(some)].float().softmax(dim=1).cpu().numpy())
         return np.concatenate(parts)
 
 
-def build_network(card: ClassifierCard, weights: str = "none") -> torch.nn.Module:
+def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | None = None) -> torch.nn.Module:
     """Builds the torchvision network with a head for the card's tissues.
 
     Args:
         card: architecture, stem and tissues.
-        weights: `none` for random weights, `imagenet` for torchvision's default ones (downloaded by torchvision).
+        weights: of the same architecture, from `pretrained`; its head is replaced. None for random weights.
 
     Raises:
-        ModelError: an architecture that torchvision does not know.
+        ModelError: an architecture that torchvision does not know, or weights of another one.
     """
     import torch
     from torchvision import models
@@ -82,20 +86,85 @@ def build_network(card: ClassifierCard, weights: str = "none") -> torch.nn.Modul
         raise ModelError(
             "architecture", f"{card.architecture!r} is not a torchvision classifier; examples: resnet18, regnet_y_400mf"
         )
-    if weights == "imagenet":
-        try:
-            network = models.get_model(card.architecture, weights="DEFAULT")
-        except OSError as error:
-            raise ModelError("weights", f"ImageNet weights could not be fetched: {error}; use weights: none") from error
-        _replace_head(network, len(card.slugs))
-    else:
+    if weights is None:
         network = models.get_model(card.architecture, num_classes=len(card.slugs))
+    else:
+        network = models.get_model(card.architecture)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ModelError("weights", f"are not of {card.architecture} with ImageNet's head: {one_line(error)}") from error
+        _replace_head(network, len(card.slugs))
     if card.stem == "small":
         # He et al. 2016, section 4.2: a 3x3 convolution and no pooling for images of 32 px
         width = network.conv1.out_channels
         network.conv1 = torch.nn.Conv2d(3, width, 3, padding=1, bias=False)
         network.maxpool = torch.nn.Identity()
     return network.to(memory_format=torch.channels_last)
+
+
+def pretrained(settings: ClassifierSettings, folder: Path) -> Mapping[str, torch.Tensor] | None:
+    """The weights to start from: none, torchvision's ImageNet weights, or a local file of such weights.
+
+    torchvision's files are pickles; they are read by torch's restricted loader, which builds tensors and runs nothing.
+
+    Args:
+        settings: `weights`, `weights_sha256` and `architecture` say which.
+        folder: what a relative path is relative to.
+
+    Raises:
+        ModelError: weights that cannot be fetched or read, or whose checksum is another one.
+    """
+    if settings.weights == "none":
+        return None
+    if settings.weights == "imagenet":
+        return _from_torchvision(settings.architecture)
+    path = folder / Path(settings.weights).expanduser()
+    # torchvision's file names end in the first digits of the checksum
+    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
+    _check_sha256(path, settings.weights_sha256 or (named[1] if named else ""))
+    return _read_weights(path)
+
+
+def _from_torchvision(architecture: str) -> Mapping[str, torch.Tensor]:
+    from torchvision import models
+
+    try:
+        weights = models.get_model_weights(architecture)["DEFAULT"]
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except ValueError as error:
+        raise ModelError("architecture", f"{architecture!r} is not a torchvision classifier with ImageNet weights") from error
+    except (OSError, RuntimeError) as error:
+        remedy = "check the network, or fetch the file by hand and name it in weights"
+        raise ModelError("weights", f"of {architecture} could not be fetched: {one_line(error)}; {remedy}") from error
+
+
+def _check_sha256(path: Path, start: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(path, f"weights could not be read: {error.strerror}") from error
+    if not found.startswith(start):
+        raise ModelError(path, f"its SHA-256 is {found}, which does not begin with {start}: another file, or only a part of it")
+
+
+def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ModelError(path, f"holds no weights: {one_line(error)}") from error
+    if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ModelError(path, "holds no weights: a mapping from names to tensors is wanted")
+    return weights
 
 
 def check_network(network: torch.nn.Module, card: ClassifierCard) -> None:

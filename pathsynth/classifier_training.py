@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.classifier import Classifier, build_network, card_of, check_network, normalised
+from pathsynth.classifier import Classifier, build_network, card_of, check_network, normalised, pretrained
 from pathsynth.devices import Stream, autocast, generator, mix_seed
 from pathsynth.errors import TrainingError
 from pathsynth.params import Augmentation, ClassifierSettings
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
 
 
 def train_classifier(
-    prepared: Prepared, settings: ClassifierSettings, seed: int, device: str, log: Callable[[int, dict[str, float]], None]
+    prepared: Prepared,
+    settings: ClassifierSettings,
+    seed: int,
+    device: str,
+    log: Callable[[int, dict[str, float]], None],
+    folder: Path = Path(),
 ) -> tuple[Classifier, dict]:
-    """Trains one classifier and scores its best epoch.
+    """Trains one classifier and scores the epoch that is kept.
 
-    The test split is read once, after training; the epoch is chosen by macro F1 on val, the earlier of equals.
+    The test split is read once, after training; the best epoch is chosen by macro F1 on val, the earlier of equals.
 
     Args:
         prepared: images and labels.
@@ -34,25 +40,28 @@ def train_classifier(
         seed: global seed; `settings.seed` is mixed in.
         device: torch device.
         log: called after every epoch with its number, from 1, and its curve values.
+        folder: what a relative path in `settings` is relative to.
 
     Returns:
-        The classifier and its scores, `{"val": {...}, "test": {...}}`.
+        The classifier and its scores, `{"epoch": ..., "val": {...}, "test": {...}}`.
 
     Raises:
         TrainingError: the loss is no longer a number.
+        ModelError: the network or the weights that it starts from are not to be had.
+        MemoryFault: a batch does not fit into memory.
     """
     import torch
 
     torch.manual_seed(mix_seed(Stream.CLASSIFIER_WEIGHTS, seed, settings.seed))
     random = generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
     card = card_of(settings, prepared.slugs)
-    network = build_network(card, settings.weights).to(device)
+    network = build_network(card, pretrained(settings, folder)).to(device)
     check_network(network, card)
     classifier = Classifier(network, card, device)
     images, targets = prepared.images("train"), torch.from_numpy(prepared.labels_of("train"))
     steps = max(1, len(images) // settings.batch_size)
     optimizer, schedule = _optimizer(network, settings, steps * settings.epochs)
-    best_score, best_state, best_epoch = -1.0, None, 0
+    best_score, kept_state, kept_epoch = -1.0, None, 0
     for epoch in bar(range(settings.epochs), f"training {settings.architecture}"):
         network.train()
         order = torch.randperm(len(images), generator=random)
@@ -75,12 +84,12 @@ def train_classifier(
             raise TrainingError(f"epoch {epoch + 1}: the loss is {train_loss}; lower learning_rate ({settings.learning_rate})")
         val = score(classifier, prepared, "val")
         log(epoch + 1, {"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
-        if val["macro_f1"] > best_score:
-            best_score, best_state, best_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
-    assert best_state is not None
-    network.load_state_dict(best_state)
+        if settings.checkpoint == "last" or val["macro_f1"] > best_score:
+            best_score, kept_state, kept_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
+    assert kept_state is not None
+    network.load_state_dict(kept_state)
     scores = {split: score(classifier, prepared, split) for split in ("val", "test")}
-    return classifier, {"best_epoch": best_epoch, **scores}
+    return classifier, {"epoch": kept_epoch, **scores}
 
 
 def score(classifier: Classifier, prepared: Prepared, split: str) -> dict:

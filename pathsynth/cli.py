@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from pathsynth.errors import PathsynthError
+from pathsynth.processes import LOST, is_lost_touch, report_to_starter
 
 # Read by huggingface_hub, diffusers and DVCLive when they are imported: nothing is reported to anyone.
 for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRACK"):
@@ -31,8 +32,14 @@ def reports_errors(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except PathsynthError as error:
-            click.echo(f"error: {error}", err=True)
+            if not report_to_starter(str(error)):
+                click.echo(f"error: {error}", err=True)
             sys.exit(1)
+        except RuntimeError as error:
+            if not is_lost_touch(error) or not report_to_starter(LOST):
+                raise
+            # not sys.exit: taking leave of processes that are gone may hang
+            os._exit(1)
 
     return run
 

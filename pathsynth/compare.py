@@ -21,7 +21,7 @@ import click
 
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import DataError
-from pathsynth.files import write_csv, write_whole
+from pathsynth.files import write_csv, write_text, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,8 +134,7 @@ def _fill(readme: Path, saved: Path) -> None:
         if not path.is_file():
             raise DataError(path, "is not there")
     text = fill_readme(readme.read_text(encoding="utf-8"), pd.read_csv(saved))
-    with write_whole(readme) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+    write_text(readme, text)
 
 
 def _score(value: float | None) -> str:

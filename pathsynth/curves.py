@@ -11,9 +11,13 @@ class Curves:
 
     Args:
         folder: where the tables go: FOLDER/plots/metrics/NAME.tsv.
+        silent: whether to log nothing, as all but one of several processes do.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, silent: bool = False):
+        self._live = None
+        if silent:
+            return
         from dvclive import Live
 
         # dvcyaml: a dvc.yaml of its own would clash with the pipeline's; exp: the pipeline saves experiments, not a stage
@@ -23,12 +27,16 @@ class Curves:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._live:
+            return
         self._live.end()
         # DVC would take DVCLive's summary for a curve of one point
         Path(self._live.metrics_file).unlink(missing_ok=True)
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to the curve of every name in `values`."""
+        if not self._live:
+            return
         self._live.step = step
         for name, value in values.items():
             self._live.log_metric(name, value)

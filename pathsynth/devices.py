@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from pathsynth.errors import MemoryFault
 
 if TYPE_CHECKING:
     import torch
 
-DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# On a CPU torch's kernels sum in another order for small or odd batches, and round as before from this size on and in multiples
+# of it, on any number of threads. So batches are filled up to it, and no image depends on the images beside it.
+CPU_BATCH = 16
 
 
 class Stream(IntEnum):
@@ -21,13 +28,16 @@ class Stream(IntEnum):
     LORA_NOISE = 4
     LORA_BATCHES = 5
     IMAGES = 6
+    LORA_VIEWS = 7
 
 
 def pick_device() -> str:
-    """`cuda` where there is one, else `cpu`."""
+    """A GPU where there is one, this process's own where there are several processes, else `cpu`."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
 
 
 def autocast(device: str, mixed_precision: str) -> contextlib.AbstractContextManager:
@@ -36,7 +46,37 @@ def autocast(device: str, mixed_precision: str) -> contextlib.AbstractContextMan
 
     if mixed_precision == "no":
         return contextlib.nullcontext()
-    return torch.autocast(device, getattr(torch, DTYPES[mixed_precision]))
+    return torch.autocast(torch.device(device).type, dtype(mixed_precision))
+
+
+def dtype(name: str) -> torch.dtype:
+    """The number format `fp32`, `bf16` or `fp16`."""
+    import torch
+
+    return getattr(torch, DTYPES[name])
+
+
+def filled_up(count: int, device: str) -> int:
+    """The batch size that is computed for `count` images: on a CPU the next multiple of CPU_BATCH."""
+    return -(-count // CPU_BATCH) * CPU_BATCH if device == "cpu" else count
+
+
+@contextlib.contextmanager
+def memory_faults(remedy: str) -> Iterator[None]:
+    """Turns a full memory into one line that says which parameter to lower.
+
+    Raises:
+        MemoryFault: the device's memory, or the machine's, is full.
+    """
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # on a CPU torch has no class of its own for this
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise MemoryFault(remedy) from error
 
 
 def generator(stream: Stream, *seed: int) -> torch.Generator:

@@ -26,6 +26,13 @@ class DataError(PathsynthError):
         super().__init__(f"{file}: {problem}")
 
 
+class FetchError(PathsynthError):
+    """Something that could not be fetched from a server."""
+
+    def __init__(self, what: object, problem: str):
+        super().__init__(f"{what}: {problem}")
+
+
 class ModelError(PathsynthError):
     """A model folder or weights file that is missing a part or does not fit."""
 
@@ -35,6 +42,17 @@ class ModelError(PathsynthError):
 
 class TrainingError(PathsynthError):
     """A training that cannot go on, such as a loss that is no longer a number."""
+
+
+class MemoryFault(PathsynthError):
+    """Too little memory for what the parameters ask for."""
+
+    def __init__(self, remedy: str):
+        super().__init__(f"out of memory: {remedy}")
+
+
+class ProcessError(PathsynthError):
+    """A stage on several processes that cannot start, or that one of them has ended."""
 
 
 class QuotaError(PathsynthError):

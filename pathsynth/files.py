@@ -9,7 +9,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise DataError(path, f"could not be written: {_reason(error)}") from error
+        raise DataError(path, f"could not be written: {reason(error)}") from error
     finally:
         # Removal is a courtesy: it must not hide the error that is on its way.
         with suppress(OSError):
@@ -113,7 +113,15 @@ def write_json(path: str | Path, data: dict[str, Any]) -> None:
     Raises:
         DataError: for a number that is not finite, or a file that cannot be written.
     """
-    text = json_text(path, data)
+    write_text(path, json_text(path, data))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text with the same line ends on every system, whole or not at all.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
     with write_whole(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
@@ -138,9 +146,45 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
         ValueError: for an array of objects.
     """
     array = _plain(array)
+    write_npy_in_pieces(path, array.shape, array.dtype, [array])
+
+
+def write_npy_in_pieces(path: str | Path, shape: tuple[int, ...], dtype: np.dtype, pieces: Iterable[np.ndarray]) -> None:
+    """Writes the array that `pieces` make up along their first axis, as `write_npy` would write the whole.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if the pieces are not the array of `shape` and `dtype` together.
+    """
+    header = {"shape": shape, "fortran_order": False, "descr": npy.dtype_to_descr(np.dtype(dtype))}
+    rows = 0
     with open(path, "wb") as file:
-        npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
-        file.write(array.reshape(-1).view(np.uint8).data)
+        npy.write_array_header_1_0(file, header)
+        for piece in pieces:
+            if piece.dtype != dtype or piece.shape[1:] != shape[1:]:
+                raise ValueError(f"a piece {piece.dtype} {piece.shape} of an array {dtype} {shape}")
+            rows += len(piece) if piece.ndim else 1
+            file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+    if rows != (shape[0] if shape else 1):
+        raise ValueError(f"{rows} rows for an array of shape {shape}")
+
+
+def create_npy(path: str | Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Makes a .npy file of zeros, to be mapped into memory and filled.
+
+    The disk gives its space now: a full disk that shows only when a mapped page is written would kill the process.
+
+    Raises:
+        DataError: if the file cannot be made.
+    """
+    try:
+        with open(path, "wb") as file:
+            header = {"shape": shape, "fortran_order": False, "descr": npy.dtype_to_descr(dtype)}
+            npy.write_array_header_1_0(file, header)
+            file.flush()
+            os.posix_fallocate(file.fileno(), file.tell(), max(1, math.prod(shape) * dtype.itemsize))
+    except OSError as error:
+        raise DataError(path, f"could not be written: {reason(error)}") from error
 
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
@@ -167,7 +211,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(path, f"could not be read: {_reason(error)}") from error
+        raise DataError(path, f"could not be read: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(path, f"is not JSON, or only a part of it: {one_line(error)}") from error
     if not isinstance(data, dict):
@@ -184,7 +228,7 @@ def read_npy(path: str | Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise DataError(path, f"could not be read: {_reason(error)}") from error
+        raise DataError(path, f"could not be read: {reason(error)}") from error
     except (*DAMAGE, TypeError) as error:
         raise DataError(path, f"is not a whole .npy file: {one_line(error)}") from error
 
@@ -205,20 +249,69 @@ def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         DataError: if the file is missing or damaged, lacks a key, or a member holds pickled objects or claims a size that the
             archive does not hold.
     """
+    with _opened(path, keys) as archive:
+        return {key: _read_member(path, archive, key) for key in keys}
+
+
+def npz_shapes(path: str | Path, keys: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shapes and types of the named arrays of an .npz archive, by their headers alone.
+
+    Raises:
+        DataError: as `read_npz`.
+    """
+    with _opened(path, keys) as archive:
+        return {key: _checked_header(path, archive, key) for key in keys}
+
+
+def stream_npz(path: str | Path, key: str, rows: int) -> Iterator[np.ndarray]:
+    """Yields one array of an .npz archive piece by piece along its first axis, so that any size fits into memory.
+
+    The archive's own checksum is compared when the last piece has been read.
+
+    Args:
+        path: the archive.
+        key: name of an array in C order, as numpy writes unless told otherwise.
+        rows: most rows of a piece.
+
+    Yields:
+        Arrays (n, ...) with n <= rows, together the whole array.
+
+    Raises:
+        DataError: as `read_npz`, or for an array that is not in C order.
+    """
+    with _opened(path, [key]) as archive:
+        shape, dtype = _checked_header(path, archive, key)
+        with archive.open(archive.getinfo(f"{key}.npy")) as member:
+            _, fortran, _ = HEADER_READERS[npy.read_magic(member)](member)
+            if fortran and len(shape) > 1:
+                raise DataError(path, f"{key}: is in Fortran order; save it again after numpy.ascontiguousarray")
+            bytes_per_row = math.prod(shape[1:]) * dtype.itemsize
+            for start in range(0, shape[0], rows):
+                count = min(rows, shape[0] - start)
+                data = member.read(count * bytes_per_row)
+                if len(data) != count * bytes_per_row:
+                    raise DataError(path, f"{key}: ends after {start} rows and {len(data)} bytes of {shape[0]} rows")
+                yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
+
+
+@contextmanager
+def _opened(path: str | Path, keys: Sequence[str]) -> Iterator[zipfile.ZipFile]:
+    """An archive that has the keys; damage that shows while it is read is a DataError."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             missing = [key for key in keys if key not in names]
             if missing:
                 raise DataError(path, f"has no array {', '.join(missing)}; it holds {', '.join(names) or 'none'}")
-            return {key: _read_member(path, archive, key) for key in keys}
+            yield archive
     except OSError as error:
-        raise DataError(path, f"could not be read: {_reason(error)}") from error
+        raise DataError(path, f"could not be read: {reason(error)}") from error
     except DAMAGE as error:
         raise DataError(path, f"is not a whole .npz archive: {one_line(error)}") from error
 
 
-def _read_member(path: str | Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+def _checked_header(path: str | Path, archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a member, once its header agrees with what the archive holds."""
     info = archive.getinfo(f"{key}.npy")
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(path, f"{key}: encrypted or compressed in a way that numpy does not read")
@@ -236,7 +329,12 @@ def _read_member(path: str | Path, archive: zipfile.ZipFile, key: str) -> np.nda
     claimed = math.prod(shape) * dtype.itemsize
     if claimed != held:
         raise DataError(path, f"{key}: shape {shape} of {dtype} claims {claimed} bytes, but {held} are there")
-    with archive.open(info) as member:
+    return shape, dtype
+
+
+def _read_member(path: str | Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    _checked_header(path, archive, key)
+    with archive.open(archive.getinfo(f"{key}.npy")) as member:
         return npy.read_array(member, allow_pickle=False)
 
 
@@ -259,5 +357,6 @@ def _not_finite(data: Any, key: str = "") -> Iterator[str]:
             yield from _not_finite(value, f"{key}.{i}")
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """What the system says of a failure, without the path."""
     return error.strerror or one_line(error)

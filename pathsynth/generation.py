@@ -1,12 +1,11 @@
 """Generates images and filters them: every wanted image is a slot, tried again until the gate sees the prompted tissue.
 
-The noise of an image depends on (seed, tissue, slot, attempt) alone, so batches may be mixed at will: an image changes with its
-batch only as far as float sums do.
+The noise of an image depends on (seed, tissue, slot, attempt) alone, so batches may be mixed at will, and made by any number of
+processes. On a CPU an image is the same in any batch, byte for byte; on a GPU as far as float sums are.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +15,18 @@ import numpy as np
 
 from pathsynth.archives import write_archive
 from pathsynth.base_model import check_image_size, embed
-from pathsynth.devices import Stream, autocast, mix_seed
+from pathsynth.devices import Stream, autocast, dtype, filled_up, memory_faults, mix_seed
 from pathsynth.errors import ModelError, QuotaError, one_line
 from pathsynth.files import write_csv
 from pathsynth.generated import ATTEMPT_COLUMNS
 from pathsynth.params import GenerationSettings
 from pathsynth.pixels import as_images
+from pathsynth.processes import ALONE, Processes
 from pathsynth.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from diffusers import StableDiffusionPipeline
 
 
@@ -49,6 +50,18 @@ class Filtered:
     rows: list[dict] = field(default_factory=list)
     raw: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     accepted: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+
+    def add(self, attempt: Attempt, image: np.ndarray, probabilities: np.ndarray, seed: int, *, keep: bool) -> bool:
+        """Takes in one try; tells whether the gate accepts it. The image is kept only where it is wanted."""
+        predicted = int(probabilities.argmax())
+        accepted = predicted == attempt.tissue
+        self.rows.append(_row(attempt, seed, predicted, float(probabilities[predicted]), accepted))
+        key = (attempt.tissue, attempt.slot)
+        if keep and attempt.attempt == 0:
+            self.raw[key] = image
+        if keep and accepted:
+            self.accepted[key] = image
+        return accepted
 
     def archive(self, images: dict[tuple[int, int], np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 (N, size, size, 3) and labels uint8 (N,) of `raw` or `accepted`, by tissue, then slot."""
@@ -75,10 +88,12 @@ def generate_filtered(
     max_attempts: int,
     batch_size: int,
     seed: int,
+    processes: Processes = ALONE,
 ) -> Filtered:
     """Fills `images_per_tissue` slots of every tissue.
 
-    Rejected slots go to the end of the queue, so batches stay full with whatever tissues are still open.
+    It goes in rounds: every open slot is tried once, in batches that mix all tissues, then those that were rejected are open.
+    The processes share the batches, which are the same for any number of processes.
 
     Args:
         draw: makes images, uint8 (n, H, W, 3), for n attempts.
@@ -88,26 +103,28 @@ def generate_filtered(
         max_attempts: most tries per slot.
         batch_size: most images at a time.
         seed: global seed, written into the rows as each image's own seed.
+        processes: who shares the work.
+
+    Returns:
+        All rows on every process; images on the first one alone, which writes them.
     """
-    result = Filtered()
-    queue = deque(first_attempts(tissues, images_per_tissue))
-    progress = bar(range(len(queue)), "accepted")
-    while queue:
-        batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+
+    def look(batch: list[Attempt]) -> tuple[np.ndarray, np.ndarray]:
         images = draw(batch)
-        probabilities = gate(images)
-        for attempt, image, p in zip(batch, images, probabilities, strict=True):
-            predicted = int(p.argmax())
-            accepted = predicted == attempt.tissue
-            result.rows.append(_row(attempt, seed, predicted, float(p[predicted]), accepted))
-            key = (attempt.tissue, attempt.slot)
-            if attempt.attempt == 0:
-                result.raw[key] = image
-            if accepted:
-                result.accepted[key] = image
-            elif attempt.attempt + 1 < max_attempts:
-                queue.append(Attempt(*key, attempt.attempt + 1))
-            progress.update(accepted)
+        return images, gate(images)
+
+    result = Filtered()
+    attempts = first_attempts(tissues, images_per_tissue)
+    progress = bar(None, "accepted", len(attempts))
+    while attempts:
+        again = []
+        for batch, (images, probabilities) in processes.share(in_batches(attempts, batch_size), look):
+            for attempt, image, p in zip(batch, images, probabilities, strict=True):
+                accepted = result.add(attempt, image, p, seed, keep=processes.main)
+                if not accepted and attempt.attempt + 1 < max_attempts:
+                    again.append(Attempt(attempt.tissue, attempt.slot, attempt.attempt + 1))
+                progress.update(accepted)
+        attempts = again
     progress.close()
     return result
 
@@ -117,25 +134,56 @@ def first_attempts(tissues: int, images_per_tissue: int) -> list[Attempt]:
     return [Attempt(tissue, slot, 0) for tissue in range(tissues) for slot in range(images_per_tissue)]
 
 
+def in_batches(attempts: list[Attempt], size: int) -> list[list[Attempt]]:
+    """The attempts in order, `size` at a time."""
+    return [attempts[start : start + size] for start in range(0, len(attempts), size)]
+
+
 class Sampler:
-    """Draws attempts with a stock pipeline: each row its own prompt and its own noise."""
+    """Draws attempts with a stock pipeline: each row its own prompt and its own noise.
+
+    Attributes:
+        batch_size: images at a time; that of the settings, on a CPU rounded up, see `devices.filled_up`.
+    """
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, prompts: list[str], settings: GenerationSettings, seed: int, image_size: int
+        self,
+        pipeline: StableDiffusionPipeline,
+        prompts: list[str],
+        settings: GenerationSettings,
+        seed: int,
+        image_size: int,
+        channels: int = 3,
     ):
         check_image_size(pipeline, image_size)
         set_scheduler(pipeline, settings.scheduler)
-        self.pipeline, self.settings, self.seed, self.image_size = pipeline, settings, seed, image_size
+        self.pipeline = pipeline.to(dtype(settings.weight_dtype))
+        self.settings, self.seed, self.image_size, self.channels = settings, seed, image_size, channels
+        self.batch_size = filled_up(settings.batch_size, pipeline.device.type)
         self.positive = embed(pipeline, prompts)
         self.negative = embed(pipeline, [settings.negative_prompt])
 
     def __call__(self, attempts: list[Attempt]) -> np.ndarray:
-        """Images, uint8 (n, size, size, 3), of the attempts."""
+        """Images, uint8 (n, size, size, 3), of the attempts; their channels are equal where grey ones are wanted."""
+        spare = filled_up(len(attempts), self.pipeline.device.type) - len(attempts)
+        images = self._draw([*attempts, *[attempts[-1]] * spare])[: len(attempts)]
+        if not images.isfinite().all():
+            raise ModelError("base or LoRA", "draws pixels that are no numbers; train the LoRA with a lower learning rate")
+        if self.channels == 1:
+            images = images.float().mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+        return as_images(images)
+
+    def _draw(self, attempts: list[Attempt]) -> torch.Tensor:
+        """NCHW in [0, 1]."""
         import torch
 
         generators = [torch.Generator().manual_seed(attempt.seed(self.seed)) for attempt in attempts]
-        with torch.inference_mode(), autocast(self.pipeline.device.type, self.settings.mixed_precision):
-            images = self.pipeline(
+        with (
+            torch.inference_mode(),
+            autocast(self.pipeline.device.type, self.settings.mixed_precision),
+            memory_faults(f"lower generation.batch_size ({self.settings.batch_size}), or set generation.weight_dtype: bf16"),
+        ):
+            return self.pipeline(
                 prompt_embeds=self.positive[[attempt.tissue for attempt in attempts]],
                 negative_prompt_embeds=self.negative.expand(len(attempts), -1, -1),
                 generator=generators,
@@ -145,15 +193,12 @@ class Sampler:
                 guidance_scale=self.settings.guidance_scale,
                 output_type="pt",
             ).images
-        if not images.isfinite().all():
-            raise ModelError("base or LoRA", "draws pixels that are no numbers; train the LoRA with a lower learning rate")
-        return as_images(images)
 
-    def draw_all(self, attempts: list[Attempt]) -> np.ndarray:
-        """The same for any number of attempts, a batch at a time."""
-        size = self.settings.batch_size
-        starts = bar(range(0, len(attempts), size), "drawing images")
-        return np.concatenate([self(attempts[start : start + size]) for start in starts])
+    def draw_all(self, attempts: list[Attempt], processes: Processes = ALONE) -> np.ndarray:
+        """The same for any number of attempts, a batch at a time, shared by the processes."""
+        batches = in_batches(attempts, self.batch_size)
+        done = bar(processes.share(batches, self), "drawing images", len(batches))
+        return np.concatenate([images for _, images in done])
 
 
 def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:
@@ -201,8 +246,8 @@ def _row(attempt: Attempt, seed: int, predicted: int, confidence: float, accepte
     }
 
 
-def save_generated(folder: Path, result: Filtered, table: pd.DataFrame, size: int) -> None:
-    """Writes raw.npz and accepted.npz in MedMNIST's format, and attempts.csv."""
-    write_archive(folder / "raw.npz", *result.archive(result.raw, size))
-    write_archive(folder / "accepted.npz", *result.archive(result.accepted, size))
+def save_generated(folder: Path, result: Filtered, table: pd.DataFrame, size: int, channels: int = 3) -> None:
+    """Writes raw.npz and accepted.npz in MedMNIST's format, grey ones with one channel, and attempts.csv."""
+    write_archive(folder / "raw.npz", *result.archive(result.raw, size), channels)
+    write_archive(folder / "accepted.npz", *result.archive(result.accepted, size), channels)
     write_csv(folder / "attempts.csv", table)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathsynth.errors import ModelError, one_line
-from pathsynth.files import write_json, write_safetensors, write_whole
+from pathsynth.errors import DataError, ModelError, one_line
+from pathsynth.files import read_json, write_json, write_safetensors, write_text
 from pathsynth.params import AdapterSettings, LoraSettings
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
+CONFIG = "lora_config.json"
 
 
 def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torch.nn.Parameter]:
@@ -27,6 +28,7 @@ def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torc
         ModelError: a target that matches no module.
     """
     import torch
+    from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
     adaptable = [name for name, part in unet.named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
@@ -48,11 +50,15 @@ def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torc
             use_dora=settings.use_dora,
         )
     )
+    # in the format of a bf16 base, small steps of the optimiser would be rounded away
+    cast_training_params(unet, torch.float32)
     return [parameter for parameter in unet.parameters() if parameter.requires_grad]
 
 
-def save_lora(folder: Path, unet: UNet2DConditionModel, settings: LoraSettings, card: str) -> None:
+def save_lora(folder: Path, unet: UNet2DConditionModel, settings: LoraSettings, card: str, unet_sha256: str) -> None:
     """Writes `pytorch_lora_weights.safetensors`, the configuration as JSON and a model card.
+
+    The configuration names the base by the checksum of its UNet's weights, so that another one is noticed.
 
     Rank, alpha, DoRA and rsLoRA travel in the weights' metadata: without it, loaders take alpha to be the rank.
     """
@@ -65,13 +71,17 @@ def save_lora(folder: Path, unet: UNet2DConditionModel, settings: LoraSettings, 
     layers = {f"unet.{name}": value for name, value in get_peft_model_state_dict(unet).items()}
     # one entry only: safetensors writes several in an order that changes from run to run
     write_safetensors(folder / WEIGHTS, layers, {"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)})
-    write_json(folder / "lora_config.json", settings.model_dump())
-    with write_whole(folder / "README.md") as part:
-        part.write_text(card, encoding="utf-8", newline="\n")
+    write_json(folder / CONFIG, {**settings.model_dump(), "unet_sha256": unet_sha256})
+    write_text(folder / "README.md", card)
 
 
-def attach_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+def attach_lora(pipeline: StableDiffusionPipeline, folder: Path, unet_sha256: str) -> None:
     """Loads an adapter with stock diffusers and merges it into the weights, which makes every UNet call cheaper.
+
+    Args:
+        pipeline: the base.
+        folder: what `save_lora` wrote.
+        unet_sha256: checksum of the UNet's weights, to be the one that the adapter was trained on.
 
     Raises:
         ModelError: the file is missing, damaged or made for another base.
@@ -80,6 +90,7 @@ def attach_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
     if not (folder / WEIGHTS).is_file():
         raise ModelError(folder, f"has no {WEIGHTS}; run the stage train_lora first")
+    _check_base(folder, unet_sha256)
     try:
         pipeline.load_lora_weights(folder, weight_name=WEIGHTS)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -93,6 +104,19 @@ def attach_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
         raise ModelError(folder / WEIGHTS, f"does not fit the base: {len(loaded)} of its {len(held)} tensors find a place")
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
+
+
+def _check_base(folder: Path, unet_sha256: str) -> None:
+    try:
+        trained_on = read_json(folder / CONFIG).get("unet_sha256")
+    except DataError as error:
+        raise ModelError(folder, f"is not a saved LoRA: {error}") from error
+    if trained_on != unet_sha256:
+        raise ModelError(
+            folder,
+            f"was trained on another base: on a UNet with SHA-256 {str(trained_on)[:12]}, and this one has {unet_sha256[:12]}; "
+            "select that base, or run the stage train_lora again",
+        )
 
 
 def _ending(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathsynth.files import shown_path
 from pathsynth.lora import WEIGHTS
-from pathsynth.params import Params
+from pathsynth.params import AnyBase, HubBase, Params
 from pathsynth.prepared import Prepared
 
 _CARD = """\
@@ -26,7 +26,7 @@ Research only. Not for diagnosis. Every image made with it is synthetic.
 ```python
 from diffusers import StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("{base}", safety_checker=None)
+pipeline = StableDiffusionPipeline.from_pretrained({load}, safety_checker=None)
 pipeline.load_lora_weights("models/lora", weight_name="{weights}")
 image = pipeline("{example}").images[0]
 ```
@@ -45,7 +45,8 @@ def model_card(params: Params, prepared: Prepared, prompts: list[str], result: d
     return _CARD.format(
         lora=params.lora_name,
         name=prepared.name,
-        base=shown_path(params.benchmark.base.path),
+        base=_name(params.benchmark.base),
+        load=_arguments(params.benchmark.base),
         images=len(prepared.labels_of("train")),
         size=prepared.image_size,
         prompts=params.lora.prompts,
@@ -55,3 +56,14 @@ def model_card(params: Params, prepared: Prepared, prompts: list[str], result: d
         rows=rows,
         **result,
     )
+
+
+def _name(base: AnyBase) -> str:
+    return f"{base.repo_id} at {base.revision}" if isinstance(base, HubBase) else shown_path(base.path)
+
+
+def _arguments(base: AnyBase) -> str:
+    """What `from_pretrained` is given to load the base."""
+    if not isinstance(base, HubBase):
+        return repr(shown_path(base.path)).replace("'", '"') + (f', variant="{base.variant}"' if base.variant else "")
+    return f'"{base.repo_id}", revision="{base.revision}"' + (f', variant="{base.variant}"' if base.variant else "")

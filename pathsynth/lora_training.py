@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pathsynth.base_model import check_image_size, embed
-from pathsynth.devices import Stream, generator, mix_seed
-from pathsynth.errors import ModelError, TrainingError
+from pathsynth.devices import Stream, dtype, memory_faults, mix_seed
+from pathsynth.errors import TrainingError
+from pathsynth.latents import Latents, encode, latent_shape, shared_folder, views_of
 from pathsynth.lora import add_lora
-from pathsynth.params import LoraSettings, ObjectiveSettings
-from pathsynth.pixels import as_batch
+from pathsynth.lora_draws import Draw, Draws, micro_batches
+from pathsynth.lora_objective import Objective
+from pathsynth.params import LoraSettings
 from pathsynth.prepared import Prepared
+from pathsynth.processes import ALONE, Processes
 from pathsynth.progress import bar
 from pathsynth.schedules import build_schedule
-from pathsynth.snr import min_snr_weights
 
 if TYPE_CHECKING:
     import torch
@@ -29,52 +32,6 @@ if TYPE_CHECKING:
 LOG_EVERY = 10
 
 
-@dataclass(frozen=True)
-class LatentCache:
-    """Posterior of every training image in every view.
-
-    `mean` and `std` are float16 (views, N, C, h, w), `labels` int64 (N,). Latents are drawn anew at every use, as an
-    encoder inside the loop would do.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    labels: torch.Tensor
-
-    def draw(self, chosen: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        """Unscaled latents, float32 (n, C, h, w), of images `chosen`, each in a random view."""
-        import torch
-
-        views = torch.randint(len(self.mean), (len(chosen),), generator=random)
-        mean, std = self.mean[views, chosen].float(), self.std[views, chosen].float()
-        return mean + std * torch.randn(mean.shape, generator=random)
-
-
-def cache_latents(
-    pipeline: StableDiffusionPipeline,
-    images: np.ndarray,
-    labels: np.ndarray,
-    objective: ObjectiveSettings,
-    batch_size: int = 64,
-) -> LatentCache:
-    """Encodes uint8 (N, H, W, 3) images in all views that flips and quarter turns allow."""
-    import torch
-
-    flips, turns = (False, True)[: 1 + objective.flips], range(4 if objective.quarter_turns else 1)
-    views = [(flip, turn) for flip in flips for turn in turns]
-    batches = [(flip, turn, start) for flip, turn in views for start in range(0, len(images), batch_size)]
-    mean: list[torch.Tensor] = []
-    std: list[torch.Tensor] = []
-    with torch.inference_mode():
-        for flip, turn, start in bar(batches, "encoding images"):
-            pixels = as_batch(images[start : start + batch_size], str(pipeline.device), images.shape[1]) * 2 - 1
-            posterior = pipeline.vae.encode((pixels.flip(3) if flip else pixels).rot90(turn, (2, 3))).latent_dist
-            mean.append(posterior.mean.half().cpu())
-            std.append(posterior.std.half().cpu())
-    shape = (len(views), len(images), *mean[0].shape[1:])
-    return LatentCache(torch.cat(mean).reshape(shape).clone(), torch.cat(std).reshape(shape).clone(), torch.from_numpy(labels))
-
-
 def train_lora(
     pipeline: StableDiffusionPipeline,
     prepared: Prepared,
@@ -82,6 +39,8 @@ def train_lora(
     settings: LoraSettings,
     seed: int,
     log: Callable[[int, dict[str, float]], None],
+    scratch: Path,
+    processes: Processes = ALONE,
 ) -> dict[str, float | int]:
     """Adds an adapter to the pipeline's UNet and trains it on the train split.
 
@@ -92,32 +51,23 @@ def train_lora(
         settings: the LoRA configuration.
         seed: global seed.
         log: called with the step (from 1) and the curve's values every few steps.
+        scratch: folder for the latents while they are needed, about 25 kB for a 512 px image of Stable Diffusion 1.5.
+        processes: who shares the work; all of them end with the same weights.
 
     Returns:
         `trainable_parameters`, `images_seen` and `loss`, the mean over the last tenth of the steps.
 
     Raises:
-        TrainingError: the loss is no longer a number, or the device cannot compute in the wanted number format.
+        TrainingError: the loss is no longer a number, the device cannot compute in the wanted number format, or the processes
+            cannot share a step.
         ModelError: the adapter or the image size does not suit the base.
+        MemoryFault: a step does not fit into memory.
     """
-    run = _set_up(pipeline, prepared, prompts, settings, seed)
-    losses: list[float] = []
-    steps = bar(range(settings.training.max_train_steps), "training LoRA")
-    for step in steps:
-        losses.append(run.step(settings.training.gradient_accumulation_steps, settings.optimizer.max_grad_norm))
-        if not math.isfinite(losses[-1]):
-            rate = settings.optimizer.learning_rate
-            raise TrainingError(f"step {step + 1}: the loss is {losses[-1]}; lower optimizer.learning_rate ({rate})")
-        learning_rate = float(run.schedule.get_last_lr()[0])
-        run.schedule.step()
-        if run.average:
-            run.average.step(run.parameters)
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == settings.training.max_train_steps:
-            recent = float(np.mean(losses[-LOG_EVERY:]))
-            steps.set_postfix(loss=f"{recent:.4f}")
-            log(step + 1, {"train/loss": recent, "train/learning_rate": learning_rate})
-    if run.average:
-        run.average.copy_to(run.parameters)
+    check_image_size(pipeline, prepared.image_size)
+    draws = _draws(pipeline, prepared, settings, seed)
+    with shared_folder(scratch, processes) as folder:
+        run = _set_up(pipeline, prepared, prompts, settings, draws, folder, processes)
+        losses = _loop(run, draws, settings, log)
     # a loss tells of the weights before its own step, so the last step shows here alone
     if not all(bool(parameter.isfinite().all()) for parameter in run.parameters):
         raise TrainingError("the last step made weights that are no numbers; lower optimizer.learning_rate")
@@ -140,41 +90,103 @@ class _Run:
     schedule: torch.optim.lr_scheduler.LRScheduler
     average: EMAModel | None
     objective: Objective
-    cache: LatentCache
-    batches: Iterator[torch.Tensor]
+    latents: Latents
+    parts: list[slice]
 
-    def step(self, accumulation: int, max_grad_norm: float) -> float:
-        """One optimiser step over `accumulation` batches; their mean loss."""
-        total = 0.0
-        for _ in range(accumulation):
+    def step(self, draw: Draw, max_grad_norm: float) -> float:
+        """One optimiser step over this process's parts of a draw; the mean loss over the whole draw."""
+        import torch
+
+        losses = []
+        for rows in self.parts:
             with self.accelerator.accumulate(self.unet):
-                loss = self.objective.loss(self.cache, next(self.batches))
+                loss = self.objective.loss(self.latents, draw.part(rows))
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(self.parameters, max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            total += loss.item()
-        return total / accumulation
+            losses.append(loss.detach())
+        return self.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+
+
+def _loop(run: _Run, draws: Draws, settings: LoraSettings, log: Callable[[int, dict[str, float]], None]) -> list[float]:
+    """All optimiser steps; their losses."""
+    losses: list[float] = []
+    training = settings.training
+    remedy = (
+        f"lower training.train_batch_size ({training.train_batch_size}) and raise gradient_accumulation_steps "
+        f"({training.gradient_accumulation_steps}) by the same factor, which trains the same; "
+        "or set gradient_checkpointing: true, or mixed_precision and weight_dtype: bf16"
+    )
+    steps = bar(draws, "training LoRA", training.max_train_steps)
+    for step, draw in enumerate(steps, start=1):
+        with memory_faults(remedy):
+            losses.append(run.step(draw, settings.optimizer.max_grad_norm))
+        if not math.isfinite(losses[-1]):
+            rate = settings.optimizer.learning_rate
+            raise TrainingError(f"step {step}: the loss is {losses[-1]}; lower optimizer.learning_rate ({rate})")
+        learning_rate = float(run.schedule.get_last_lr()[0])
+        run.schedule.step()
+        if run.average:
+            run.average.step(run.parameters)
+        if step % LOG_EVERY == 0 or step == training.max_train_steps:
+            recent = float(np.mean(losses[-LOG_EVERY:]))
+            steps.set_postfix(loss=f"{recent:.4f}")
+            log(step, {"train/loss": recent, "train/learning_rate": learning_rate})
+    if run.average:
+        run.average.copy_to(run.parameters)
+    return losses
+
+
+def _draws(pipeline: StableDiffusionPipeline, prepared: Prepared, settings: LoraSettings, seed: int) -> Draws:
+    return Draws(
+        settings=settings,
+        seed=seed,
+        images=prepared.counts["train"],
+        views=len(views_of(settings.objective)),
+        shape=latent_shape(pipeline, prepared.image_size),
+        timesteps=pipeline.scheduler.config.num_train_timesteps,
+    )
 
 
 def _set_up(
-    pipeline: StableDiffusionPipeline, prepared: Prepared, prompts: list[str], settings: LoraSettings, seed: int
+    pipeline: StableDiffusionPipeline,
+    prepared: Prepared,
+    prompts: list[str],
+    settings: LoraSettings,
+    draws: Draws,
+    folder: Path,
+    processes: Processes,
 ) -> _Run:
-    """Adds the adapter, computes latents and embeddings, and sends the parts that are done with to the CPU."""
+    """Computes latents and embeddings, sends the parts that are done with to the CPU, and adds the adapter."""
     import torch
 
-    check_image_size(pipeline, prepared.image_size)
-    torch.manual_seed(mix_seed(Stream.LORA_WEIGHTS, seed))
-    accelerator = _accelerator(settings)
+    training, objective = settings.training, settings.objective
+    parts = micro_batches(training.train_batch_size, training.gradient_accumulation_steps, processes.index, processes.count)
+    accelerator = _accelerator(training.mixed_precision, len(parts))
+    torch.manual_seed(mix_seed(Stream.LORA_WEIGHTS, draws.seed))
+    pipeline.unet.to(dtype(training.weight_dtype))
     parameters = add_lora(pipeline.unet, settings.adapter)
-    cache = cache_latents(pipeline, prepared.images("train"), prepared.labels_of("train"), settings.objective)
+    if training.gradient_checkpointing:
+        pipeline.unet.enable_gradient_checkpointing()
+    latents = encode(
+        pipeline,
+        prepared.images("train"),
+        prepared.labels_of("train"),
+        views_of(objective),
+        draws.wanted(),
+        objective.rotation_degrees,
+        draws.seed,
+        folder,
+        processes,
+    )
     embeddings = embed(pipeline, [*prompts, ""])
     pipeline.vae.to("cpu")
     pipeline.text_encoder.to("cpu")
     o = settings.optimizer
     optimizer = torch.optim.AdamW(parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay)
-    schedule = build_schedule(optimizer, settings.schedule, settings.training.max_train_steps)
+    schedule = build_schedule(optimizer, settings.schedule, training.max_train_steps)
     unet, optimizer = accelerator.prepare(pipeline.unet, optimizer)
     unet.train()
     return _Run(
@@ -183,89 +195,25 @@ def _set_up(
         parameters=parameters,
         optimizer=optimizer,
         schedule=schedule,
-        average=_average(parameters, settings.objective.ema_decay),
-        objective=Objective(pipeline, unet, embeddings, settings.objective, generator(Stream.LORA_NOISE, seed)),
-        cache=cache,
-        batches=shuffled_batches(len(cache.labels), settings.training.train_batch_size, generator(Stream.LORA_BATCHES, seed)),
+        average=_average(parameters, objective.ema_decay),
+        objective=Objective(pipeline, unet, embeddings, objective.snr_gamma),
+        latents=latents,
+        parts=parts,
     )
 
 
-class Objective:
-    """The denoising loss of Ho et al. 2020 on latents, for epsilon- and v-prediction bases, with its variations."""
-
-    def __init__(self, pipeline, unet, embeddings: torch.Tensor, settings: ObjectiveSettings, random: torch.Generator):
-        from diffusers import DDPMScheduler
-
-        self.noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.unet, self.embeddings, self.settings, self.random = unet, embeddings, settings, random
-        self.scaling_factor = pipeline.vae.config.scaling_factor
-        self.device = pipeline.unet.device
-        if self.noise_scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-            raise ModelError(
-                "scheduler", f"prediction_type {self.noise_scheduler.config.prediction_type!r} is not epsilon or v_prediction"
-            )
-
-    def loss(self, cache: LatentCache, chosen: torch.Tensor) -> torch.Tensor:
-        """The mean loss of images `chosen`, int64 (n,)."""
-        import torch
-
-        clean = (cache.draw(chosen, self.random) * self.scaling_factor).to(self.device, memory_format=torch.channels_last)
-        noise = self._noise(clean.shape).to(self.device)
-        steps = self.noise_scheduler.config.num_train_timesteps
-        timesteps = torch.randint(steps, (len(clean),), generator=self.random).to(self.device)
-        hidden = self.embeddings[self._texts(cache.labels[chosen])].to(self.device)
-        noisy = self.noise_scheduler.add_noise(clean, noise, timesteps)
-        predicted = self.unet(noisy, timesteps, encoder_hidden_states=hidden).sample
-        velocity = self.noise_scheduler.config.prediction_type == "v_prediction"
-        target = self.noise_scheduler.get_velocity(clean, noise, timesteps) if velocity else noise
-        losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-        return (losses * self._weights(timesteps, velocity)).mean()
-
-    def _texts(self, labels: torch.Tensor) -> torch.Tensor:
-        """Rows of the embeddings: the tissue's prompt, or now and then the empty one, which comes last."""
-        import torch
-
-        dropped = torch.rand(len(labels), generator=self.random) < self.settings.caption_dropout
-        return torch.where(dropped, len(self.embeddings) - 1, labels)
-
-    def _noise(self, shape: torch.Size) -> torch.Tensor:
-        """Unit noise, and with an offset one more draw per channel, so that overall colour is learnt (Guttenberg 2023)."""
-        import torch
-
-        noise = torch.randn(shape, generator=self.random)
-        if self.settings.noise_offset:
-            noise = noise + self.settings.noise_offset * torch.randn(*shape[:2], 1, 1, generator=self.random)
-        return noise
-
-    def _weights(self, timesteps: torch.Tensor, velocity: bool) -> torch.Tensor:
-        """Min-SNR weights, or ones."""
-        if self.settings.snr_gamma is None:
-            return timesteps.new_ones(len(timesteps)).float()
-        return min_snr_weights(self.noise_scheduler, timesteps, self.settings.snr_gamma, velocity)
-
-
-def shuffled_batches(count: int, batch_size: int, random: torch.Generator) -> Iterator[torch.Tensor]:
-    """Endless batches of indices: each epoch is a new permutation, and batches run on across epochs."""
+def _accelerator(mixed_precision: str, accumulation: int) -> Accelerator:
     import torch
-
-    order = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(order) < batch_size:
-            order = torch.cat([order, torch.randperm(count, generator=random)])
-        yield order[:batch_size]
-        order = order[batch_size:]
-
-
-def _accelerator(settings: LoraSettings) -> Accelerator:
     from accelerate import Accelerator
 
     try:
         return Accelerator(
-            mixed_precision=settings.training.mixed_precision,
-            gradient_accumulation_steps=settings.training.gradient_accumulation_steps,
+            cpu=not torch.cuda.is_available(),
+            mixed_precision=mixed_precision,
+            gradient_accumulation_steps=accumulation,
         )
     except ValueError as error:
-        raise TrainingError(f"training.mixed_precision: {settings.training.mixed_precision!r}: {error}") from error
+        raise TrainingError(f"training.mixed_precision: {mixed_precision!r}: {error}") from error
 
 
 def _average(parameters: list[torch.nn.Parameter], decay: float | None) -> EMAModel | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pathsynth import labels
 from pathsynth.errors import ParamsError, one_line
@@ -22,6 +22,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 MixedPrecision = Literal["no", "bf16", "fp16"]
+WeightDtype = Literal["fp32", "bf16", "fp16"]
+Variant = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -34,7 +37,40 @@ class Section(BaseModel):
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-class PhantomDataset(Section):
+class Dataset(Section):
+    """What every source of images has.
+
+    `labels` is the name of a MedMNIST set, whose words are taken, or a list of words; `channels` is 3, or 1 for grey images;
+    the prepared images are `image_size` pixels wide and high.
+    """
+
+    labels: str | list[str]
+    channels: Literal[1, 3]
+    image_size: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_exist(cls, value: Any) -> Any:
+        labels.resolve(value)
+        return value
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels in words, in the order of their numbers."""
+        return labels.resolve(self.labels)
+
+    @property
+    def slugs(self) -> tuple[str, ...]:
+        """The labels in snake_case, in the order of their numbers."""
+        return tuple(labels.slug(label) for label in self.label_names)
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether the images only stand in for medical ones."""
+        return False
+
+
+class PhantomDataset(Dataset):
     """Tissue phantoms drawn from the seed; see `pathsynth.phantom`."""
 
     source: Literal["phantom"]
@@ -43,13 +79,19 @@ class PhantomDataset(Section):
     val_per_tissue: PositiveInt
     test_per_tissue: PositiveInt
 
+    @model_validator(mode="after")
+    def _what_can_be_drawn(self) -> Self:
+        if self.label_names != labels.PATHMNIST or self.channels != 3:
+            raise ValueError("phantoms exist of the tissues of pathmnist, in 3 channels, and of nothing else")
+        return self
+
     @property
     def stand_in(self) -> bool:
         """Whether the images only stand in for medical ones."""
         return True
 
 
-class FileDataset(Section):
+class FileDataset(Dataset):
     """A local archive in MedMNIST's format; its images are resized to `image_size`.
 
     `path` is relative to the folder of the parameter file; `md5` (or null) is checked, and is how a changed file under the
@@ -57,20 +99,56 @@ class FileDataset(Section):
     """
 
     source: Literal["medmnist_file"]
-    image_size: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
     path: Annotated[str, Field(min_length=1)]
     md5: Md5 | None
 
-    @property
-    def stand_in(self) -> bool:
-        """Whether the images only stand in for medical ones."""
-        return False
+
+class MedmnistDataset(Dataset):
+    """A MedMNIST set, fetched unless it is there already, and checked by MD5.
+
+    `flag` is MedMNIST's name of the set and `archive_size` the side of its images in pixels; `root` is the folder that keeps
+    the archive, relative to the parameter file's, where `~` is the user's home. MedMNIST's own is `~/.medmnist`.
+    """
+
+    source: Literal["medmnist"]
+    flag: str
+    archive_size: Literal[28, 64, 128, 224]
+    root: Annotated[str, Field(min_length=1)]
+
+    @field_validator("flag")
+    @classmethod
+    def _flag_exists(cls, value: str) -> str:
+        labels.of_set(value)
+        return value
 
 
-class BaseModelSettings(Section):
-    """The pretrained Stable Diffusion: a local folder in diffusers' layout, relative to the parameter file."""
+AnyDataset = PhantomDataset | FileDataset | MedmnistDataset
 
+
+class LocalBase(Section):
+    """The pretrained Stable Diffusion in a local folder in diffusers' layout, relative to the parameter file.
+
+    `variant` is part of the names of its weights, such as `fp16`, or null.
+    """
+
+    source: Literal["local"]
     path: Annotated[str, Field(min_length=1)]
+    variant: Variant | None
+
+
+class HubBase(Section):
+    """The pretrained Stable Diffusion as a repository of the Hugging Face hub, pinned to a commit.
+
+    A branch may change under the same name, and the scores with it, so `revision` is a commit's 40 hexadecimal digits.
+    """
+
+    source: Literal["hub"]
+    repo_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    variant: Variant | None
+
+
+AnyBase = LocalBase | HubBase
 
 
 class Augmentation(Section):
@@ -86,15 +164,19 @@ class Augmentation(Section):
 class ClassifierSettings(Section):
     """One classifier, gate or judge.
 
-    `architecture` is a torchvision model name, `stem: small` (ResNets only) is a 3x3 convolution without pooling,
-    `weights` is `imagenet` or `none`; `seed` is mixed with the global one so that gate and judge are trained apart.
+    `architecture` is a torchvision model name, `stem: small` (ResNets only) is a 3x3 convolution without pooling. `weights` is
+    `none`, `imagenet` for torchvision's own, or a local file of such weights, relative to the parameter file; its checksum is
+    compared with `weights_sha256`, whole or its first digits, or null. `checkpoint` is the epoch that is kept, the `best` by
+    val or the `last`; `seed` is mixed with the global one so that gate and judge are trained apart.
     """
 
     architecture: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
-    weights: Literal["none", "imagenet"]
+    weights: Annotated[str, Field(pattern=r"^(none|imagenet|.+\.(pth|safetensors))$")]
+    weights_sha256: Sha256 | None
     stem: Literal["standard", "small"]
     input_size: Annotated[int, Field(ge=16, le=512)]
     epochs: PositiveInt
+    checkpoint: Literal["best", "last"]
     batch_size: Annotated[int, Field(ge=2)]
     learning_rate: Positive
     weight_decay: NonNegative
@@ -108,6 +190,12 @@ class ClassifierSettings(Section):
     def _stem_fits(self) -> Self:
         if self.stem == "small" and not self.architecture.startswith("resnet"):
             raise ValueError(f"stem: 'small' is for ResNets, and architecture is {self.architecture!r}; allowed: 'standard'")
+        return self
+
+    @model_validator(mode="after")
+    def _checksum_of_a_file(self) -> Self:
+        if self.weights_sha256 and self.weights in ("none", "imagenet"):
+            raise ValueError(f"weights_sha256: is for a file, and weights is {self.weights!r}; allowed: null")
         return self
 
 
@@ -133,26 +221,18 @@ class Prompts(Section):
     described: dict[str, Annotated[str, Field(min_length=1)]]
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _template_fits(self) -> Self:
         if "{label}" not in self.plain:
             raise ValueError("plain: the template must contain {label}")
-        wrong = set(self.described) ^ set(labels.SLUGS)
-        if wrong:
-            raise ValueError(f"described: needs one sentence for each of {', '.join(labels.SLUGS)}; differs in {sorted(wrong)}")
         return self
-
-    def texts(self, name: str) -> list[str]:
-        """The prompt of every tissue, in the order of labels, from set `plain` or `described`."""
-        if name == "plain":
-            return [self.plain.replace("{label}", label) for label in labels.PATHMNIST]
-        return [self.described[slug] for slug in labels.SLUGS]
 
 
 class GenerationSettings(Section):
     """Sampling and filtering.
 
     `images_per_tissue` slots are wanted of each tissue, each gets at most `max_attempts` tries; the stage fails when any
-    tissue has less than `quota` of its slots filled. `scheduler` is the name of a diffusers scheduler class.
+    tissue has less than `quota` of its slots filled. `scheduler` is the name of a diffusers scheduler class, `weight_dtype` the
+    number format of all weights.
     """
 
     images_per_tissue: PositiveInt
@@ -164,6 +244,7 @@ class GenerationSettings(Section):
     negative_prompt: str
     batch_size: PositiveInt
     mixed_precision: MixedPrecision
+    weight_dtype: WeightDtype
 
 
 class EvaluationSettings(Section):
@@ -175,12 +256,25 @@ class EvaluationSettings(Section):
 class Benchmark(Section):
     """One benchmark: where images and base come from, who judges, how images are made."""
 
-    dataset: Annotated[PhantomDataset | FileDataset, Field(discriminator="source")]
-    base: BaseModelSettings
+    dataset: Annotated[AnyDataset, Field(discriminator="source")]
+    base: Annotated[AnyBase, Field(discriminator="source")]
     classifiers: Classifiers
     prompts: Prompts
     generation: GenerationSettings
     evaluation: EvaluationSettings
+
+    @model_validator(mode="after")
+    def _sentences_fit(self) -> Self:
+        slugs = self.dataset.slugs
+        if wrong := sorted(set(self.prompts.described) ^ set(slugs)):
+            raise ValueError(f"prompts.described: needs one sentence for each of {', '.join(slugs)}; differs in {wrong}")
+        return self
+
+    def texts(self, name: str) -> list[str]:
+        """The prompt of every tissue, in the order of labels, from prompt set `plain` or `described`."""
+        if name == "plain":
+            return [self.prompts.plain.replace("{label}", label) for label in self.dataset.label_names]
+        return [self.prompts.described[slug] for slug in self.dataset.slugs]
 
 
 class AdapterSettings(Section):
@@ -223,22 +317,38 @@ class ScheduleSettings(Section):
 
 
 class TrainingSettings(Section):
-    """How much is trained: optimiser steps of `train_batch_size` x `gradient_accumulation_steps` images."""
+    """How much is trained: optimiser steps of `train_batch_size` x `gradient_accumulation_steps` images.
+
+    That is on all processes together, so that the result does not depend on their number. `weight_dtype` is the number format of
+    the frozen weights; the adapter's are always float32.
+    """
 
     max_train_steps: PositiveInt
     train_batch_size: PositiveInt
     gradient_accumulation_steps: PositiveInt
     mixed_precision: MixedPrecision
+    weight_dtype: WeightDtype
+    gradient_checkpointing: bool
+
+    @model_validator(mode="after")
+    def _formats_fit(self) -> Self:
+        if self.weight_dtype != "fp32" and self.mixed_precision != self.weight_dtype:
+            raise ValueError(f"weight_dtype: {self.weight_dtype!r} needs mixed_precision: {self.weight_dtype}; or use 'fp32'")
+        return self
 
 
 class ObjectiveSettings(Section):
-    """What is learnt from: noise offset, min-SNR gamma or null, dropped captions, views of each image, EMA decay or null."""
+    """What is learnt from: noise offset, min-SNR gamma or null, dropped captions, views of each image, EMA decay or null.
+
+    `rotation_degrees` turns images by a random angle within plus and minus that; what comes into the corners is black.
+    """
 
     noise_offset: NonNegative
     snr_gamma: Positive | None
     caption_dropout: ShareBelowOne
     flips: bool
     quarter_turns: bool
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
 
 
@@ -262,9 +372,10 @@ class LoraSettings(Section):
 
 
 class Params(Section):
-    """What the two selectors select."""
+    """What the two selectors select, and on how many processes of this machine LoRA training and generation run."""
 
     seed: NonNegativeInt
+    processes: PositiveInt
     benchmark_name: str
     lora_name: str
     benchmark: Benchmark
@@ -278,7 +389,7 @@ def load_params(path: Path) -> Params:
         ParamsError: one line: file, key, value, what is allowed.
     """
     tree = read_yaml(path)
-    expected = ["seed", "benchmark", "lora", "benchmarks", "loras"]
+    expected = ["seed", "processes", "benchmark", "lora", "benchmarks", "loras"]
     for key in [*tree, *expected]:
         if key not in expected:
             raise ParamsError(path, key, f"unknown key; allowed: {', '.join(expected)}")
@@ -287,7 +398,8 @@ def load_params(path: Path) -> Params:
     benchmark = _select(path, tree, "benchmark", "benchmarks")
     lora = _select(path, tree, "lora", "loras")
     return Params(
-        seed=_seed(path, tree["seed"]),
+        seed=_whole(path, "seed", tree["seed"], 0, 2**32 - 1),
+        processes=_whole(path, "processes", tree["processes"], 1, 1024),
         benchmark_name=tree["benchmark"],
         lora_name=tree["lora"],
         benchmark=validate(path, f"benchmarks.{tree['benchmark']}", Benchmark, benchmark),
@@ -296,8 +408,8 @@ def load_params(path: Path) -> Params:
 
 
 def beside(params_path: Path, path: str) -> Path:
-    """A path of the parameter file, which is relative to that file's folder."""
-    return params_path.parent / path
+    """A path of the parameter file, which is relative to that file's folder; `~` is the user's home."""
+    return params_path.parent / Path(path).expanduser()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -323,7 +435,7 @@ def validate(path: object, key: str, section: type[AnySection], value: object) -
     except ValidationError as error:
         first = error.errors()[0]
         # a discriminated union puts its tag into the location, where the file has no key
-        tags = {"phantom", "medmnist_file"}
+        tags = {"phantom", "medmnist_file", "medmnist", "local", "hub"}
         where = ".".join([key, *(str(part) for part in first["loc"] if part not in tags)])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ParamsError(path, where, _fault(section, first) + more) from error
@@ -371,7 +483,7 @@ def _select(path: Path, tree: dict[str, Any], selector: str, table: str) -> obje
     return entries[name]
 
 
-def _seed(path: Path, seed: object) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ParamsError(path, "seed", f"{seed!r}: must be a whole number from 0 to 2^32 - 1")
-    return seed
+def _whole(path: Path, key: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ParamsError(path, key, f"{value!r}: must be a whole number from {least} to {most}")
+    return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pathsynth.archives import SPLITS, Split, check_splits
+from pathsynth.archives import SPLITS, Images, Split, as_colour, check_splits, pieces, rows_per_piece
 from pathsynth.errors import DataError
-from pathsynth.files import json_text, read_json, read_npy, write_npy, write_whole
+from pathsynth.files import json_text, read_json, read_npy, write_npy, write_npy_in_pieces, write_whole
 from pathsynth.labels import slug
+from pathsynth.progress import bar
 
 CARD = "card.json"
 
@@ -30,6 +31,7 @@ class Prepared:
         labels: names of the tissues, in the order of their numbers.
         slugs: the same in snake_case.
         image_size: side of the images in pixels.
+        channels: 3, or 1 where the images are grey.
         source: where the images are from, as in params.yaml.
         stand_in: whether they only stand in for medical images, as phantoms do.
         counts: number of images in each split.
@@ -40,6 +42,7 @@ class Prepared:
     labels: tuple[str, ...]
     slugs: tuple[str, ...]
     image_size: int
+    channels: int
     source: dict[str, Any]
     stand_in: bool
     counts: dict[str, int]
@@ -47,13 +50,15 @@ class Prepared:
     def images(self, split: str) -> np.ndarray:
         """Images of "train", "val" or "test", uint8 (N, image_size, image_size, 3), read-only and mapped from disk.
 
+        Grey images are stored with one channel and shown with three that are equal, at no cost in memory.
+
         Raises:
             DataError: if the file is missing, damaged or not what the card says.
         """
         path = _images_path(self.folder, split)
         images = read_npy(path)
-        _expect(path, images, (self.counts[split], self.image_size, self.image_size, 3))
-        return images
+        _expect(path, images, _shape(self.counts[split], self.image_size, self.channels))
+        return as_colour(images)
 
     def labels_of(self, split: str) -> np.ndarray:
         """Labels of "train", "val" or "test", int64 (N,).
@@ -70,19 +75,27 @@ class Prepared:
 
 
 def write_prepared(
-    folder: str | Path, name: str, labels: Sequence[str], splits: dict[str, Split], source: dict[str, Any], size: int
+    folder: str | Path,
+    name: str,
+    labels: Sequence[str],
+    splits: dict[str, Split],
+    source: dict[str, Any],
+    size: int,
+    channels: int = 3,
 ) -> None:
     """Writes a data set in the prepared layout, resized with PIL's bicubic filter where its images have another size.
 
-    All files are written before the first one takes its place, the card last.
+    Images go from source to file in pieces of some megabytes, so that no data set is too large for memory. All files are
+    written before the first one takes its place, the card last.
 
     Args:
         folder: where the files go.
         name: name of the benchmark.
         labels: names of the tissues, in the order of their numbers.
-        splits: for "train", "val" and "test" images, uint8 (N, H, H, 3), and labels, uint8 (N,).
+        splits: for "train", "val" and "test" images, uint8 (N, H, H, 3) or for grey ones (N, H, H), and labels, uint8 (N,).
         source: where the images are from, for the card.
         size: side of the prepared images in pixels.
+        channels: 3 for colour images, 1 for grey ones.
 
     Raises:
         DataError: if a split is missing or not in this form, or a file cannot be written.
@@ -91,16 +104,22 @@ def write_prepared(
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise DataError(folder, f"no split {', '.join(missing)}")
-    check_splits(folder, splits, len(labels))
-    resized = {split: (_resize(splits[split][0], size), splits[split][1]) for split in SPLITS}
-    card = _card(name, labels, resized, source, size)
+    check_splits(folder, splits, len(labels), channels)
+    described = {}
     with ExitStack() as stack:
         # Entered first, so that it is the last to take its place.
-        part = stack.enter_context(write_whole(folder / CARD))
-        part.write_text(json_text(folder / CARD, card), encoding="utf-8", newline="\n")
-        for split, (images, numbers) in resized.items():
-            write_npy(stack.enter_context(write_whole(_images_path(folder, split))), images)
+        card = stack.enter_context(write_whole(folder / CARD))
+        for split in SPLITS:
+            images, numbers = splits[split]
+            checksum = hashlib.sha256()
+            shape = _shape(len(images), size, channels)
+            part = stack.enter_context(write_whole(_images_path(folder, split)))
+            write_npy_in_pieces(part, shape, np.dtype(np.uint8), _watched(images, size, split, checksum))
             write_npy(stack.enter_context(write_whole(_labels_path(folder, split))), numbers)
+            checksum.update(np.ascontiguousarray(numbers).data)
+            described[split] = _split_card(labels, numbers, checksum.hexdigest())
+        content = _card(name, labels, described, source, size, channels)
+        card.write_text(json_text(folder / CARD, content), encoding="utf-8", newline="\n")
 
 
 def open_prepared(folder: str | Path) -> Prepared:
@@ -118,6 +137,7 @@ def open_prepared(folder: str | Path) -> Prepared:
             labels=tuple(str(label) for label in card["labels"]),
             slugs=tuple(card["slugs"]),
             image_size=int(card["image_size"]),
+            channels=int(card["channels"]),
             source=dict(card["source"]),
             stand_in=bool(card["source"].get("stand_in", False)),
             counts={split: int(card["splits"][split]["images"]) for split in SPLITS},
@@ -134,36 +154,47 @@ def open_prepared(folder: str | Path) -> Prepared:
     return prepared
 
 
-def _card(name: str, labels: Sequence[str], splits: dict[str, Split], source: dict[str, Any], size: int) -> dict[str, Any]:
-    slugs = [slug(label) for label in labels]
-    described = {}
-    for split, (images, numbers) in splits.items():
-        counts = np.bincount(numbers, minlength=len(labels)).tolist()
-        checksum = hashlib.sha256(np.ascontiguousarray(images).data)
-        checksum.update(np.ascontiguousarray(numbers).data)
-        described[split] = {
-            "images": len(images),
-            "per_tissue": dict(zip(slugs, counts, strict=True)),
-            "sha256": checksum.hexdigest(),
-        }
+def _card(
+    name: str, labels: Sequence[str], splits: dict[str, dict], source: dict[str, Any], size: int, channels: int
+) -> dict[str, Any]:
     return {
         "name": name,
         "labels": list(labels),
-        "slugs": slugs,
+        "slugs": [slug(label) for label in labels],
         "image_size": size,
+        "channels": channels,
         "source": source,
-        "splits": described,
+        "splits": splits,
     }
 
 
+def _split_card(labels: Sequence[str], numbers: np.ndarray, sha256: str) -> dict[str, Any]:
+    counts = np.bincount(numbers, minlength=len(labels)).tolist()
+    per_tissue = dict(zip([slug(label) for label in labels], counts, strict=True))
+    return {"images": len(numbers), "per_tissue": per_tissue, "sha256": sha256}
+
+
+def _watched(images: Images, size: int, split: str, checksum: Any) -> Iterator[np.ndarray]:
+    """The images in pieces and in the wanted size, added to the checksum; with a bar where there is more than one piece."""
+    total = -(-len(images) // rows_per_piece(images))
+    for piece in bar(pieces(images), f"preparing {split}", total, hidden=total == 1):
+        resized = np.ascontiguousarray(_resize(piece, size))
+        checksum.update(resized.data)
+        yield resized
+
+
 def _resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Images uint8 (N, H, H, 3) as uint8 (N, size, size, 3)."""
+    """Images uint8 (N, H, H) or (N, H, H, 3) in another size."""
     if images.shape[1] == size:
         return images
-    resized = np.empty((len(images), size, size, 3), np.uint8)
+    resized = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
     for i, image in enumerate(images):
         resized[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
     return resized
+
+
+def _shape(count: int, size: int, channels: int) -> tuple[int, ...]:
+    return (count, size, size, 3) if channels == 3 else (count, size, size)
 
 
 def _expect(path: Path, array: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -136,9 +136,7 @@ def write_report(path: Path, content: ReportInput) -> None:
     Raises:
         DataError: when the file cannot be written.
     """
-    text = render_report(content)
-    with files.write_whole(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+    files.write_text(path, render_report(content))
 
 
 def _scored_sets(evaluation: Mapping[str, Any]) -> list[dict]:

@@ -2,15 +2,15 @@
 
 import click
 
-from pathsynth import labels
-from pathsynth.base_model import load_base
+from pathsynth.base_model import load_base, locate_base, unet_sha256
 from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.files import write_json
 from pathsynth.generation import Sampler, check_quota, generate_filtered, generation_metrics, save_generated
 from pathsynth.lora import attach_lora
-from pathsynth.params import beside, load_params
+from pathsynth.params import load_params
+from pathsynth.processes import join, run_on
 
 
 @click.command()
@@ -23,22 +23,31 @@ from pathsynth.params import beside, load_params
 def main(params_path, lora, gate, out, metrics):
     """Fills the wanted number of images of every tissue, as far as the limit of attempts allows."""
     params = load_params(params_path)
-    settings, size = params.benchmark.generation, params.benchmark.dataset.image_size
-    classifier = load_classifier(gate, pick_device(), labels.SLUGS)
-    pipeline = load_base(beside(params_path, params.benchmark.base.path), pick_device())
-    attach_lora(pipeline, lora)
+    if run_on(params.processes):
+        return
+    processes = join()
+    settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
+    classifier = load_classifier(gate, pick_device(), dataset.slugs)
+    folder = locate_base(base, params_path.parent)
+    pipeline = load_base(folder, pick_device(), base.variant)
+    attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
+    prompts = params.benchmark.texts(params.lora.prompts)
+    sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
     result = generate_filtered(
-        draw=Sampler(pipeline, params.benchmark.prompts.texts(params.lora.prompts), settings, params.seed, size),
+        draw=sampler,
         gate=classifier.probabilities,
-        tissues=len(labels.SLUGS),
+        tissues=len(dataset.slugs),
         images_per_tissue=settings.images_per_tissue,
         max_attempts=settings.max_attempts,
-        batch_size=settings.batch_size,
+        batch_size=sampler.batch_size,
         seed=params.seed,
+        processes=processes,
     )
-    table = result.table(labels.SLUGS)
-    save_generated(out, result, table, size)
-    counts = generation_metrics(table, labels.SLUGS, settings.images_per_tissue)
+    if not processes.main:
+        return
+    table = result.table(dataset.slugs)
+    save_generated(out, result, table, dataset.image_size, dataset.channels)
+    counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
     write_json(metrics, counts)
     check_quota(counts, settings.images_per_tissue, settings.quota)
 

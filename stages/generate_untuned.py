@@ -2,13 +2,13 @@
 
 import click
 
-from pathsynth import labels
 from pathsynth.archives import write_archive
-from pathsynth.base_model import load_base
+from pathsynth.base_model import load_base, locate_base
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.generation import Sampler, first_attempts
-from pathsynth.params import beside, load_params
+from pathsynth.params import load_params
+from pathsynth.processes import join, run_on
 
 
 @click.command()
@@ -19,11 +19,17 @@ from pathsynth.params import beside, load_params
 def main(params_path, prompts, out):
     """Draws one image for every slot with the seeds of the LoRAs' first attempts."""
     params = load_params(params_path)
-    settings, size = params.benchmark.generation, params.benchmark.dataset.image_size
-    pipeline = load_base(beside(params_path, params.benchmark.base.path), pick_device())
-    sampler = Sampler(pipeline, params.benchmark.prompts.texts(prompts), settings, params.seed, size)
-    attempts = first_attempts(len(labels.SLUGS), settings.images_per_tissue)
-    write_archive(out / "raw.npz", sampler.draw_all(attempts), [attempt.tissue for attempt in attempts])
+    if run_on(params.processes):
+        return
+    processes = join()
+    settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
+    pipeline = load_base(locate_base(base, params_path.parent), pick_device(), base.variant)
+    texts = params.benchmark.texts(prompts)
+    sampler = Sampler(pipeline, texts, settings, params.seed, dataset.image_size, dataset.channels)
+    attempts = first_attempts(len(dataset.slugs), settings.images_per_tissue)
+    images = sampler.draw_all(attempts, processes)
+    if processes.main:
+        write_archive(out / "raw.npz", images, [attempt.tissue for attempt in attempts], dataset.channels)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import click
 
-from pathsynth import labels
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.params import load_params
 from pathsynth.prepared import write_prepared
@@ -18,14 +17,10 @@ def main(params_path, out):
     """Draws or reads the selected data set and writes it in the prepared layout."""
     params = load_params(params_path)
     dataset = params.benchmark.dataset
-    splits = load_source(
-        dataset,
-        labels.PATHMNIST,
-        params.seed,
-        lambda images: bar(images, "drawing images"),
-        folder=params_path.parent,
+    splits = load_source(dataset, params.seed, lambda images: bar(images, "drawing images"), folder=params_path.parent)
+    write_prepared(
+        out, params.benchmark_name, dataset.label_names, splits, describe(dataset), dataset.image_size, dataset.channels
     )
-    write_prepared(out, params.benchmark_name, labels.PATHMNIST, splits, describe(dataset), dataset.image_size)
     counts = ", ".join(f"{split} {len(images)}" for split, (images, _) in splits.items())
     click.echo(f"{params.benchmark_name}: {counts} images of {dataset.image_size} px in {out}")
 

@@ -21,11 +21,12 @@ from pathsynth.prepared import open_prepared
 @click.option("--curves", type=FOLDER, required=True, help="Folder for DVCLive's curves.")
 @reports_errors
 def main(params_path, role, prepared, out, metrics, curves):
-    """Trains a classifier on data/prepared; its best epoch by val is saved, and scored once on test."""
+    """Trains a classifier on data/prepared; the epoch that is kept is saved, and scored once on test."""
     params = load_params(params_path)
     settings = getattr(params.benchmark.classifiers, role)
     with Curves(curves) as log:
-        classifier, scores = train_classifier(open_prepared(prepared), settings, params.seed, pick_device(), log)
+        data, folder = open_prepared(prepared), params_path.parent
+        classifier, scores = train_classifier(data, settings, params.seed, pick_device(), log, folder)
     save_classifier(out, classifier)
     write_json(metrics, scores)
 

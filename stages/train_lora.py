@@ -2,7 +2,7 @@
 
 import click
 
-from pathsynth.base_model import load_base
+from pathsynth.base_model import load_base, locate_base, unet_sha256
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.curves import Curves
 from pathsynth.devices import pick_device
@@ -10,8 +10,9 @@ from pathsynth.files import write_json
 from pathsynth.lora import save_lora
 from pathsynth.lora_card import model_card
 from pathsynth.lora_training import train_lora
-from pathsynth.params import beside, load_params
+from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
+from pathsynth.processes import join, run_on
 
 
 @click.command()
@@ -20,17 +21,23 @@ from pathsynth.prepared import open_prepared
 @click.option("--out", type=FOLDER, required=True, help="Folder for the adapter.")
 @click.option("--metrics", type=FILE, required=True, help="JSON file for loss and size.")
 @click.option("--curves", type=FOLDER, required=True, help="Folder for DVCLive's curves.")
+@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
 @reports_errors
-def main(params_path, prepared, out, metrics, curves):
+def main(params_path, prepared, out, metrics, curves, scratch):
     """Trains the selected LoRA on the train split of data/prepared."""
-    params = load_params(params_path)
-    prompts = params.benchmark.prompts.texts(params.lora.prompts)
-    data = open_prepared(prepared)
-    pipeline = load_base(beside(params_path, params.benchmark.base.path), pick_device())
-    with Curves(curves) as log:
-        result = train_lora(pipeline, data, prompts, params.lora, params.seed, log)
-    save_lora(out, pipeline.unet, params.lora, model_card(params, data, prompts, result))
-    write_json(metrics, result)
+    params, data = load_params(params_path), open_prepared(prepared)
+    if run_on(params.processes):
+        return
+    processes = join()
+    base, prompts = params.benchmark.base, params.benchmark.texts(params.lora.prompts)
+    folder = locate_base(base, params_path.parent)
+    pipeline = load_base(folder, pick_device(), base.variant)
+    with Curves(curves, silent=not processes.main) as log:
+        result = train_lora(pipeline, data, prompts, params.lora, params.seed, log, scratch, processes)
+    if processes.main:
+        card = model_card(params, data, prompts, result)
+        save_lora(out, pipeline.unet, params.lora, card, unet_sha256(folder, base.variant))
+        write_json(metrics, result)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def tiny_tree(base: Path | str = "base") -> dict:
     """The tree of a params.yaml for phantoms of 32 px that every stage runs through in seconds."""
     augmentation = {"flips": True, "quarter_turns": True, "stain": 0.1, "brightness": 0.1, "blur": 0.2}
     classifier = {
-        "architecture": "resnet18", "weights": "none", "stem": "standard", "input_size": 32, "epochs": 1, "batch_size": 18,
+        "architecture": "resnet18", "weights": "none", "weights_sha256": None, "stem": "standard", "input_size": 32,
+        "epochs": 1, "checkpoint": "best", "batch_size": 18,
         "learning_rate": 1e-3, "weight_decay": 0.0, "lr_scheduler": "one_cycle", "label_smoothing": 0.0,
         "mixed_precision": "no", "augmentation": augmentation, "seed": 1,
     }  # fmt: skip
@@ -55,9 +56,10 @@ def tiny_tree(base: Path | str = "base") -> dict:
 
     benchmark = {
         "dataset": {
-            "source": "phantom", "image_size": 32, "train_per_tissue": 4, "val_per_tissue": 2, "test_per_tissue": 2
+            "source": "phantom", "labels": "pathmnist", "channels": 3, "image_size": 32,
+            "train_per_tissue": 4, "val_per_tissue": 2, "test_per_tissue": 2,
         },
-        "base": {"path": str(base)},
+        "base": {"source": "local", "path": str(base), "variant": None},
         "classifiers": {"gate": classifier, "judge": judge},
         "prompts": {
             "plain": "an area with {label}", "described": {slug: f"many pink {slug} dots" for slug in labels.SLUGS}
@@ -65,11 +67,13 @@ def tiny_tree(base: Path | str = "base") -> dict:
         "generation": {
             "images_per_tissue": 2, "max_attempts": 2, "quota": 0.0, "scheduler": "DPMSolverMultistepScheduler",
             "num_inference_steps": 2, "guidance_scale": 2.0, "negative_prompt": "", "batch_size": 6, "mixed_precision": "no",
+            "weight_dtype": "fp32",
         },
         "evaluation": {"bootstrap_resamples": 100},
     }  # fmt: skip
     return {
         "seed": 7,
+        "processes": 1,
         "benchmark": "tiny",
         "lora": "r2",
         "benchmarks": {"tiny": benchmark},
@@ -90,11 +94,12 @@ def tiny_lora(rank: int = 2, **adapter) -> dict:
         },
         "schedule": {"lr_scheduler": "cosine", "warmup_steps": 0, "restart_steps": None, "restart_mult": None},
         "training": {
-            "max_train_steps": 2, "train_batch_size": 4, "gradient_accumulation_steps": 1, "mixed_precision": "no"
+            "max_train_steps": 2, "train_batch_size": 4, "gradient_accumulation_steps": 1, "mixed_precision": "no",
+            "weight_dtype": "fp32", "gradient_checkpointing": False,
         },
         "objective": {
             "noise_offset": 0.1, "snr_gamma": 5.0, "caption_dropout": 0.1, "flips": True, "quarter_turns": False,
-            "ema_decay": None,
+            "rotation_degrees": 0.0, "ema_decay": None,
         },
     }  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_learns_an_easy_task_and_scores_both_splits(easy):
     assert scores["val"]["accuracy"] > 0.9 and scores["test"]["accuracy"] > 0.9
     assert {"accuracy", "macro_f1", "auc", "ece", "per_tissue"} <= set(scores["test"])
     assert [step for step, _ in curve] == list(range(1, 26))
-    assert scores["best_epoch"] == 1 + int(np.argmax([values["val/macro_f1"] for _, values in curve]))
+    assert scores["epoch"] == 1 + int(np.argmax([values["val/macro_f1"] for _, values in curve]))
 
 
 def test_training_is_reproducible_and_follows_both_seeds(tiny_prepared):

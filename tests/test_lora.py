@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +34,13 @@ def _trained(base, prepared, settings, seed=3):
 
     pipeline = load_base(base, "cpu")
     curve = []
-    result = train_lora(pipeline, prepared, PROMPTS, settings, seed, lambda step, values: curve.append((step, values)))
+
+    def log(step, values):
+        curve.append((step, values))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        result = train_lora(pipeline, prepared, PROMPTS, settings, seed, log, Path(scratch))
+        assert not list(Path(scratch).iterdir()), "the latents are gone"
     return pipeline, result, curve
 
 
@@ -63,12 +71,12 @@ def test_stock_diffusers_draws_the_same_images_from_the_saved_lora(adapter, tiny
 
     settings = _with(_lora(**adapter), training={"max_train_steps": 6}, optimizer={"learning_rate": 0.1})
     ours, _, _ = _trained(tiny_base, tiny_prepared, settings)
-    save_lora(tmp_path, ours.unet, settings, "card")
+    save_lora(tmp_path, ours.unet, settings, "card", "sha")
     stock = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
     untuned = _images(stock)
     stock.load_lora_weights(tmp_path)
     merged = load_base(tiny_base, "cpu")
-    attach_lora(merged, tmp_path)
+    attach_lora(merged, tmp_path, "sha")
     ours.unet.eval()
     drawn = _images(ours)
     assert not same_pixels(drawn, untuned, bound=3)
@@ -83,40 +91,57 @@ def test_training_is_reproducible_and_follows_the_seed(tiny_base, tiny_prepared)
     assert first["images_seen"] == 8
 
 
-def _loss_on_fixed_noise(pipeline, prepared, settings) -> float:
-    """The mean loss over twenty passes with the same noise and timesteps at every call."""
+def _draws(prepared, settings, seed, views=1):
+    from pathsynth.lora_draws import Draws
+
+    return Draws(settings, seed, prepared.counts["train"], views, (4, 8, 8), 1000)
+
+
+def _latents(pipeline, prepared, settings, folder, wanted=None):
+    """Latents of all images in all views, or of those that are wanted."""
+    from pathsynth.latents import encode, views_of
+
+    views = views_of(settings.objective)
+    images, labels = prepared.images("train"), prepared.labels_of("train")
+    wanted = np.ones((len(views), len(images)), bool) if wanted is None else wanted
+    return encode(pipeline, images, labels, views, wanted, settings.objective.rotation_degrees, 1, folder)
+
+
+def _loss_on_fixed_noise(pipeline, prepared, settings, folder) -> float:
+    """The mean loss over twenty batches with the same images, noise and timesteps at every call."""
     import torch
 
     from pathsynth.base_model import embed
-    from pathsynth.devices import Stream, generator
-    from pathsynth.lora_training import Objective, cache_latents
+    from pathsynth.lora_objective import Objective
 
-    cache = cache_latents(pipeline, prepared.images("train"), prepared.labels_of("train"), settings.objective)
-    random = generator(Stream.LORA_NOISE, 99)
-    objective = Objective(pipeline, pipeline.unet, embed(pipeline, [*PROMPTS, ""]), settings.objective, random)
+    settings = _with(settings, training={"max_train_steps": 20, "train_batch_size": 36})
+    objective = Objective(pipeline, pipeline.unet, embed(pipeline, [*PROMPTS, ""]), settings.objective.snr_gamma)
+    # images as they are, so that the views of the settings are not needed
+    latents = _latents(pipeline, prepared, _with(settings, objective={"flips": False}), folder)
     with torch.no_grad():
-        return float(np.mean([objective.loss(cache, torch.arange(len(cache.labels))).item() for _ in range(20)]))
+        return float(np.mean([objective.loss(latents, draw).item() for draw in _draws(prepared, settings, 99)]))
 
 
-def test_training_learns(tiny_base, tiny_prepared):
+def test_training_learns(tiny_base, tiny_prepared, tmp_path):
     from pathsynth.base_model import load_base
 
     settings = _with(_lora(rank=8), training={"max_train_steps": 60, "train_batch_size": 16})
     pipeline, _, curve = _trained(tiny_base, tiny_prepared, settings)
-    before = _loss_on_fixed_noise(load_base(tiny_base, "cpu"), tiny_prepared, settings)
-    assert _loss_on_fixed_noise(pipeline, tiny_prepared, settings) < 0.97 * before
+    before = _loss_on_fixed_noise(load_base(tiny_base, "cpu"), tiny_prepared, settings, tmp_path)
+    assert _loss_on_fixed_noise(pipeline, tiny_prepared, settings, tmp_path) < 0.97 * before
     assert [step for step, _ in curve] == [10, 20, 30, 40, 50, 60]
 
 
 def test_weights_change_only_when_all_micro_batches_are_in(tiny_base, tiny_prepared, monkeypatch):
-    from pathsynth.lora_training import Objective
+    from pathsynth.lora_objective import Objective
 
     norms = []
     real = Objective.loss
 
-    def watched(self, cache, chosen):
+    def watched(self, latents, draw):
+        assert len(draw.chosen) == 4
         norms.append(sum(float(p.norm()) for name, p in self.unet.named_parameters() if "lora_B" in name))
-        return real(self, cache, chosen)
+        return real(self, latents, draw)
 
     monkeypatch.setattr(Objective, "loss", watched)
     _, result, _ = _trained(tiny_base, tiny_prepared, _with(_lora(), training={"gradient_accumulation_steps": 3}))
@@ -139,29 +164,78 @@ def test_weight_average_lies_between_start_and_end(tiny_base, tiny_prepared):
 
 
 @pytest.mark.parametrize("objective", [{"flips": True, "quarter_turns": True}, {"flips": False, "quarter_turns": False}])
-def test_latents_are_cached_in_every_view_and_sampled(objective, tiny_base, tiny_prepared):
+def test_latents_are_cached_in_every_view_and_sampled(objective, tiny_base, tiny_prepared, tmp_path):
     import torch
 
     from pathsynth.base_model import load_base
-    from pathsynth.devices import Stream, generator
-    from pathsynth.lora_training import cache_latents
 
-    settings = _with(_lora(), objective=objective).objective
-    images = tiny_prepared.images("train")
     pipeline = load_base(tiny_base, "cpu")
-    cache = cache_latents(pipeline, images, tiny_prepared.labels_of("train"), settings, batch_size=7)
-    assert cache.mean.shape == (8 if objective["flips"] else 1, 36, 4, 8, 8)
+    latents = _latents(pipeline, tiny_prepared, _with(_lora(), objective=objective), tmp_path)
+    count = 8 if objective["flips"] else 1
+    assert latents.mean.shape == (36 * count, 4, 8, 8)
     flips, turns = (range(2), range(4)) if objective["flips"] else (range(1), range(1))
-    views = [np.rot90(images[0, :, ::-1] if flip else images[0], turn) for flip in flips for turn in turns]
+    image = tiny_prepared.images("train")[0]
+    views = [np.rot90(image[:, ::-1] if flip else image, turn) for flip in flips for turn in turns]
     with torch.no_grad():
         pixels = torch.tensor(np.stack(views)).permute(0, 3, 1, 2) / 127.5 - 1
         direct = pipeline.vae.encode(pixels).latent_dist.mean
-    torch.testing.assert_close(cache.mean[:, 0].float(), direct, atol=2e-3, rtol=2e-3)
-    drawn = cache.draw(torch.zeros(50, dtype=torch.long), generator(Stream.LORA_NOISE, 1))
-    assert drawn.shape == (50, 4, 8, 8)
-    # in any view, draws stray from the nearest mean as far as the posterior's deviation says
-    strays = [float((image - cache.mean[:, 0]).square().mean(dim=(1, 2, 3)).min().sqrt()) for image in drawn]
-    assert np.mean(strays) == pytest.approx(float(cache.std[:, 0].float().square().mean().sqrt()), rel=0.1)
+    means = torch.from_numpy(latents.mean[latents.rows[:, 0]]).float()
+    torch.testing.assert_close(means, direct, atol=2e-3, rtol=2e-3)
+    views, chosen = torch.arange(50) % count, torch.zeros(50, dtype=torch.long)
+    noise = torch.randn(50, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    drawn = latents.draw(views, chosen, noise)
+    stds = torch.from_numpy(latents.std[latents.rows[:, 0]]).float()
+    torch.testing.assert_close(drawn, means[views] + stds[views] * noise)
+
+
+def test_only_what_is_drawn_is_encoded(tiny_base, tiny_prepared, tmp_path):
+    from pathsynth.base_model import load_base
+
+    settings = _with(_lora(), objective={"quarter_turns": True}, training={"max_train_steps": 3})
+    draws = _draws(tiny_prepared, settings, 5, views=8)
+    latents = _latents(load_base(tiny_base, "cpu"), tiny_prepared, settings, tmp_path, draws.wanted())
+    assert len(latents.mean) == (latents.rows >= 0).sum() == 12
+    for draw in draws:
+        assert (latents.rows[draw.views.numpy(), draw.chosen.numpy()] >= 0).all()
+
+
+def test_a_full_disk_is_one_line_and_not_a_killed_process(tmp_path):
+    import subprocess
+    import sys
+
+    script = f"""
+import resource, sys
+import numpy as np
+from pathsynth.errors import DataError
+from pathsynth.files import create_npy
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    create_npy({str(tmp_path / "mean.npy")!r}, (1000, 4, 8, 8), np.dtype(np.float16))
+except DataError as error:
+    sys.exit(str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stderr) == (1, f"{tmp_path / 'mean.npy'}: could not be written: File too large\n")
+
+
+def test_rotated_views_have_black_corners_and_their_own_angles(tiny_base, tiny_prepared):
+    import torch
+    from PIL import Image
+
+    from pathsynth.latents import ROTATIONS, _angles, _rotated, views_of
+
+    views = views_of(_with(_lora(), objective={"flips": False, "rotation_degrees": 10.0}).objective)
+    assert len(views) == ROTATIONS
+    angles = np.stack([_angles(10.0, 1, number, 36) for number in range(ROTATIONS)])
+    assert np.abs(angles).max() <= 10 and len(np.unique(angles)) == angles.size and angles.min() < 0 < angles.max()
+    image = np.full((32, 32, 3), 255, np.uint8)
+    image[4:8, 14:18] = 90
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
+    turned = (_rotated(pixels, np.array([10.0], np.float32))[0].permute(1, 2, 0).numpy() * 255).round()
+    pillow = np.asarray(Image.fromarray(image).rotate(10, Image.Resampling.BILINEAR), float)
+    assert turned[0, 0].max() == 0 and turned[16, 16].min() == 255
+    # inside the image, where Pillow does not cut the edge off
+    assert np.abs(turned - pillow)[4:28, 4:28].max() <= 2
 
 
 @pytest.mark.parametrize("velocity", [False, True])
@@ -181,7 +255,7 @@ def test_min_snr_weights_match_the_paper(velocity):
 
 def test_shuffled_batches_show_every_image_once_an_epoch():
     from pathsynth.devices import Stream, generator
-    from pathsynth.lora_training import shuffled_batches
+    from pathsynth.lora_draws import shuffled_batches
 
     batches = shuffled_batches(10, 4, generator(Stream.LORA_BATCHES, 1))
     seen = np.concatenate([next(batches).numpy() for _ in range(5)])
@@ -251,8 +325,8 @@ def test_weights_that_the_last_step_broke_are_never_saved(tiny_base, tiny_prepar
 def test_image_size_that_the_unet_cannot_work_at_is_refused(tiny_base):
     from pathsynth.base_model import check_image_size, load_base
 
-    with pytest.raises(ModelError, match="36 does not suit the base; allowed: multiples of 8"):
-        check_image_size(load_base(tiny_base, "cpu"), 36)
+    with pytest.raises(ModelError, match=r"34 does not suit the base; allowed: multiples of 4 from 8"):
+        check_image_size(load_base(tiny_base, "cpu"), 34)
 
 
 @pytest.mark.parametrize("part", ["vae", "unet", "text_encoder", "tokenizer", "scheduler", "model_index.json"])
@@ -293,11 +367,11 @@ def test_adapter_with_settings_of_another_peft_is_one_line(tiny_base, tiny_prepa
     from pathsynth.lora import WEIGHTS, attach_lora, save_lora
 
     pipeline, _, _ = _trained(tiny_base, tiny_prepared, _lora())
-    save_lora(tmp_path, pipeline.unet, _lora(), "card")
+    save_lora(tmp_path, pipeline.unet, _lora(), "card", "sha")
     metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 4, "unet.from_tomorrow": 1})}
     save_file(load_file(tmp_path / WEIGHTS), tmp_path / WEIGHTS, metadata)
     with pytest.raises(ModelError, match="does not fit the base") as caught:
-        attach_lora(load_base(tiny_base, "cpu"), tmp_path)
+        attach_lora(load_base(tiny_base, "cpu"), tmp_path, "sha")
     assert "\n" not in str(caught.value)
 
 
@@ -309,5 +383,5 @@ def test_missing_or_damaged_lora_is_one_line(content, tiny_base, tmp_path):
     if content is not None:
         (tmp_path / WEIGHTS).write_bytes(content)
     with pytest.raises(ModelError) as caught:
-        attach_lora(load_base(tiny_base, "cpu"), tmp_path)
+        attach_lora(load_base(tiny_base, "cpu"), tmp_path, "sha")
     assert "\n" not in str(caught.value)

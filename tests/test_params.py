@@ -9,7 +9,7 @@ from conftest import ROOT, tiny_tree, write_yaml
 
 from pathsynth import labels
 from pathsynth.errors import ParamsError
-from pathsynth.params import Benchmark, LoraSettings, Prompts, load_params, read_yaml, validate
+from pathsynth.params import Benchmark, LoraSettings, load_params, read_yaml, validate
 
 COMMITTED = read_yaml(ROOT / "params.yaml")
 
@@ -69,7 +69,7 @@ def _set(*path_and_value):
 
 T, L = ("benchmarks", "tiny"), ("loras", "r2")
 MISTAKES = {
-    "unknown top key": (_set("sede", 1), "sede: unknown key; allowed: seed, benchmark"),
+    "unknown top key": (_set("sede", 1), "sede: unknown key; allowed: seed, processes, benchmark"),
     "missing top key": (_set("seed", KeyError), "seed: missing"),
     "unknown lora": (_set("lora", "r9"), "lora: 'r9' is not an entry of loras; allowed: r2, r3"),
     "unknown benchmark": (_set("benchmark", "moon"), "benchmark: 'moon' is not an entry of benchmarks; allowed: tiny"),
@@ -79,7 +79,7 @@ MISTAKES = {
     "unknown key": (_set(*L, "adapter", "rnak", 4), "loras.r2.adapter.rnak: unknown key; allowed: rank, lora_alpha"),
     "unknown key in dataset": (
         _set(*T, "dataset", "size", 4),
-        "benchmarks.tiny.dataset.size: unknown key; allowed: source, image_size, train_per",
+        "benchmarks.tiny.dataset.size: unknown key; allowed: labels, channels, image_size, source, train_per",
     ),
     "unknown source": (_set(*T, "dataset", "source", "moon"), "benchmarks.tiny.dataset: "),
     "missing key": (_set(*L, "optimizer", "beta1", KeyError), "loras.r2.optimizer.beta1: missing"),
@@ -117,7 +117,7 @@ MISTAKES = {
     ),
     "sentence missing": (
         _set(*T, "prompts", "described", "mucus", KeyError),
-        "benchmarks.tiny.prompts: described: needs one sentence for each",
+        "benchmarks.tiny: prompts.described: needs one sentence for each",
     ),
     "judge is the gate": (
         _set(*T, "classifiers", "judge", "architecture", "resnet18"),
@@ -185,7 +185,11 @@ def test_exponents_without_a_dot_are_numbers_as_in_dvc(tmp_path):
 
 
 def test_prompt_sets():
-    described = {slug: f"sentence on {slug}" for slug in labels.SLUGS}
-    prompts = Prompts(plain="an area with {label}", described=described)
-    assert prompts.texts("plain")[5] == "an area with smooth muscle"
-    assert prompts.texts("described")[5] == "sentence on smooth_muscle"
+    benchmark = tiny_tree()["benchmarks"]["tiny"]
+    benchmark["prompts"] = {
+        "plain": "an area with {label}",
+        "described": {slug: f"sentence on {slug}" for slug in labels.SLUGS},
+    }
+    benchmark = validate("params.yaml", "tiny", Benchmark, benchmark)
+    assert benchmark.texts("plain")[5] == "an area with smooth muscle"
+    assert benchmark.texts("described")[5] == "sentence on smooth_muscle"

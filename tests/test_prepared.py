@@ -66,7 +66,7 @@ def test_a_data_set_comes_back(folder: Path):
 def test_the_card_counts_and_sums(folder: Path):
     card = files.read_json(folder / "card.json")
     images, numbers = _splits()["test"]
-    assert list(card) == ["name", "labels", "slugs", "image_size", "source", "splits"]
+    assert list(card) == ["name", "labels", "slugs", "image_size", "channels", "source", "splits"]
     assert card["splits"]["test"] == {
         "images": 4,
         "per_tissue": {"smooth_muscle": 2, "mucus": 1, "debris": 1},
@@ -112,8 +112,7 @@ except DataError as error:
 """
     before = _contents(folder)
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, cwd=REPOSITORY)
-    name = "card.json" if limit == 100 else "train_images.npy"
-    assert (done.returncode, done.stderr) == (1, f"{folder / name}: could not be written: File too large\n")
+    assert (done.returncode, done.stderr) == (1, f"{folder / 'train_images.npy'}: could not be written: File too large\n")
     assert _contents(folder) == before
 
 
@@ -204,9 +203,18 @@ def archive(tmp_path: Path) -> Path:
     return tmp_path / "set.npz"
 
 
+def _phantoms(**settings) -> PhantomDataset:
+    return PhantomDataset(**{"source": "phantom", "labels": "pathmnist", "channels": 3, "image_size": 32, **settings})
+
+
+def _file(**settings) -> FileDataset:
+    common = {"source": "medmnist_file", "labels": list(NAMES), "channels": 3, "image_size": 16, "path": "set.npz"}
+    return FileDataset(**{**common, **settings})
+
+
 def test_phantoms_are_a_source():
-    dataset = PhantomDataset(source="phantom", image_size=32, train_per_tissue=3, val_per_tissue=2, test_per_tissue=1)
-    splits = load_source(dataset, labels.PATHMNIST, 7)
+    dataset = _phantoms(train_per_tissue=3, val_per_tissue=2, test_per_tissue=1)
+    splits = load_source(dataset, 7)
     assert {split: images.shape for split, (images, _) in splits.items()} == {
         "train": (27, 32, 32, 3),
         "val": (18, 32, 32, 3),
@@ -217,31 +225,76 @@ def test_phantoms_are_a_source():
     np.testing.assert_array_equal(splits["val"][1], numbers)
 
 
-def test_phantoms_have_no_other_tissues():
-    dataset = PhantomDataset(source="phantom", image_size=32, train_per_tissue=1, val_per_tissue=1, test_per_tissue=1)
-    with pytest.raises(DataError, match=r"phantom: draws adipose, .*, and nothing else"):
-        load_source(dataset, NAMES, 7)
+@pytest.mark.parametrize("other", [{"labels": "bloodmnist"}, {"labels": list(NAMES)}, {"channels": 1}])
+def test_phantoms_of_anything_else_do_not_exist(other: dict):
+    with pytest.raises(ValueError, match="phantoms exist of the tissues of pathmnist, in 3 channels, and of nothing else"):
+        _phantoms(train_per_tissue=1, val_per_tissue=1, test_per_tissue=1, **other)
 
 
 def test_an_archive_is_a_source(archive: Path):
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     for known in (md5, None):
-        dataset = FileDataset(source="medmnist_file", image_size=16, path="set.npz", md5=known)
-        splits = load_source(dataset, NAMES, 7, folder=archive.parent)
+        dataset = _file(md5=known)
+        splits = load_source(dataset, 7, folder=archive.parent)
         np.testing.assert_array_equal(splits["val"][0], _splits()["val"][0])
 
 
+def test_a_grey_archive_is_stored_with_one_channel_and_shown_with_three(archive: Path):
+    arrays = {}
+    for split, (images, numbers) in _splits().items():
+        arrays |= {f"{split}_images": images[..., 0], f"{split}_labels": numbers[:, None]}
+    files.write_npz(archive, **arrays)
+    splits = load_source(_file(channels=1, md5=None), 7, folder=archive.parent)
+    write_prepared(archive.parent / "grey", "tiny", NAMES, splits, {}, 24, channels=1)
+    stored = np.load(archive.parent / "grey" / "val_images.npy")
+    prepared = open_prepared(archive.parent / "grey")
+    assert (prepared.channels, stored.shape) == (1, (6, 24, 24))
+    assert prepared.images("val").shape == (6, 24, 24, 3)
+    assert all((prepared.images("val")[..., channel] == stored).all() for channel in range(3))
+    image = Image.fromarray(_splits()["val"][0][3][..., 0]).resize((24, 24), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(stored[3], np.asarray(image))
+
+
+@pytest.mark.parametrize(("channels", "problem"), [(1, "is colour"), (3, "is grey")])
+def test_channels_that_the_archive_has_not(archive: Path, channels: int, problem: str):
+    if channels == 3:
+        arrays = files.read_npz(archive, [f"{split}_{part}" for split in _splits() for part in ("images", "labels")])
+        files.write_npz(archive, **{key: value[..., 0] if value.ndim == 4 else value for key, value in arrays.items()})
+    with pytest.raises(DataError, match=rf"set\.npz: train_images: shape .* {problem}, .*dataset.channels: {4 - channels}"):
+        load_source(_file(channels=channels, md5=None), 7, folder=archive.parent)
+
+
+def test_an_archive_in_pieces_is_the_archive_at_once(folder: Path, archive: Path, monkeypatch: pytest.MonkeyPatch):
+    from pathsynth import archives
+
+    monkeypatch.setattr(archives, "PIECE", 3000)
+    splits = load_source(_file(md5=None), 7, folder=archive.parent)
+    assert [len(piece) for piece in archives.pieces(splits["train"][0])] == [3, 3, 3, 3]
+    write_prepared(archive.parent / "pieces", "tiny", NAMES, splits, {"source": "test"}, 16)
+    assert _contents(archive.parent / "pieces") == _contents(folder)
+
+
+def test_an_archive_that_is_damaged_far_inside_is_noticed_while_it_is_read(tmp_path: Path, archive: Path):
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 4] ^= 1
+    archive.write_bytes(bytes(content))
+    splits = load_source(_file(md5=None), 7, folder=archive.parent)
+    with pytest.raises(DataError, match=r"set\.npz: is not a whole \.npz archive"):
+        write_prepared(tmp_path / "out", "tiny", NAMES, splits, {}, 16)
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_another_archive_under_the_same_name_is_noticed(archive: Path):
-    dataset = FileDataset(source="medmnist_file", image_size=16, path="set.npz", md5="0" * 32)
+    dataset = _file(md5="0" * 32)
     with pytest.raises(DataError, match=r"set\.npz: its MD5 is [0-9a-f]{32}, not 0{32}"):
-        load_source(dataset, NAMES, 7, folder=archive.parent)
+        load_source(dataset, 7, folder=archive.parent)
 
 
 @pytest.mark.parametrize("md5", [None, "0" * 32])
 def test_an_archive_that_is_not_there(tmp_path: Path, md5: str | None):
-    dataset = FileDataset(source="medmnist_file", image_size=16, path="set.npz", md5=md5)
+    dataset = _file(md5=md5)
     with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path))}/set\.npz: could not be read: No such file"):
-        load_source(dataset, NAMES, 7, folder=tmp_path)
+        load_source(dataset, 7, folder=tmp_path)
 
 
 def _run_stage(monkeypatch: pytest.MonkeyPatch, folder: Path, dataset: PhantomDataset | FileDataset) -> Result:
@@ -251,7 +304,7 @@ def _run_stage(monkeypatch: pytest.MonkeyPatch, folder: Path, dataset: PhantomDa
 
 
 def test_the_stage_writes_the_same_bytes_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    dataset = PhantomDataset(source="phantom", image_size=32, train_per_tissue=2, val_per_tissue=1, test_per_tissue=1)
+    dataset = _phantoms(train_per_tissue=2, val_per_tissue=1, test_per_tissue=1)
     result = _run_stage(monkeypatch, tmp_path, dataset)
     assert result.exit_code == 0, result.output
     assert "tiny: train 18, val 9, test 9 images of 32 px" in result.output
@@ -264,7 +317,7 @@ def test_the_stage_writes_the_same_bytes_each_time(tmp_path: Path, monkeypatch: 
 
 
 def test_the_stage_ends_in_one_line_and_writes_nothing(archive: Path, monkeypatch: pytest.MonkeyPatch):
-    dataset = FileDataset(source="medmnist_file", image_size=16, path=archive.name, md5=None)
+    dataset = _file(labels="pathmnist", md5=None)
     result = _run_stage(monkeypatch, archive.parent, dataset)
     assert (result.exit_code, result.stdout) == (1, "")
     assert (

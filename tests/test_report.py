@@ -40,7 +40,7 @@ def content() -> ReportInput:
         evaluation={**scored(0.8125), "judge": scored(0.7), "filtered_judge": scored(0.9), "untuned": scored(0.11)},
         confusion={"gate": np.eye(N, dtype=int) * 8 + 1, "judge": np.zeros((N, N), int)},
         generation={**counts, "per_tissue": {slug: dict(counts) for slug in SLUGS}},
-        classifiers={name: {"best_epoch": 3, "val": split, "test": split} for name in ("gate", "judge")},
+        classifiers={name: {"epoch": 3, "val": split, "test": split} for name in ("gate", "judge")},
         plates={name: Image.new("RGB", (30, 20), "#c080c0") for name in (*SLUGS, "overview")},
         parameters={"seed": 1337, "benchmark": {"dataset": {"source": "phantom", "md5": None}, "modules": ["to_k", "to_q"]}},
     )

@@ -30,7 +30,7 @@ def _run_all(folder: Path, params: Path) -> None:
             for role in ("gate", "judge")
         ),
         ("train_lora", ["--prepared", folder / "prepared", "--out", folder / "lora", "--metrics", folder / "lora.json",
-         "--curves", folder / "curves" / "lora"]),
+         "--curves", folder / "curves" / "lora", "--scratch", folder / "scratch"]),
         ("generate_filtered", ["--lora", folder / "lora", "--gate", folder / "gate", "--out", folder / "generated",
          "--metrics", folder / "generation.json"]),
         *(
@@ -113,7 +113,14 @@ def test_running_again_gives_the_same_bytes(finished, tmp_path, tiny_base):
 def test_real_sample_goes_through_prepare(tmp_path, tiny_base):
     tree = tiny_tree(tiny_base)
     md5 = "e24ddd42c5aa24aa7d4f903636280e3a"
-    tree["benchmarks"]["tiny"]["dataset"] = {"source": "medmnist_file", "image_size": 32, "path": str(SAMPLE), "md5": md5}
+    tree["benchmarks"]["tiny"]["dataset"] = {
+        "source": "medmnist_file",
+        "labels": "pathmnist",
+        "channels": 3,
+        "image_size": 32,
+        "path": str(SAMPLE),
+        "md5": md5,
+    }
     params = write_yaml(tmp_path / "params.yaml", tree)
     result = run("prepare", "--params", params, "--out", tmp_path / "prepared")
     assert result.exit_code == 0, result.output
@@ -172,6 +179,7 @@ def test_lora_targets_that_match_nothing_end_the_stage(finished, tmp_path, tiny_
     result = run(
         "train_lora", "--params", write_yaml(tmp_path / "params.yaml", tree), "--prepared", finished / "prepared",
         "--out", tmp_path / "lora", "--metrics", tmp_path / "lora.json", "--curves", tmp_path / "curves",
+        "--scratch", tmp_path / "scratch",
     )  # fmt: skip
     assert result.exit_code == 1
     assert "'to_nothing' matches no layer of the UNet" in result.output
