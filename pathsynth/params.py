@@ -319,8 +319,8 @@ class ScheduleSettings(Section):
 class TrainingSettings(Section):
     """How much is trained: optimiser steps of `train_batch_size` x `gradient_accumulation_steps` images.
 
-    That is on all processes together, so that the result does not depend on their number. `weight_dtype` is the number format of
-    the frozen weights; the adapter's are always float32.
+    That is on all processes together, so that the result does not depend on their number. `weight_dtype` is the number format
+    of the frozen weights; the adapter's are always float32.
     """
 
     max_train_steps: PositiveInt
