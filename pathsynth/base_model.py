@@ -52,9 +52,11 @@ def load_base(folder: Path, device: str, variant: str | None = None) -> StableDi
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
     from safetensors import SafetensorError
+    from transformers.utils import logging as transformers_logging
 
     _check_parts(folder, variant)
     logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,

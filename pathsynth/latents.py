@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Random rotations of each image, so that the views of an image can be counted and encoded before training.
 ROTATIONS = 4
-# Encoding takes the most memory of all: 16 images of 224 px at a time, and never more than 64.
-MOST_PIXELS, MOST_IMAGES = 16 * 224 * 224, 64
+# Encoding takes more memory than a training step: 8 images of 224 px at a time fit where the step does, and never more than 64.
+MOST_PIXELS, MOST_IMAGES = 8 * 224 * 224, 64
 
 
 @dataclass(frozen=True)

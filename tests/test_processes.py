@@ -1,0 +1,263 @@
+"""Several processes: the same images, the same training, and one clear line when a process fails. All on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT, tiny_tree, write_yaml
+
+from pathsynth.errors import TrainingError
+from pathsynth.lora_draws import micro_batches
+
+
+def _stage(name: str, params: Path, *args: object, launcher: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
+    """Runs a stage as dvc.yaml does, in a process of its own."""
+    command = [*(launcher or (sys.executable,)), "-m", f"stages.{name}", "--params", params, *args]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | env
+    return subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def _params(folder: Path, base: Path, name: str, *, processes: int = 1, lora: dict | None = None, **generation) -> Path:
+    tree = tiny_tree(base)
+    tree["processes"] = processes
+    tree["benchmarks"]["tiny"]["generation"].update({"images_per_tissue": 5, "max_attempts": 2} | generation)
+    for section, values in (lora or {}).items():
+        tree["loras"]["r2"][section].update(values)
+    return write_yaml(folder / f"{name}.yaml", tree)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_base, tiny_prepared) -> Path:
+    """A folder with a gate and a LoRA, which one process has trained."""
+    import importlib
+
+    folder = tmp_path_factory.mktemp("processes")
+    params = _params(folder, tiny_base, "one")
+    for name, args in (
+        ("train_classifier", ["--role", "gate", "--out", folder / "gate", "--metrics", folder / "gate.json"]),
+        ("train_lora", ["--out", folder / "lora", "--metrics", folder / "lora.json", "--scratch", folder / "scratch"]),
+    ):
+        common = ["--params", params, "--prepared", tiny_prepared.folder, "--curves", folder / "curves" / name]
+        command = importlib.import_module(f"stages.{name}").main
+        done = CliRunner().invoke(command, [str(arg) for arg in (*common, *args)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    return folder
+
+
+def _generated(trained: Path, params: Path, out: Path, **launch) -> dict[str, bytes]:
+    args = ("--lora", trained / "lora", "--gate", trained / "gate", "--out", out, "--metrics", out / "generation.json")
+    done = _stage("generate_filtered", params, *args, **launch)
+    assert done.returncode == 0, done.stderr
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def by_one(trained: Path, tiny_base: Path) -> dict[str, bytes]:
+    return _generated(trained, _params(trained, tiny_base, "one"), trained / "by_one")
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_any_number_of_processes_makes_the_same_set(processes, trained, tiny_base, by_one, tmp_path):
+    params = _params(tmp_path, tiny_base, "several", processes=processes)
+    assert _generated(trained, params, tmp_path / "out") == by_one
+    assert {"raw.npz", "accepted.npz", "attempts.csv"} < set(by_one)
+
+
+def test_accelerate_launch_makes_the_same_set(trained, tiny_base, by_one, tmp_path):
+    launcher = (f"{Path(sys.executable).parent}/accelerate", "launch", "--multi_gpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
+    params = _params(tmp_path, tiny_base, "one")
+    made = _generated(trained, params, tmp_path / "out", launcher=launcher, ACCELERATE_USE_CPU="true")
+    assert made == by_one
+
+
+@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+def test_batch_sizes_make_the_same_set_on_a_cpu(mixed_precision, trained, tiny_base):
+    from pathsynth import labels
+    from pathsynth.base_model import load_base, unet_sha256
+    from pathsynth.classifier import load_classifier
+    from pathsynth.generation import Sampler, generate_filtered
+    from pathsynth.lora import attach_lora
+    from pathsynth.params import load_params
+
+    gate = load_classifier(trained / "gate", "cpu", labels.SLUGS).probabilities
+    tables, pictures = [], []
+    for size in (1, 7, 32):
+        tree = tiny_tree(tiny_base)
+        tree["benchmarks"]["tiny"]["generation"].update(batch_size=size, mixed_precision=mixed_precision)
+        params = load_params(write_yaml(trained / "batches.yaml", tree))
+        pipeline = load_base(tiny_base, "cpu")
+        attach_lora(pipeline, trained / "lora", unet_sha256(tiny_base))
+        sampler = Sampler(pipeline, params.benchmark.texts("plain"), params.benchmark.generation, 7, 32)
+        result = generate_filtered(sampler, gate, 9, 5, 2, sampler.batch_size, 7)
+        tables.append(result.table(labels.SLUGS))
+        pictures.append(result.archive(result.raw, 32)[0])
+    assert (pictures[0] == pictures[1]).all() and (pictures[0] == pictures[2]).all()
+    assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
+
+
+def _losses(folder: Path) -> np.ndarray:
+    lines = (folder / "plots" / "metrics" / "train" / "loss.tsv").read_text().splitlines()[1:]
+    return np.array([float(line.split("\t")[1]) for line in lines])
+
+
+@pytest.mark.parametrize("training", [{"train_batch_size": 4}, {"train_batch_size": 2, "gradient_accumulation_steps": 2}])
+def test_training_on_two_processes_follows_the_single_one(training, tiny_base, tiny_prepared, tmp_path):
+    lora = {"training": training | {"max_train_steps": 20}, "optimizer": {"learning_rate": 1e-3}}
+    for name, processes in (("one", 1), ("two", 2)):
+        done = _stage(
+            "train_lora", _params(tmp_path, tiny_base, name, processes=processes, lora=lora),
+            "--prepared", tiny_prepared.folder, "--out", tmp_path / name, "--metrics", tmp_path / f"{name}.json",
+            "--curves", tmp_path / "curves" / name, "--scratch", tmp_path / "scratch",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    one, two = (_losses(tmp_path / "curves" / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 2
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    assert not list((tmp_path / "scratch").iterdir())
+    metrics = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
+    assert metrics[0]["images_seen"] == metrics[1]["images_seen"] == 80
+
+
+GRADIENT = """
+import sys
+from pathlib import Path
+import torch
+from accelerate import Accelerator
+sys.path.insert(0, "tests")
+from conftest import tiny_lora
+from pathsynth.base_model import load_base
+from pathsynth.lora_training import train_lora
+from pathsynth.params import LoraSettings
+from pathsynth.prepared import open_prepared
+from pathsynth.processes import join
+
+base, prepared, out, size, accumulation = sys.argv[1:]
+processes, grads = join(), []
+real = Accelerator.clip_grad_norm_
+
+def watched(self, parameters, most):
+    grads.append(torch.cat([p.grad.flatten() for p in parameters]).clone())
+    return real(self, parameters, most)
+
+Accelerator.clip_grad_norm_ = watched
+tree = tiny_lora()
+tree["training"].update(max_train_steps=1, train_batch_size=int(size), gradient_accumulation_steps=int(accumulation))
+tree["objective"].update(quarter_turns=True)
+settings = LoraSettings.model_validate(tree)
+prompts = [f"tissue {i}" for i in range(9)]
+train_lora(load_base(Path(base), "cpu"), open_prepared(prepared), prompts, settings, 3, lambda *_: None, Path(out), processes)
+assert len(grads) == 1
+if processes.main:
+    torch.save(grads[0], Path(out) / "gradient.pt")
+"""
+
+
+def _gradient(base: Path, prepared: Path, out: Path, size: int, accumulation: int, processes: int) -> np.ndarray:
+    import torch
+
+    out.mkdir()
+    (out / "gradient.py").write_text(GRADIENT)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *launcher, out / "gradient.py", base, prepared, out, size, accumulation]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return torch.load(out / "gradient.pt", weights_only=True).numpy()
+
+
+@pytest.mark.slow
+def test_the_same_effective_batch_gives_the_same_first_gradient(tiny_base, tiny_prepared, tmp_path):
+    def gradient(*split: int) -> np.ndarray:
+        return _gradient(tiny_base, tiny_prepared.folder, tmp_path / "x".join(map(str, split)), *split)
+
+    whole = gradient(12, 1, 1)
+    assert np.linalg.norm(whole) > 1e-3
+    for split in ((3, 4, 1), (3, 4, 2), (6, 2, 3)):
+        other = gradient(*split)
+        assert np.linalg.norm(other - whole) <= 1e-5 * np.linalg.norm(whole), split
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulation", "count"), [(24, 4, 1), (24, 4, 2), (24, 4, 4), (24, 4, 3), (24, 4, 8), (1, 6, 3), (5, 1, 5)]
+)
+def test_parts_of_all_processes_are_the_whole_batch(size, accumulation, count):
+    parts = [micro_batches(size, accumulation, index, count) for index in range(count)]
+    seen = np.concatenate([np.arange(size * accumulation)[rows] for own in parts for rows in own])
+    assert sorted(seen) == list(range(size * accumulation))
+    assert len({len(own) for own in parts}) == 1
+    assert len({rows.stop - rows.start for own in parts for rows in own}) == 1
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused():
+    with pytest.raises(TrainingError, match=r"processes: 5 cannot share a step evenly; allowed: numbers that divide .* \(4\)"):
+        micro_batches(24, 4, 0, 5)
+
+
+def test_a_mistake_is_told_once(tiny_base, tiny_prepared, tmp_path):
+    params = _params(tmp_path, tiny_base, "two", processes=2, lora={"adapter": {"target_modules": ["to_nothing"]}})
+    done = _stage(
+        "train_lora", params, "--prepared", tiny_prepared.folder, "--out", tmp_path / "out",
+        "--metrics", tmp_path / "m.json", "--curves", tmp_path / "curves", "--scratch", tmp_path / "scratch",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("matches no layer of the UNet") == 1 and "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert not (tmp_path / "out").exists()
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
+def test_a_process_that_is_killed_ends_the_stage_with_one_line(tiny_base, tiny_prepared, tmp_path):
+    lora = {"training": {"max_train_steps": 100_000}}
+    params = _params(tmp_path, tiny_base, "two", processes=2, lora=lora)
+    args = ("--prepared", tiny_prepared.folder, "--out", tmp_path / "out", "--metrics", tmp_path / "m.json",
+            "--curves", tmp_path / "curves", "--scratch", tmp_path / "scratch")  # fmt: skip
+    command = [sys.executable, "-m", "stages.train_lora", "--params", params, *args]
+    with open(tmp_path / "said", "w") as said:
+        run = subprocess.Popen(
+            [str(part) for part in command], cwd=ROOT, stderr=said, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+    curve = tmp_path / "curves" / "plots" / "metrics" / "train" / "loss.tsv"
+    for _ in range(600):
+        if curve.exists() or run.poll() is not None:
+            break
+        time.sleep(0.2)
+    assert curve.exists(), (tmp_path / "said").read_text()
+    os.kill(_children(run.pid)[-1], signal.SIGKILL)
+    assert run.wait(timeout=90) == 1
+    last = (tmp_path / "said").read_text().splitlines()[-1]
+    assert "error: process " in last and "of 2 was killed by SIGKILL" in last
+    assert not (tmp_path / "out").exists() and not (tmp_path / "m.json").exists()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    import torch
+
+    from pathsynth.errors import ProcessError
+    from pathsynth.processes import run_on
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ProcessError, match="processes: 3, but this machine has 2 GPUs; allowed: 1 to 2"):
+        run_on(3)
