@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pathsynth.errors import ModelError, one_line
 from pathsynth.network import network_faults
-from pathsynth.params import AnyBase, HubBase
+from pathsynth.params import BaseModelSettings
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = {"vae": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
-def locate_base(settings: AnyBase, beside: Path) -> Path:
+def locate_base(settings: BaseModelSettings, beside: Path) -> Path:
     """The folder of the base, fetched from the hub into its cache where it is not there yet.
 
     Only what the benchmark uses is fetched: configurations, tokenizer, and the weights of one variant as safetensors.
@@ -30,14 +30,15 @@ def locate_base(settings: AnyBase, beside: Path) -> Path:
     Raises:
         FetchError: the repository is missing, private, gated or out of reach, or the disk is full.
     """
-    if not isinstance(settings, HubBase):
-        return beside / Path(settings.path).expanduser()
+    name = settings.pretrained_model_name_or_path
+    if settings.revision is None:
+        return beside / Path(name).expanduser()
     from huggingface_hub import snapshot_download
 
     weights = [str(_weights(Path(part), settings.variant)) for part in WEIGHTS]
     wanted = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/config.json" for part in WEIGHTS), *weights]
-    with network_faults(f"{settings.repo_id} at {settings.revision}", "or name a local folder: base.source: local"):
-        return Path(snapshot_download(settings.repo_id, revision=settings.revision, allow_patterns=wanted))
+    with network_faults(f"{name} at {settings.revision}", "or name a local folder, with base.revision: null"):
+        return Path(snapshot_download(name, revision=settings.revision, allow_patterns=wanted))
 
 
 def load_base(folder: Path, device: str, variant: str | None = None) -> StableDiffusionPipeline:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.classifier import Classifier, build_network, card_of, check_network, normalised, pretrained
-from pathsynth.devices import Stream, autocast, generator, mix_seed
+from pathsynth.devices import Stream, autocast, generator, memory_faults, mix_seed
 from pathsynth.errors import TrainingError
 from pathsynth.params import Augmentation, ClassifierSettings
 from pathsynth.pixels import as_batch
@@ -61,35 +61,49 @@ def train_classifier(
     images, targets = prepared.images("train"), torch.from_numpy(prepared.labels_of("train"))
     steps = max(1, len(images) // settings.batch_size)
     optimizer, schedule = _optimizer(network, settings, steps * settings.epochs)
+    remedy = f"lower classifiers.*.batch_size ({settings.batch_size}) or input_size ({settings.input_size})"
     best_score, kept_state, kept_epoch = -1.0, None, 0
     for epoch in bar(range(settings.epochs), f"training {settings.architecture}"):
         network.train()
         order = torch.randperm(len(images), generator=random)
         losses = []
         for batch in order.split(settings.batch_size)[:steps]:
-            pixels = as_batch(images[batch.numpy()], device, settings.input_size)
-            pixels = normalised(augmented(pixels, settings.augmentation, random))
-            with autocast(device, settings.mixed_precision):
-                logits = network(pixels)
-            loss = torch.nn.functional.cross_entropy(
-                logits.float(), targets[batch].to(device), label_smoothing=settings.label_smoothing
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            with memory_faults(remedy):
+                pixels = as_batch(images[batch.numpy()], device, settings.input_size)
+                pixels = normalised(augmented(pixels, settings.augmentation, random))
+                losses.append(_step(network, pixels, targets[batch].to(device), settings, optimizer))
             schedule.step()
-            losses.append(loss.detach())
         train_loss = float(torch.stack(losses).mean())
         if not np.isfinite(train_loss):
             raise TrainingError(f"epoch {epoch + 1}: the loss is {train_loss}; lower learning_rate ({settings.learning_rate})")
         val = score(classifier, prepared, "val")
         log(epoch + 1, {"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
         if settings.checkpoint == "last" or val["macro_f1"] > best_score:
-            best_score, kept_state, kept_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
+            remedy = f"lower classifiers.*.batch_size ({settings.batch_size}) or input_size ({settings.input_size})"
+    best_score, kept_state, kept_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
     assert kept_state is not None
     network.load_state_dict(kept_state)
     scores = {split: score(classifier, prepared, split) for split in ("val", "test")}
     return classifier, {"epoch": kept_epoch, **scores}
+
+
+def _step(
+    network: torch.nn.Module,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    settings: ClassifierSettings,
+    optimizer: torch.optim.Optimizer,
+) -> torch.Tensor:
+    """One optimiser step; its loss."""
+    import torch.nn.functional as F
+
+    with autocast(str(pixels.device), settings.mixed_precision):
+        logits = network(pixels)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def score(classifier: Classifier, prepared: Prepared, split: str) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathsynth.files import shown_path
 from pathsynth.lora import WEIGHTS
-from pathsynth.params import AnyBase, HubBase, Params
+from pathsynth.params import BaseModelSettings, Params
 from pathsynth.prepared import Prepared
 
 _CARD = """\
@@ -58,12 +58,17 @@ def model_card(params: Params, prepared: Prepared, prompts: list[str], result: d
     )
 
 
-def _name(base: AnyBase) -> str:
-    return f"{base.repo_id} at {base.revision}" if isinstance(base, HubBase) else shown_path(base.path)
+def _name(base: BaseModelSettings) -> str:
+    name = base.pretrained_model_name_or_path
+    return f"{name} at {base.revision}" if base.revision else shown_path(name)
 
 
-def _arguments(base: AnyBase) -> str:
+def _arguments(base: BaseModelSettings) -> str:
     """What `from_pretrained` is given to load the base."""
-    if not isinstance(base, HubBase):
-        return repr(shown_path(base.path)).replace("'", '"') + (f', variant="{base.variant}"' if base.variant else "")
-    return f'"{base.repo_id}", revision="{base.revision}"' + (f', variant="{base.variant}"' if base.variant else "")
+    name = base.pretrained_model_name_or_path
+    options = {"revision": base.revision, "variant": base.variant}
+    given = [
+        f'"{name if base.revision else shown_path(name)}"',
+        *(f'{key}="{value}"' for key, value in options.items() if value),
+    ]
+    return ", ".join(given)

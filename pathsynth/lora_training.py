@@ -205,7 +205,10 @@ def _set_up(
 def _accelerator(mixed_precision: str, accumulation: int) -> Accelerator:
     import torch
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    # accelerate keeps the first one's settings for good, and a second training in this process may want others
+    AcceleratorState._reset_state()
     try:
         return Accelerator(
             cpu=not torch.cuda.is_available(),

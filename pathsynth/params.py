@@ -6,6 +6,7 @@ wrong is one line that names file, key, value and what is allowed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -23,7 +24,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 WeightDtype = Literal["fp32", "bf16", "fp16"]
-Variant = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -125,30 +125,24 @@ class MedmnistDataset(Dataset):
 AnyDataset = PhantomDataset | FileDataset | MedmnistDataset
 
 
-class LocalBase(Section):
-    """The pretrained Stable Diffusion in a local folder in diffusers' layout, relative to the parameter file.
+class BaseModelSettings(Section):
+    """The pretrained Stable Diffusion, in diffusers' layout.
 
-    `variant` is part of the names of its weights, such as `fp16`, or null.
+    With a `revision` the name is a repository of the Hugging Face hub, without one a local folder, relative to the parameter
+    file. A branch may change under the same name, and the scores with it, so a revision is a commit's 40 hexadecimal digits.
+    `variant` is part of the names of the weights, such as `fp16`, or null.
     """
 
-    source: Literal["local"]
-    path: Annotated[str, Field(min_length=1)]
-    variant: Variant | None
+    pretrained_model_name_or_path: Annotated[str, Field(min_length=1)]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None
 
-
-class HubBase(Section):
-    """The pretrained Stable Diffusion as a repository of the Hugging Face hub, pinned to a commit.
-
-    A branch may change under the same name, and the scores with it, so `revision` is a commit's 40 hexadecimal digits.
-    """
-
-    source: Literal["hub"]
-    repo_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-    variant: Variant | None
-
-
-AnyBase = LocalBase | HubBase
+    @model_validator(mode="after")
+    def _repository_has_two_parts(self) -> Self:
+        name = self.pretrained_model_name_or_path
+        if self.revision and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise ValueError(f"{name!r} is no repository of the hub, OWNER/NAME; for a local folder use revision: null")
+        return self
 
 
 class Augmentation(Section):
@@ -257,7 +251,7 @@ class Benchmark(Section):
     """One benchmark: where images and base come from, who judges, how images are made."""
 
     dataset: Annotated[AnyDataset, Field(discriminator="source")]
-    base: Annotated[AnyBase, Field(discriminator="source")]
+    base: BaseModelSettings
     classifiers: Classifiers
     prompts: Prompts
     generation: GenerationSettings
@@ -435,7 +429,7 @@ def validate(path: object, key: str, section: type[AnySection], value: object) -
     except ValidationError as error:
         first = error.errors()[0]
         # a discriminated union puts its tag into the location, where the file has no key
-        tags = {"phantom", "medmnist_file", "medmnist", "local", "hub"}
+        tags = {"phantom", "medmnist_file", "medmnist"}
         where = ".".join([key, *(str(part) for part in first["loc"] if part not in tags)])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ParamsError(path, where, _fault(section, first) + more) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pathsynth import files
+from pathsynth import files, labels
 from pathsynth.errors import DataError
 from pathsynth.evaluation import Evaluation
 from pathsynth.params import Params
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Published in arXiv 2506.00786; the interval is our bootstrap of its confusion matrix of 90 images.
-PUBLISHED = {"arxiv": "2506.00786", "macro_f1": 0.6727, "macro_f1_low": 0.60, "macro_f1_high": 0.73, "n_images": 90}
+ARXIV = "2506.00786"
+PUBLISHED = {"arxiv": ARXIV, "macro_f1": 0.6727, "macro_f1_low": 0.60, "macro_f1_high": 0.73, "n_images": 90}
 NOTHING = "-"
 STAND_IN_CAPTION = "synthetic images, {benchmark} benchmark: a stand-in, not medical"
 CAPTION = "synthetic images, {benchmark} benchmark: research only, not for diagnosis"
@@ -105,13 +106,17 @@ def render_report(content: ReportInput) -> str:
         loader=PackageLoader("pathsynth"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(decimals=_decimals, percent=_percent)
+    of_paper = content.labels == labels.PATHMNIST
     return environment.get_template("report.html.j2").render(
         benchmark=content.benchmark,
         lora=content.lora,
         labels=content.labels,
+        kind="tissue" if of_paper else "class",
         stand_in=content.stand_in,
         caption=caption(content.benchmark, content.stand_in),
-        published=PUBLISHED,
+        arxiv=ARXIV,
+        # the paper's figures stand beside those of its own nine tissues alone
+        published=PUBLISHED if of_paper else None,
         evaluation=content.evaluation,
         generation=content.generation,
         scored=_scored_sets(content.evaluation),

@@ -12,7 +12,7 @@ from pathsynth import files
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import DataError
 
-HEADS = ("tissue", "precision", "recall", "F1", "accepted", "unfilled")
+HEADS = ("class", "precision", "recall", "F1", "accepted", "unfilled")
 SETS = (("judge", "raw images by judge"), ("filtered_judge", "accepted images by judge"), ("untuned", "untuned base by judge"))
 
 
@@ -33,7 +33,7 @@ def summary_table(evaluation: Mapping[str, Any], generation: Mapping[str, Any]) 
     rows.append(_row("all", [evaluation[f"macro_{name}"] for name in ("precision", "recall", "f1")], generation))
     widths = [max(len(row[i]) for row in (HEADS, *rows)) for i in range(len(HEADS))]
     rule = "  ".join("-" * width for width in widths)
-    lines = ["raw images by gate (prompt against predicted tissue)", "", _line(HEADS, widths), rule]
+    lines = ["raw images by gate (prompted against predicted class)", "", _line(HEADS, widths), rule]
     lines += [_line(row, widths) for row in rows[:-1]]
     lines += [rule, _line(rows[-1], widths), "", _headline("raw images by gate", evaluation)]
     lines += [_headline(name, evaluation[key]) for key, name in SETS]

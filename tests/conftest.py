@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,7 @@ def tiny_tree(base: Path | str = "base") -> dict:
             "source": "phantom", "labels": "pathmnist", "channels": 3, "image_size": 32,
             "train_per_tissue": 4, "val_per_tissue": 2, "test_per_tissue": 2,
         },
-        "base": {"source": "local", "path": str(base), "variant": None},
+        "base": {"pretrained_model_name_or_path": str(base), "revision": None, "variant": None},
         "classifiers": {"gate": classifier, "judge": judge},
         "prompts": {
             "plain": "an area with {label}", "described": {slug: f"many pink {slug} dots" for slug in labels.SLUGS}
@@ -128,3 +130,49 @@ def tiny_prepared(tmp_path_factory):
 def same_pixels(first: np.ndarray, second: np.ndarray, bound: int = 1) -> bool:
     """Whether two uint8 arrays differ by at most `bound`, which is what another order of float sums may do."""
     return first.shape == second.shape and int(np.abs(first.astype(int) - second.astype(int)).max()) <= bound
+
+
+def send_hub_client_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT does to a process that has not imported the client yet."""
+    from huggingface_hub import constants
+
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+
+
+def medmnist_archive(flag: str, side: int = 28, per_label: int = 2, channels: int | None = None) -> bytes:
+    """A small archive in the format of a MedMNIST set."""
+    import medmnist
+
+    info, rng = medmnist.INFO[flag], np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(info["label"]), dtype=np.uint8), per_label)[:, None]
+    colour = (3,) if (channels or info["n_channels"]) == 3 else ()
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (len(labels), side, side, *colour), np.uint8)
+        arrays[f"{split}_labels"] = labels
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A server that stands for hub and archive, and clients that know no other, have no cache yet and do not wait."""
+    import huggingface_hub as hub
+    from huggingface_hub import constants
+    from loopback import Server
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.close_session()
+    with Server() as running:
+        send_hub_client_to(running.url, monkeypatch)
+        yield running
+    hub.close_session()

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import huggingface_hub as hub
 import medmnist
-import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, medmnist_archive, send_hub_client_to
 from huggingface_hub import constants
 from loopback import REVISION, Server
 
@@ -22,54 +18,16 @@ from benchmarks.random_base import random_base
 from pathsynth.base_model import load_base, locate_base
 from pathsynth.errors import FetchError, ModelError
 from pathsynth.fetching import fetch_archive
-from pathsynth.params import ClassifierSettings, HubBase
+from pathsynth.params import BaseModelSettings, ClassifierSettings
 
 ARCHIVE = "/records/1/files/breastmnist.npz"
 REPO = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
-def _send_hub_client_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does to a process that has not imported the client yet."""
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A server that stands for hub and archive, and clients that know no other, have no cache yet and do not wait."""
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1,localhost")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    hub.close_session()
-    with Server() as running:
-        _send_hub_client_to(running.url, monkeypatch)
-        yield running
-    hub.close_session()
-
-
-def _archive(flag: str, side: int = 28, per_label: int = 2, channels: int | None = None) -> bytes:
-    """A small archive in the format of a MedMNIST set."""
-    info, rng = medmnist.INFO[flag], np.random.default_rng(0)
-    labels = np.repeat(np.arange(len(info["label"]), dtype=np.uint8), per_label)[:, None]
-    colour = (3,) if (channels or info["n_channels"]) == 3 else ()
-    arrays = {}
-    for split in ("train", "val", "test"):
-        arrays[f"{split}_images"] = rng.integers(0, 256, (len(labels), side, side, *colour), np.uint8)
-        arrays[f"{split}_labels"] = labels
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def archive(server: Server, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """BreastMNIST as served; medmnist's table says where and what it is."""
-    content = _archive("breastmnist", per_label=20)
+    content = medmnist_archive("breastmnist", per_label=20)
     monkeypatch.setitem(medmnist.INFO["breastmnist"], "url", server.add_file(ARCHIVE, content) + "?download=1")
     monkeypatch.setitem(medmnist.INFO["breastmnist"], "MD5", hashlib.md5(content).hexdigest())
     return content
@@ -102,7 +60,7 @@ def test_what_medmnist_has_fetched_is_used_as_it_is(server: Server, archive: byt
 
 
 def test_a_larger_size_has_its_own_name_and_checksum(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    content = _archive("pathmnist", side=64)
+    content = medmnist_archive("pathmnist", side=64)
     monkeypatch.setitem(medmnist.INFO["pathmnist"], "url_64", server.add_file("/p_64.npz", content))
     monkeypatch.setitem(medmnist.INFO["pathmnist"], "MD5_64", hashlib.md5(content).hexdigest())
     assert fetch_archive("pathmnist", 64, tmp_path) == tmp_path / "pathmnist_64.npz"
@@ -223,8 +181,8 @@ def small_base(tmp_path_factory) -> Path:
     return folder
 
 
-def _hub(**changes) -> HubBase:
-    return HubBase(**{"source": "hub", "repo_id": REPO, "revision": REVISION, "variant": None, **changes})
+def _hub(**changes) -> BaseModelSettings:
+    return BaseModelSettings(**{"pretrained_model_name_or_path": REPO, "revision": REVISION, "variant": None, **changes})
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
@@ -264,32 +222,32 @@ def test_a_base_that_breaks_off_is_whole_after_another_try(server: Server, small
     load_base(locate_base(_hub(), Path("unused")), "cpu")
 
 
-def _no_repository(server: Server, _) -> HubBase:
-    return _hub(repo_id="nobody/nothing")
+def _no_repository(server: Server, _) -> BaseModelSettings:
+    return _hub(pretrained_model_name_or_path="nobody/nothing")
 
 
-def _no_revision(server: Server, _) -> HubBase:
+def _no_revision(server: Server, _) -> BaseModelSettings:
     return _hub(revision="f" * 40)
 
 
-def _gated(server: Server, _) -> HubBase:
+def _gated(server: Server, _) -> BaseModelSettings:
     server.gate(REPO)
     return _hub()
 
 
-def _broken(server: Server, _) -> HubBase:
+def _broken(server: Server, _) -> BaseModelSettings:
     server.fail("/api/models", times=None)
     return _hub()
 
 
-def _offline(server: Server, monkeypatch: pytest.MonkeyPatch) -> HubBase:
+def _offline(server: Server, monkeypatch: pytest.MonkeyPatch) -> BaseModelSettings:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return _hub()
 
 
-def _unreachable(server: Server, monkeypatch: pytest.MonkeyPatch) -> HubBase:
+def _unreachable(server: Server, monkeypatch: pytest.MonkeyPatch) -> BaseModelSettings:
     with Server() as ended:
-        _send_hub_client_to(ended.url, monkeypatch)
+        send_hub_client_to(ended.url, monkeypatch)
     return _hub()
 
 
@@ -310,8 +268,8 @@ def test_a_base_that_is_not_to_be_had_is_one_line(server: Server, small_base: Pa
     with pytest.raises(FetchError) as caught:
         locate_base(wanted, Path("unused"))
     message = str(caught.value)
-    assert message.startswith(f"{wanted.repo_id} at {wanted.revision}: {problem}") and "\n" not in message
-    assert message.endswith("or name a local folder: base.source: local")
+    assert message.startswith(f"{wanted.pretrained_model_name_or_path} at {wanted.revision}: {problem}") and "\n" not in message
+    assert message.endswith("or name a local folder, with base.revision: null")
 
 
 def test_a_variant_that_the_base_has_not_is_named(server: Server, small_base: Path):

@@ -125,8 +125,8 @@ MISTAKES = {
     ),
     "stem does not fit": (_set(*T, "classifiers", "judge", "stem", "small"), "stem: 'small' is for ResNets"),
     "path of two": (
-        _set(*T, "base", "path", ["a", "b"]),
-        "benchmarks.tiny.base.path: ['a', 'b']: input should be a valid string",
+        _set(*T, "base", "pretrained_model_name_or_path", ["a", "b"]),
+        "benchmarks.tiny.base.pretrained_model_name_or_path: ['a', 'b']: input should be a valid string",
     ),
     "entry is no mapping": (_set("loras", "r2", 4), "loras.r2: 4: input should be"),
 }  # fmt: skip
