@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@echo 'pathsynth: a reproducible benchmark of text-to-tissue-image synthesis'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: $(READY) ## make the environment in .venv (again only when requirements.txt has changed)
@@ -48,6 +48,10 @@ bench: $(READY) ## measure the speed of generation against the stock pipeline
 .PHONY: test
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
+
+.PHONY: test-gpu
+test-gpu: $(READY) ## run the checks that need a GPU, at Stable Diffusion 1.5's size
+	$(BIN)/python -m pytest -m gpu
 
 .PHONY: lint
 lint: $(READY) ## check style, format and types

@@ -59,7 +59,7 @@ def main(gigabytes, rounds, folder, out):
         archive = Path(temporary) / "archive.npz"
         images = write_archive(archive, gigabytes)
         runs = {"ours": OURS, "theirs": THEIRS}
-        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        measured = {name: [] for name in runs}
         for number in range(rounds):
             for name, script in runs.items():
                 measured[name].append(run(script, archive, Path(temporary) / f"{name}{number}"))
