@@ -32,11 +32,6 @@ class ArchiveImages:
     def __init__(self, path: str | Path, key: str, shape: tuple[int, ...], dtype: np.dtype):
         self.path, self.key, self.shape, self.dtype = path, key, shape, dtype
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -98,7 +93,7 @@ def write_archive(path: str | Path, images: np.ndarray, labels: np.ndarray, chan
         path: the .npz archive to write.
         images: uint8 (N, H, H, 3).
         labels: integers (N,) in 0 to 255.
-        channels: 1 writes grey images, (N, H, H), as MedMNIST's grey sets have them.
+        channels: 1 writes the first of the channels, to be equal, as (N, H, H), as MedMNIST's grey sets have them.
 
     Raises:
         DataError: if the arrays do not have this form, or the file cannot be written.

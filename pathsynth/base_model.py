@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pathsynth.devices import memory_faults
 from pathsynth.errors import ModelError, one_line
+from pathsynth.files import located
 from pathsynth.network import network_faults
 from pathsynth.params import BaseModelSettings
 
@@ -32,7 +34,7 @@ def locate_base(settings: BaseModelSettings, beside: Path) -> Path:
     """
     name = settings.pretrained_model_name_or_path
     if settings.revision is None:
-        return beside / Path(name).expanduser()
+        return located(beside, name)
     from huggingface_hub import snapshot_download
 
     weights = [str(_weights(Path(part), settings.variant)) for part in WEIGHTS]
@@ -47,34 +49,43 @@ def load_base(folder: Path, device: str, variant: str | None = None) -> StableDi
     The safety checker stays off: it was trained on photographs and judges pink tissue at random.
 
     Raises:
-        ModelError: the folder or a part of it is missing, or does not load.
+        ModelError: the folder or a part of it is missing, incomplete, or does not load.
+        MemoryFault: it does not fit on the device.
     """
     import torch
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
     from safetensors import SafetensorError
+    from transformers import CLIPTextModel
     from transformers.utils import logging as transformers_logging
 
     _check_parts(folder, variant)
     logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    options = {"variant": variant, "dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     try:
+        # by itself, because only so it tells of tensors that are missing, which it would make up
+        text_encoder, found = CLIPTextModel.from_pretrained(folder / "text_encoder", output_loading_info=True, **options)
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
-            variant=variant,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
+            text_encoder=text_encoder,
+            **options,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(folder, f"does not load: {one_line(error)}") from error
+    missing = [f"text_encoder: {name}" for name in found["missing_keys"]]
+    for part in ("unet", "vae"):
+        missing += [f"{part}: {name}" for name, value in getattr(pipeline, part).named_parameters() if value.is_meta]
+    if missing:
+        raise ModelError(folder, f"lacks {len(missing)} tensors, such as {missing[0]}: its weights are incomplete")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
-    return pipeline.to(device)
+    with memory_faults("the base does not fit on the device; Stable Diffusion 1.5 takes a GPU of 8 GB or more"):
+        return pipeline.to(device)
 
 
 def unet_sha256(folder: Path, variant: str | None = None) -> str:
@@ -105,7 +116,7 @@ def check_image_size(pipeline: StableDiffusionPipeline, image_size: int) -> None
 
 
 def embed(pipeline: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
-    """Text embeddings as the pipeline makes them, float32 (N, tokens, width).
+    """Text embeddings as the pipeline makes them, (N, tokens, width) in the format of its text encoder.
 
     Raises:
         ModelError: a prompt has more tokens than the base reads, which the pipeline would cut without a word.

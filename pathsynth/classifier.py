@@ -13,7 +13,7 @@ import numpy as np
 
 from pathsynth.devices import autocast, filled_up, memory_faults
 from pathsynth.errors import ModelError, one_line
-from pathsynth.files import read_json, write_json, write_safetensors
+from pathsynth.files import located, read_json, write_json, write_safetensors
 from pathsynth.params import ClassifierSettings
 from pathsynth.pixels import as_batch
 
@@ -52,12 +52,18 @@ class Classifier:
 
         Returns:
             float32 (N, tissues), rows sum to 1.
+
+        Raises:
+            MemoryFault: a batch does not fit into memory.
         """
         import torch
 
         self.network.eval()
         parts = [np.zeros((0, len(self.card.slugs)), np.float32)]
-        with torch.inference_mode(), memory_faults("lower classifiers.*.input_size"):
+        with (
+            torch.inference_mode(),
+            memory_faults("no room for the classifier's batches: lower generation.batch_size or classifiers.*.input_size"),
+        ):
             for start in range(0, len(images), batch_size):
                 some = images[start : start + batch_size]
                 indices = np.minimum(np.arange(filled_up(len(some), self.device)), len(some) - 1)
@@ -119,7 +125,7 @@ def pretrained(settings: ClassifierSettings, folder: Path) -> Mapping[str, torch
         return None
     if settings.weights == "imagenet":
         return _from_torchvision(settings.architecture)
-    path = folder / Path(settings.weights).expanduser()
+    path = located(folder, settings.weights)
     # torchvision's file names end in the first digits of the checksum
     named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
     _check_sha256(path, settings.weights_sha256 or (named[1] if named else ""))

@@ -55,7 +55,8 @@ def train_classifier(
     torch.manual_seed(mix_seed(Stream.CLASSIFIER_WEIGHTS, seed, settings.seed))
     random = generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
     card = card_of(settings, prepared.slugs)
-    network = build_network(card, pretrained(settings, folder)).to(device)
+    with memory_faults("the classifier does not fit on the device"):
+        network = build_network(card, pretrained(settings, folder)).to(device)
     check_network(network, card)
     classifier = Classifier(network, card, device)
     images, targets = prepared.images("train"), torch.from_numpy(prepared.labels_of("train"))
@@ -79,8 +80,7 @@ def train_classifier(
         val = score(classifier, prepared, "val")
         log(epoch + 1, {"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
         if settings.checkpoint == "last" or val["macro_f1"] > best_score:
-            remedy = f"lower classifiers.*.batch_size ({settings.batch_size}) or input_size ({settings.input_size})"
-    best_score, kept_state, kept_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
+            best_score, kept_state, kept_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
     assert kept_state is not None
     network.load_state_dict(kept_state)
     scores = {split: score(classifier, prepared, split) for split in ("val", "test")}

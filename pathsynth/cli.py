@@ -9,10 +9,11 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
-from pathsynth.errors import PathsynthError
+from pathsynth.errors import PathsynthError, one_line
 from pathsynth.processes import LOST, is_lost_touch, report_to_starter
 
 # Read by huggingface_hub, diffusers and DVCLive when they are imported: nothing is reported to anyone.
@@ -32,16 +33,23 @@ def reports_errors(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except PathsynthError as error:
-            if not report_to_starter(str(error)):
-                click.echo(f"error: {error}", err=True)
-            sys.exit(1)
+            _end(str(error))
         except RuntimeError as error:
-            if not is_lost_touch(error) or not report_to_starter(LOST):
+            if not is_lost_touch(error):
                 raise
-            # not sys.exit: taking leave of processes that are gone may hang
-            os._exit(1)
+            _end(f"{LOST}: {one_line(error)}")
 
     return run
+
+
+def _end(message: str) -> NoReturn:
+    if not report_to_starter(message):
+        click.echo(f"error: {message}", err=True)
+    if "RANK" in os.environ:
+        # one of several processes: to take leave of others that may be gone, as sys.exit would, can hang
+        sys.stderr.flush()
+        os._exit(1)
+    sys.exit(1)
 
 
 def _quiet_libraries() -> None:

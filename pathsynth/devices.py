@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 # On a CPU torch's kernels sum in another order for small or odd batches, and round as before from this size on and in multiples
 # of it, on any number of threads. So batches are filled up to it, and no image depends on the images beside it.
 CPU_BATCH = 16
@@ -29,6 +30,7 @@ class Stream(IntEnum):
     LORA_BATCHES = 5
     IMAGES = 6
     LORA_VIEWS = 7
+    LORA_ROTATIONS = 8
 
 
 def pick_device() -> str:
@@ -73,8 +75,9 @@ def memory_faults(remedy: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # on a CPU torch has no class of its own for this
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        # some libraries below torch, and the CPU, have no class of their own for this
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in NO_MEMORY):
             raise
         raise MemoryFault(remedy) from error
 

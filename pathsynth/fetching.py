@@ -96,6 +96,7 @@ def _transfer(path: Path, url: str, md5: str, part: Path) -> None:
     from huggingface_hub.file_download import http_get
 
     with network_faults(path, _by_hand(path, url, md5)), open(part, "ab") as file:
+        # not in the client's reference, but what all its downloads go through: it resumes, tries again and shows bytes and rate
         try:
             http_get(url, file, resume_size=part.stat().st_size, displayed_filename=path.name)
         except HfHubHTTPError as error:

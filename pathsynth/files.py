@@ -88,6 +88,18 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], met
         raise DataError(path, f"could not be written: {one_line(error)}") from error
 
 
+def located(folder: Path, path: str) -> Path:
+    """A path from params.yaml, which is relative to the file's folder; `~` is the user's home.
+
+    Raises:
+        DataError: for the home of a user who is not known.
+    """
+    try:
+        return folder / Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(path, "names the home of a user who is not known here") from error
+
+
 def shown_path(path: str) -> str:
     """A path as it may stand in an out: of an absolute one only the last name, as the rest belongs to one machine."""
     absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
@@ -167,24 +179,6 @@ def write_npy_in_pieces(path: str | Path, shape: tuple[int, ...], dtype: np.dtyp
             file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
     if rows != (shape[0] if shape else 1):
         raise ValueError(f"{rows} rows for an array of shape {shape}")
-
-
-def create_npy(path: str | Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Makes a .npy file of zeros, to be mapped into memory and filled.
-
-    The disk gives its space now: a full disk that shows only when a mapped page is written would kill the process.
-
-    Raises:
-        DataError: if the file cannot be made.
-    """
-    try:
-        with open(path, "wb") as file:
-            header = {"shape": shape, "fortran_order": False, "descr": npy.dtype_to_descr(dtype)}
-            npy.write_array_header_1_0(file, header)
-            file.flush()
-            os.posix_fallocate(file.fileno(), file.tell(), max(1, math.prod(shape) * dtype.itemsize))
-    except OSError as error:
-        raise DataError(path, f"could not be written: {reason(error)}") from error
 
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:

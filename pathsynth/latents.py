@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.devices import Stream, generator, memory_faults
-from pathsynth.files import create_npy
+from pathsynth.errors import DataError
+from pathsynth.files import read_npy, reason, write_npy_in_pieces
 from pathsynth.params import ObjectiveSettings
 from pathsynth.pixels import as_batch
 from pathsynth.processes import ALONE, Processes
@@ -53,22 +51,33 @@ class Latents:
     """Posteriors of images in views. Latents are drawn anew at every use, as an encoder inside the loop would do.
 
     Attributes:
-        mean, std: float16 (pairs, C, h, w), mapped from disk.
-        rows: int64 (views, images); the row of a pair in `mean` and `std`, -1 for a pair that is never drawn.
+        parts: float16 (pairs, 2, C, h, w) each, mapped from disk; mean and deviation of the pairs that one process encoded.
+        rows: int64 (views, images); the row of a pair in all parts together, -1 for a pair that is never drawn.
         labels: int64 (images,).
     """
 
-    mean: np.ndarray
-    std: np.ndarray
+    parts: tuple[np.ndarray, ...]
     rows: np.ndarray
     labels: torch.Tensor
 
     def draw(self, views: torch.Tensor, chosen: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Unscaled latents, float32 (n, C, h, w), of images `chosen` in `views`, with unit noise of the same shape."""
+        """Unscaled latents, float32 (n, C, h, w), of images `chosen` in `views`, with unit noise of the same shape.
+
+        Raises:
+            ValueError: for a pair that was not encoded.
+        """
         import torch
 
         rows = self.rows[views.numpy(), chosen.numpy()]
-        return torch.from_numpy(self.mean[rows]).float() + torch.from_numpy(self.std[rows]).float() * noise
+        if rows.min() < 0:
+            raise ValueError("an image in a view that was not encoded")
+        found, start = np.empty((len(rows), *self.parts[0].shape[1:]), np.float16), 0
+        for part in self.parts:
+            own = (rows >= start) & (rows < start + len(part))
+            found[own] = part[rows[own] - start]
+            start += len(part)
+        mean, std = torch.from_numpy(found).float().unbind(1)
+        return mean + std * noise
 
 
 def latent_shape(pipeline: StableDiffusionPipeline, image_size: int) -> tuple[int, int, int]:
@@ -81,6 +90,7 @@ def encode(
     pipeline: StableDiffusionPipeline,
     images: np.ndarray,
     labels: np.ndarray,
+    *,
     views: list[View],
     wanted: np.ndarray,
     degrees: float,
@@ -89,6 +99,8 @@ def encode(
     processes: Processes = ALONE,
 ) -> Latents:
     """Encodes the wanted images in the wanted views, shared by the processes.
+
+    Each process writes a file of its own and closes it before the others open it, which holds on shared file systems too.
 
     Args:
         pipeline: whose VAE encodes.
@@ -107,57 +119,40 @@ def encode(
     """
     import torch
 
-    rows = np.where(wanted.reshape(-1), np.cumsum(wanted) - 1, -1).reshape(wanted.shape)
-    shape = (int(wanted.sum()), *latent_shape(pipeline, images.shape[1]))
-    paths = (folder / "mean.npy", folder / "std.npy")
-    if processes.main:
-        for path in paths:
-            create_npy(path, shape, np.dtype(np.float16))
-    processes.gather(None)
-    mean, std = (np.load(path, mmap_mode="r+") for path in paths)
-    size = min(MOST_IMAGES, max(1, MOST_PIXELS // images.shape[1] ** 2))
-    jobs = [
-        (number, some)
-        for number in range(len(views))
-        for some in np.array_split(*_cuts(np.flatnonzero(wanted[number]), size))
-        if len(some)
-    ]
-    with torch.inference_mode(), memory_faults("no room to encode images: use a smaller dataset.image_size"):
-        for number, some in bar(jobs[processes.index :: processes.count], "encoding images"):
+    jobs = _jobs(wanted, min(MOST_IMAGES, max(1, MOST_PIXELS // images.shape[1] ** 2)))
+    shares = np.array_split(np.arange(len(jobs)), processes.count)
+    own = [jobs[number] for number in shares[processes.index]]
+    shape = (sum(len(some) for _, some in own), 2, *latent_shape(pipeline, images.shape[1]))
+
+    def posteriors() -> Iterator[np.ndarray]:
+        for number, some in bar(own, "encoding images"):
             pixels = _seen(images[some], views[number], _angles(degrees, seed, number, len(images))[some], pipeline)
             posterior = pipeline.vae.encode(pixels * 2 - 1).latent_dist
-            mean[rows[number, some]] = posterior.mean.half().cpu().numpy()
-            std[rows[number, some]] = posterior.std.half().cpu().numpy()
-    mean.flush()
-    std.flush()
-    processes.gather(None)
-    return Latents(mean, std, rows, torch.from_numpy(np.asarray(labels, np.int64)))
+            yield torch.stack([posterior.mean, posterior.std], 1).half().cpu().numpy()
 
-
-@contextmanager
-def shared_folder(parent: Path, processes: Processes) -> Iterator[Path]:
-    """A folder under `parent` for all processes, gone in the end."""
-    folder = None
-    if processes.main:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="latents-", dir=parent))
     try:
-        yield processes.gather(folder)[0]
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        with torch.inference_mode(), memory_faults("no room to encode images: use a smaller dataset.image_size"):
+            write_npy_in_pieces(folder / f"{processes.index}.npy", shape, np.dtype(np.float16), posteriors())
+    except OSError as error:
+        raise DataError(folder, f"could not be written: {reason(error)}") from error
+    processes.gather(None)
+    # an empty file cannot be mapped
+    parts = tuple(read_npy(folder / f"{index}.npy") for index, share in enumerate(shares) if len(share))
+    rows = np.where(wanted.reshape(-1), np.cumsum(wanted) - 1, -1).reshape(wanted.shape)
+    return Latents(parts, rows, torch.from_numpy(np.asarray(labels, np.int64)))
 
 
-def _cuts(indices: np.ndarray, size: int) -> tuple[np.ndarray, list[int]]:
-    """Arguments of numpy.array_split for pieces of `size`."""
-    return indices, list(range(size, len(indices), size))
+def _jobs(wanted: np.ndarray, size: int) -> list[tuple[int, np.ndarray]]:
+    """Number of a view and at most `size` images that are wanted in it, by view, then image."""
+    found = [(number, np.flatnonzero(row)) for number, row in enumerate(wanted)]
+    return [(number, some[start : start + size]) for number, some in found for start in range(0, len(some), size)]
 
 
 def _angles(degrees: float, seed: int, view: int, count: int) -> np.ndarray:
     """The rotation of every image in a view, float32 (count,) in degrees."""
     import torch
 
-    random = generator(Stream.LORA_VIEWS, seed, view)
+    random = generator(Stream.LORA_ROTATIONS, seed, view)
     return ((torch.rand(count, generator=random) * 2 - 1) * degrees).numpy()
 
 

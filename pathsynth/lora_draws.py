@@ -69,12 +69,9 @@ class Draws:
     def __iter__(self) -> Iterator[Draw]:
         import torch
 
-        training, objective = self.settings.training, self.settings.objective
-        size = training.train_batch_size * training.gradient_accumulation_steps
-        batches = shuffled_batches(self.images, size, generator(Stream.LORA_BATCHES, self.seed))
+        objective, size = self.settings.objective, self._size
         random = generator(Stream.LORA_NOISE, self.seed)
-        for chosen in islice(batches, training.max_train_steps):
-            views = torch.randint(self.views, (size,), generator=random)
+        for chosen, views in self._seen():
             posterior = torch.randn(size, *self.shape, generator=random)
             noise = torch.randn(size, *self.shape, generator=random)
             if objective.noise_offset:
@@ -87,9 +84,32 @@ class Draws:
     def wanted(self) -> np.ndarray:
         """Which images are ever drawn in which view, bool (views, images)."""
         wanted = np.zeros((self.views, self.images), bool)
-        for draw in self:
-            wanted[draw.views.numpy(), draw.chosen.numpy()] = True
+        for chosen, views in self._seen():
+            wanted[views.numpy(), chosen.numpy()] = True
         return wanted
+
+    @property
+    def _size(self) -> int:
+        return self.settings.training.train_batch_size * self.settings.training.gradient_accumulation_steps
+
+    def _seen(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and views of every step, from streams of their own, so that they can be known before the rest is drawn."""
+        import torch
+
+        random = generator(Stream.LORA_VIEWS, self.seed)
+        batches = shuffled_batches(self.images, self._size, generator(Stream.LORA_BATCHES, self.seed))
+        for chosen in islice(batches, self.settings.training.max_train_steps):
+            yield chosen, torch.randint(self.views, (self._size,), generator=random)
+
+
+def check_shared(settings: LoraSettings, count: int) -> None:
+    """Raises TrainingError where `count` processes cannot train what one would."""
+    training = settings.training
+    micro_batches(training.train_batch_size, training.gradient_accumulation_steps, 0, count)
+    if count > 1 and settings.adapter.lora_dropout:
+        raise TrainingError(
+            f"processes: {count} draw other dropout masks than one would; use adapter.lora_dropout: 0.0 or processes: 1"
+        )
 
 
 def shuffled_batches(count: int, batch_size: int, random: torch.Generator) -> Iterator[torch.Tensor]:

@@ -13,13 +13,13 @@ import numpy as np
 from pathsynth.base_model import check_image_size, embed
 from pathsynth.devices import Stream, dtype, memory_faults, mix_seed
 from pathsynth.errors import TrainingError
-from pathsynth.latents import Latents, encode, latent_shape, shared_folder, views_of
+from pathsynth.latents import Latents, encode, latent_shape, views_of
 from pathsynth.lora import add_lora
-from pathsynth.lora_draws import Draw, Draws, micro_batches
+from pathsynth.lora_draws import Draw, Draws, check_shared, micro_batches
 from pathsynth.lora_objective import Objective
 from pathsynth.params import LoraSettings
 from pathsynth.prepared import Prepared
-from pathsynth.processes import ALONE, Processes
+from pathsynth.processes import ALONE, Processes, shared_folder
 from pathsynth.progress import bar
 from pathsynth.schedules import build_schedule
 
@@ -39,6 +39,7 @@ def train_lora(
     settings: LoraSettings,
     seed: int,
     log: Callable[[int, dict[str, float]], None],
+    *,
     scratch: Path,
     processes: Processes = ALONE,
 ) -> dict[str, float | int]:
@@ -51,7 +52,7 @@ def train_lora(
         settings: the LoRA configuration.
         seed: global seed.
         log: called with the step (from 1) and the curve's values every few steps.
-        scratch: folder for the latents while they are needed, about 25 kB for a 512 px image of Stable Diffusion 1.5.
+        scratch: folder for the latents while they are needed, 12.5 kB for each image of 224 px and view.
         processes: who shares the work; all of them end with the same weights.
 
     Returns:
@@ -61,9 +62,11 @@ def train_lora(
         TrainingError: the loss is no longer a number, the device cannot compute in the wanted number format, or the processes
             cannot share a step.
         ModelError: the adapter or the image size does not suit the base.
+        DataError: the latents cannot be written.
         MemoryFault: a step does not fit into memory.
     """
     check_image_size(pipeline, prepared.image_size)
+    check_shared(settings, processes.count)
     draws = _draws(pipeline, prepared, settings, seed)
     with shared_folder(scratch, processes) as folder:
         run = _set_up(pipeline, prepared, prompts, settings, draws, folder, processes)
@@ -71,7 +74,6 @@ def train_lora(
     # a loss tells of the weights before its own step, so the last step shows here alone
     if not all(bool(parameter.isfinite().all()) for parameter in run.parameters):
         raise TrainingError("the last step made weights that are no numbers; lower optimizer.learning_rate")
-    pipeline.unet = run.accelerator.unwrap_model(run.unet)
     return {
         "trainable_parameters": sum(parameter.numel() for parameter in run.parameters),
         "images_seen": len(losses) * settings.training.train_batch_size * settings.training.gradient_accumulation_steps,
@@ -127,9 +129,11 @@ def _loop(run: _Run, draws: Draws, settings: LoraSettings, log: Callable[[int, d
             rate = settings.optimizer.learning_rate
             raise TrainingError(f"step {step}: the loss is {losses[-1]}; lower optimizer.learning_rate ({rate})")
         learning_rate = float(run.schedule.get_last_lr()[0])
-        run.schedule.step()
-        if run.average:
-            run.average.step(run.parameters)
+        # in fp16 a step is skipped where the gradients overflow, until the loss's scale fits
+        if not run.accelerator.optimizer_step_was_skipped:
+            run.schedule.step()
+            if run.average:
+                run.average.step(run.parameters)
         if step % LOG_EVERY == 0 or step == training.max_train_steps:
             recent = float(np.mean(losses[-LOG_EVERY:]))
             steps.set_postfix(loss=f"{recent:.4f}")
@@ -174,12 +178,12 @@ def _set_up(
         pipeline,
         prepared.images("train"),
         prepared.labels_of("train"),
-        views_of(objective),
-        draws.wanted(),
-        objective.rotation_degrees,
-        draws.seed,
-        folder,
-        processes,
+        views=views_of(objective),
+        wanted=draws.wanted(),
+        degrees=objective.rotation_degrees,
+        seed=draws.seed,
+        folder=folder,
+        processes=processes,
     )
     embeddings = embed(pipeline, [*prompts, ""])
     pipeline.vae.to("cpu")
@@ -207,11 +211,14 @@ def _accelerator(mixed_precision: str, accumulation: int) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    gpu = torch.cuda.is_available()
+    if mixed_precision == "fp16" and not gpu:
+        raise TrainingError("training.mixed_precision: 'fp16' needs a GPU; allowed without one: 'no', 'bf16'")
     # accelerate keeps the first one's settings for good, and a second training in this process may want others
     AcceleratorState._reset_state()
     try:
         return Accelerator(
-            cpu=not torch.cuda.is_available(),
+            cpu=not gpu,
             mixed_precision=mixed_precision,
             gradient_accumulation_steps=accumulation,
         )

@@ -15,7 +15,7 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def network_faults(what: object, otherwise: str) -> Iterator[None]:
-    """Turns whatever the hub's client raises into a FetchError.
+    """Turns what the hub's client raises into a FetchError.
 
     Args:
         what: what was to be fetched; the error names it.
@@ -24,10 +24,12 @@ def network_faults(what: object, otherwise: str) -> Iterator[None]:
     Raises:
         FetchError: no connection, offline mode, a refusal or fault of the server, a full disk.
     """
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         yield
+    except HFValidationError as error:
+        raise FetchError(what, f"is no name that the hub allows: {one_line(error)}") from error
     except (HTTPError, OSError) as error:
         raise FetchError(what, _problem(error, otherwise)) from error
 

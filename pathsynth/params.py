@@ -121,6 +121,19 @@ class MedmnistDataset(Dataset):
         labels.of_set(value)
         return value
 
+    @model_validator(mode="after")
+    def _is_the_set(self) -> Self:
+        from medmnist import INFO
+
+        channels, count = INFO[self.flag]["n_channels"], len(labels.of_set(self.flag))
+        if self.channels != channels:
+            raise ValueError(f"channels: {self.flag} has {channels}, not {self.channels}")
+        if isinstance(self.labels, str) and self.labels != self.flag:
+            raise ValueError(f"labels: {self.labels!r} are of another set; allowed: {self.flag}, or a list of {count} labels")
+        if len(self.label_names) != count:
+            raise ValueError(f"labels: {len(self.label_names)} for the {count} classes of {self.flag}")
+        return self
+
 
 AnyDataset = PhantomDataset | FileDataset | MedmnistDataset
 
@@ -239,6 +252,12 @@ class GenerationSettings(Section):
     batch_size: PositiveInt
     mixed_precision: MixedPrecision
     weight_dtype: WeightDtype
+
+    @model_validator(mode="after")
+    def _formats_fit(self) -> Self:
+        if self.weight_dtype != "fp32" and self.mixed_precision not in ("no", self.weight_dtype):
+            raise ValueError(f"weight_dtype: {self.weight_dtype!r} needs mixed_precision: no or {self.weight_dtype}")
+        return self
 
 
 class EvaluationSettings(Section):
@@ -399,11 +418,6 @@ def load_params(path: Path) -> Params:
         benchmark=validate(path, f"benchmarks.{tree['benchmark']}", Benchmark, benchmark),
         lora=validate(path, f"loras.{tree['lora']}", LoraSettings, lora),
     )
-
-
-def beside(params_path: Path, path: str) -> Path:
-    """A path of the parameter file, which is relative to that file's folder; `~` is the user's home."""
-    return params_path.parent / Path(path).expanduser()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

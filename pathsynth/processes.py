@@ -11,12 +11,16 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pathsynth.errors import ProcessError
+from pathsynth.errors import DataError, ProcessError
+from pathsynth.files import write_whole
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -26,6 +30,8 @@ Result = TypeVar("Result")
 
 # Set in processes that `run_on` starts: their errors go to the one that started them, which tells the user once.
 STARTED = "PATHSYNTH_STARTED"
+# The folder that they share.
+FOLDER = "PATHSYNTH_FOLDER"
 LOST = "lost touch with another process"
 
 
@@ -60,39 +66,72 @@ class Processes:
 ALONE = Processes()
 
 
-def join() -> Processes:
-    """Joins the processes that were started with this one; there may be none."""
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """The processes that were started with this one, there may be none; waits in the end until all have done their part."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
+        yield ALONE
+        return
     import torch
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    return Processes(state.process_index, state.num_processes)
+    yield Processes(state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
-def run_on(count: int) -> bool:
+@contextmanager
+def shared_folder(parent: Path, processes: Processes) -> Iterator[Path]:
+    """A folder for all processes, gone in the end; under `parent`, or where `run_on` has made one.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    with ExitStack() as stack:
+        folder = os.environ.get(FOLDER)
+        if not folder and processes.main:
+            folder = stack.enter_context(_temporary_folder(parent))
+        yield Path(processes.gather(folder)[0])
+
+
+def run_on(count: int, scratch: Path | None = None) -> bool:
     """Runs the command that this process was started with on `count` processes of this machine, and waits for them.
+
+    Args:
+        count: number of processes.
+        scratch: where the folder for what they share is made, which is removed however they end; None where they need none.
 
     Returns:
         False where there is nothing to start, so that the caller does the work.
 
     Raises:
         ProcessError: there are too few GPUs, or a process has failed; the others are ended too.
+        DataError: the folder cannot be made.
     """
     if count == 1 or "RANK" in os.environ:
         return False
-    import logging
-
     import torch
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
     if gpus is not None and count > gpus:
         raise ProcessError(f"params: processes: {count}, but this machine has {gpus} GPUs; allowed: 1 to {gpus}")
-    os.environ[STARTED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
+    os.environ[STARTED] = "1"
+    with ExitStack() as stack:
+        if scratch:
+            os.environ[FOLDER] = stack.enter_context(_temporary_folder(scratch))
+        _launch(count, stack.enter_context(tempfile.TemporaryDirectory(prefix="pathsynth-")))
+    return True
+
+
+def _launch(count: int, logs: str) -> None:
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -102,13 +141,24 @@ def run_on(count: int) -> bool:
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=logs),
     )
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
     except ChildFailedError as error:
-        raise ProcessError(_first_fault(error.failures, count)) from error
-    return True
+        raise ProcessError(first_fault(error.failures, count)) from error
+
+
+@contextmanager
+def _temporary_folder(parent: Path) -> Iterator[str]:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="pathsynth-", dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DataError(parent, f"no folder can be made there: {error.strerror}") from error
+    with folder as name:
+        yield name
 
 
 def report_to_starter(message: str) -> bool:
@@ -116,27 +166,34 @@ def report_to_starter(message: str) -> bool:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if STARTED not in os.environ or not path:
         return False
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({"message": message, "timestamp": int(time.time())}, file)
+    # whole or not at all: the launcher cannot read half a message, and may end this process at any time
+    with write_whole(path) as part:
+        part.write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
     return True
 
 
 def is_lost_touch(error: BaseException) -> bool:
-    """Whether an error only says that another process is gone, which will be told of that one."""
+    """Whether an error comes from the talk between processes, mostly since another one is gone, which then is told of."""
     import torch
 
     return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL"))
 
 
-def _first_fault(failures: dict[int, ProcessFailure], count: int) -> str:
-    """What is to be told of several faults: who was killed, else who said why, else who just ended."""
-    killed = {rank: fault for rank, fault in failures.items() if fault.exitcode < 0 and -fault.exitcode != signal.SIGTERM}
-    told = {rank: fault for rank, fault in failures.items() if isinstance(fault.message, str) and fault.message != LOST}
-    rank, fault = next(iter((killed or told or failures).items()))
-    if fault.exitcode < 0:
-        name = signal.Signals(-fault.exitcode).name
-        hint = "; the system does this when memory runs out" if name == "SIGKILL" else ""
-        return f"process {rank} of {count} was killed by {name}{hint}; the others were ended and nothing was written"
-    if os.path.isfile(fault.error_file):
-        return str(fault.message)
+def first_fault(failures: Mapping[int, ProcessFailure], count: int) -> str:
+    """What is to be told of several faults: who said why, else who was killed, else who lost touch, else who just ended.
+
+    A process that has no more to say than that it lost another, or that the launcher has ended, is not where it began.
+    """
+    reported = {rank: str(fault.message) for rank, fault in failures.items() if os.path.isfile(fault.error_file)}
+    for message in reported.values():
+        if not message.startswith(LOST):
+            return message
+    for rank, fault in failures.items():
+        if fault.exitcode < 0 and -fault.exitcode != signal.SIGTERM:
+            name = signal.Signals(-fault.exitcode).name
+            hint = "; the system does this when memory runs out" if name == "SIGKILL" else ""
+            return f"process {rank} of {count} was killed by {name}{hint}; the others were ended"
+    if reported:
+        return next(iter(reported.values()))
+    rank, fault = next(iter(failures.items()))
     return f"process {rank} of {count} ended with exit code {fault.exitcode}; its messages stand above"

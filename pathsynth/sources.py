@@ -10,7 +10,7 @@ from pathsynth import phantom
 from pathsynth.archives import SPLITS, Split, read_archive
 from pathsynth.errors import DataError
 from pathsynth.fetching import fetch_archive, md5_of
-from pathsynth.files import shown_path
+from pathsynth.files import located, shown_path
 from pathsynth.params import AnyDataset, FileDataset, MedmnistDataset, PhantomDataset
 
 Progress = Callable[[Iterable], Iterable]
@@ -36,10 +36,10 @@ def load_source(dataset: AnyDataset, seed: int, progress: Progress = iter, *, fo
         case PhantomDataset():
             return _draw_phantoms(dataset, seed, progress)
         case FileDataset():
-            path = folder / Path(dataset.path).expanduser()
+            path = located(folder, dataset.path)
             _check_md5(path, dataset.md5)
         case MedmnistDataset():
-            path = fetch_archive(dataset.flag, dataset.archive_size, folder / Path(dataset.root).expanduser())
+            path = fetch_archive(dataset.flag, dataset.archive_size, located(folder, dataset.root))
     return read_archive(path, len(dataset.label_names), dataset.channels)
 
 

@@ -10,7 +10,7 @@ from pathsynth.files import write_json
 from pathsynth.generation import Sampler, check_quota, generate_filtered, generation_metrics, save_generated
 from pathsynth.lora import attach_lora
 from pathsynth.params import load_params
-from pathsynth.processes import join, run_on
+from pathsynth.processes import joined, run_on
 
 
 @click.command()
@@ -23,32 +23,31 @@ from pathsynth.processes import join, run_on
 def main(params_path, lora, gate, out, metrics):
     """Fills the wanted number of images of every tissue, as far as the limit of attempts allows."""
     params = load_params(params_path)
+    settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
+    folder = locate_base(base, params_path.parent)
     if run_on(params.processes):
         return
-    processes = join()
-    settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
     classifier = load_classifier(gate, pick_device(), dataset.slugs)
-    folder = locate_base(base, params_path.parent)
     pipeline = load_base(folder, pick_device(), base.variant)
     attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
     prompts = params.benchmark.texts(params.lora.prompts)
     sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
-    result = generate_filtered(
-        draw=sampler,
-        gate=classifier.probabilities,
-        tissues=len(dataset.slugs),
-        images_per_tissue=settings.images_per_tissue,
-        max_attempts=settings.max_attempts,
-        batch_size=sampler.batch_size,
-        seed=params.seed,
-        processes=processes,
-    )
-    if not processes.main:
-        return
-    table = result.table(dataset.slugs)
-    save_generated(out, result, table, dataset.image_size, dataset.channels)
-    counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
-    write_json(metrics, counts)
+    with joined() as processes:
+        result = generate_filtered(
+            draw=sampler,
+            gate=classifier.probabilities,
+            tissues=len(dataset.slugs),
+            images_per_tissue=settings.images_per_tissue,
+            max_attempts=settings.max_attempts,
+            batch_size=sampler.batch_size,
+            seed=params.seed,
+            processes=processes,
+        )
+        table = result.table(dataset.slugs)
+        counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
+        if processes.main:
+            save_generated(out, result, table, dataset.image_size, dataset.channels)
+            write_json(metrics, counts)
     check_quota(counts, settings.images_per_tissue, settings.quota)
 
 

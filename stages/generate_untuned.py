@@ -8,7 +8,7 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.generation import Sampler, first_attempts
 from pathsynth.params import load_params
-from pathsynth.processes import join, run_on
+from pathsynth.processes import joined, run_on
 
 
 @click.command()
@@ -19,17 +19,18 @@ from pathsynth.processes import join, run_on
 def main(params_path, prompts, out):
     """Draws one image for every slot with the seeds of the LoRAs' first attempts."""
     params = load_params(params_path)
+    settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
+    folder = locate_base(base, params_path.parent)
     if run_on(params.processes):
         return
-    processes = join()
-    settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
-    pipeline = load_base(locate_base(base, params_path.parent), pick_device(), base.variant)
+    pipeline = load_base(folder, pick_device(), base.variant)
     texts = params.benchmark.texts(prompts)
     sampler = Sampler(pipeline, texts, settings, params.seed, dataset.image_size, dataset.channels)
     attempts = first_attempts(len(dataset.slugs), settings.images_per_tissue)
-    images = sampler.draw_all(attempts, processes)
-    if processes.main:
-        write_archive(out / "raw.npz", images, [attempt.tissue for attempt in attempts], dataset.channels)
+    with joined() as processes:
+        images = sampler.draw_all(attempts, processes)
+        if processes.main:
+            write_archive(out / "raw.npz", images, [attempt.tissue for attempt in attempts], dataset.channels)
 
 
 if __name__ == "__main__":

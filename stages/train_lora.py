@@ -9,10 +9,11 @@ from pathsynth.devices import pick_device
 from pathsynth.files import write_json
 from pathsynth.lora import save_lora
 from pathsynth.lora_card import model_card
+from pathsynth.lora_draws import check_shared
 from pathsynth.lora_training import train_lora
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
-from pathsynth.processes import join, run_on
+from pathsynth.processes import joined, run_on
 
 
 @click.command()
@@ -26,18 +27,19 @@ from pathsynth.processes import join, run_on
 def main(params_path, prepared, out, metrics, curves, scratch):
     """Trains the selected LoRA on the train split of data/prepared."""
     params, data = load_params(params_path), open_prepared(prepared)
-    if run_on(params.processes):
-        return
-    processes = join()
+    check_shared(params.lora, params.processes)
     base, prompts = params.benchmark.base, params.benchmark.texts(params.lora.prompts)
     folder = locate_base(base, params_path.parent)
+    if run_on(params.processes, scratch):
+        return
+    checksum = unet_sha256(folder, base.variant)
     pipeline = load_base(folder, pick_device(), base.variant)
-    with Curves(curves, silent=not processes.main) as log:
-        result = train_lora(pipeline, data, prompts, params.lora, params.seed, log, scratch, processes)
-    if processes.main:
-        card = model_card(params, data, prompts, result)
-        save_lora(out, pipeline.unet, params.lora, card, unet_sha256(folder, base.variant))
-        write_json(metrics, result)
+    with joined() as processes:
+        with Curves(curves, silent=not processes.main) as log:
+            result = train_lora(pipeline, data, prompts, params.lora, params.seed, log, scratch=scratch, processes=processes)
+        if processes.main:
+            save_lora(out, pipeline.unet, params.lora, model_card(params, data, prompts, result), checksum)
+            write_json(metrics, result)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ SAMPLE = ROOT.parent / "shared" / "data" / "pathmnist_sample_28.npz"
 
 for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRACK", "DVC_NO_ANALYTICS"):
     os.environ.setdefault(_name, "1")
+# Read when torch is imported: layers this small gain nothing from threads, and lose much where other programs use the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def tiny_base_settings():

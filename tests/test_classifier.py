@@ -53,6 +53,22 @@ def test_learns_an_easy_task_and_scores_both_splits(easy):
     assert scores["epoch"] == 1 + int(np.argmax([values["val/macro_f1"] for _, values in curve]))
 
 
+@pytest.mark.parametrize(("checkpoint", "kept"), [("best", 2), ("last", 4)])
+def test_the_epoch_that_is_kept(checkpoint, kept, tiny_prepared, monkeypatch):
+    from pathsynth import classifier_training
+
+    on_val = iter([0.4, 0.9, 0.5, 0.9])
+
+    def score(classifier, prepared, split):
+        return {"macro_f1": next(on_val, 0.0), "accuracy": 0.0}
+
+    monkeypatch.setattr(classifier_training, "score", score)
+    tree = tiny_tree()["benchmarks"]["tiny"]["classifiers"]["gate"] | {"epochs": 4, "checkpoint": checkpoint}
+    settings = ClassifierSettings.model_validate(tree)
+    _, scores = classifier_training.train_classifier(tiny_prepared, settings, 1, "cpu", lambda *_: None)
+    assert scores["epoch"] == kept
+
+
 def test_training_is_reproducible_and_follows_both_seeds(tiny_prepared):
     curves = [_train(tiny_prepared, _settings(seed=own), seed)[2] for own, seed in ((1, 3), (1, 3), (2, 3), (1, 4))]
     assert curves[0] == curves[1]

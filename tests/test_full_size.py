@@ -159,8 +159,8 @@ def test_targets_exist_in_stable_diffusion_and_the_paper_s_count_comes_out(name)
         assert sum(parameter.numel() for parameter in trainable) == 797_184
 
 
-def test_no_prompt_is_too_long_for_clip():
-    """By words: CLIP's own vocabulary took at most 61 tokens for the longest of them, of 77."""
+def test_prompts_have_a_length_at_which_clip_s_own_vocabulary_had_room_to_spare():
+    """Words and commas; by CLIP's vocabulary, which is not here, the longest of them took 61 tokens of 77."""
     assert max(len(prompt.replace(",", " ,").split()) for prompt in prompts()) <= 50
 
 
@@ -173,7 +173,7 @@ def _trained(folder: Path, tiny_prepared, tmp_path, **training):
     pipeline = load_base(folder, "cpu")
     texts = [f"tissue {number}" for number in range(9)]
     settings = LoraSettings.model_validate(tree)
-    result = train_lora(pipeline, tiny_prepared, texts, settings, 3, lambda *_: None, tmp_path)
+    result = train_lora(pipeline, tiny_prepared, texts, settings, 3, lambda *_: None, scratch=tmp_path)
     return pipeline, result
 
 

@@ -56,7 +56,7 @@ def _trained(scale, prepared, scratch: Path, **training) -> tuple[float, bool]:
     tree["training"] |= {"max_train_steps": 1} | training
     pipeline = load_base(folder, device)
     settings = LoraSettings.model_validate(tree)
-    result = train_lora(pipeline, prepared, PROMPTS, settings, 3, lambda *_: None, scratch)
+    result = train_lora(pipeline, prepared, PROMPTS, settings, 3, lambda *_: None, scratch=scratch)
     moved = any(bool((p != 0).any()) for name, p in pipeline.unet.named_parameters() if "lora_B" in name)
     return result["loss"], moved
 

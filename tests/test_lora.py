@@ -39,7 +39,7 @@ def _trained(base, prepared, settings, seed=3):
         curve.append((step, values))
 
     with tempfile.TemporaryDirectory() as scratch:
-        result = train_lora(pipeline, prepared, PROMPTS, settings, seed, log, Path(scratch))
+        result = train_lora(pipeline, prepared, PROMPTS, settings, seed, log, scratch=Path(scratch))
         assert not list(Path(scratch).iterdir()), "the latents are gone"
     return pipeline, result, curve
 
@@ -104,7 +104,8 @@ def _latents(pipeline, prepared, settings, folder, wanted=None):
     views = views_of(settings.objective)
     images, labels = prepared.images("train"), prepared.labels_of("train")
     wanted = np.ones((len(views), len(images)), bool) if wanted is None else wanted
-    return encode(pipeline, images, labels, views, wanted, settings.objective.rotation_degrees, 1, folder)
+    degrees = settings.objective.rotation_degrees
+    return encode(pipeline, images, labels, views=views, wanted=wanted, degrees=degrees, seed=1, folder=folder)
 
 
 def _loss_on_fixed_noise(pipeline, prepared, settings, folder) -> float:
@@ -172,19 +173,19 @@ def test_latents_are_cached_in_every_view_and_sampled(objective, tiny_base, tiny
     pipeline = load_base(tiny_base, "cpu")
     latents = _latents(pipeline, tiny_prepared, _with(_lora(), objective=objective), tmp_path)
     count = 8 if objective["flips"] else 1
-    assert latents.mean.shape == (36 * count, 4, 8, 8)
+    (part,) = latents.parts
+    assert part.shape == (36 * count, 2, 4, 8, 8)
     flips, turns = (range(2), range(4)) if objective["flips"] else (range(1), range(1))
     image = tiny_prepared.images("train")[0]
     views = [np.rot90(image[:, ::-1] if flip else image, turn) for flip in flips for turn in turns]
     with torch.no_grad():
         pixels = torch.tensor(np.stack(views)).permute(0, 3, 1, 2) / 127.5 - 1
         direct = pipeline.vae.encode(pixels).latent_dist.mean
-    means = torch.from_numpy(latents.mean[latents.rows[:, 0]]).float()
+    means, stds = torch.from_numpy(part[latents.rows[:, 0]]).float().unbind(1)
     torch.testing.assert_close(means, direct, atol=2e-3, rtol=2e-3)
     views, chosen = torch.arange(50) % count, torch.zeros(50, dtype=torch.long)
     noise = torch.randn(50, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     drawn = latents.draw(views, chosen, noise)
-    stds = torch.from_numpy(latents.std[latents.rows[:, 0]]).float()
     torch.testing.assert_close(drawn, means[views] + stds[views] * noise)
 
 
@@ -194,28 +195,33 @@ def test_only_what_is_drawn_is_encoded(tiny_base, tiny_prepared, tmp_path):
     settings = _with(_lora(), objective={"quarter_turns": True}, training={"max_train_steps": 3})
     draws = _draws(tiny_prepared, settings, 5, views=8)
     latents = _latents(load_base(tiny_base, "cpu"), tiny_prepared, settings, tmp_path, draws.wanted())
-    assert len(latents.mean) == (latents.rows >= 0).sum() == 12
+    assert len(latents.parts[0]) == (latents.rows >= 0).sum() == 12
     for draw in draws:
-        assert (latents.rows[draw.views.numpy(), draw.chosen.numpy()] >= 0).all()
+        assert latents.draw(draw.views, draw.chosen, draw.posterior).isfinite().all()
+    never = np.argwhere(latents.rows < 0)[0]
+    with pytest.raises(ValueError, match="not encoded"):
+        latents.draw(draw.views[:1] * 0 + int(never[0]), draw.chosen[:1] * 0 + int(never[1]), draw.posterior[:1])
 
 
-def test_a_full_disk_is_one_line_and_not_a_killed_process(tmp_path):
-    import subprocess
-    import sys
+def test_a_full_disk_while_encoding_is_one_line(tiny_base, tiny_prepared, tmp_path, monkeypatch):
+    import errno
+    import os
 
-    script = f"""
-import resource, sys
-import numpy as np
-from pathsynth.errors import DataError
-from pathsynth.files import create_npy
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    create_npy({str(tmp_path / "mean.npy")!r}, (1000, 4, 8, 8), np.dtype(np.float16))
-except DataError as error:
-    sys.exit(str(error))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert (done.returncode, done.stderr) == (1, f"{tmp_path / 'mean.npy'}: could not be written: File too large\n")
+    from pathsynth import latents
+    from pathsynth.base_model import load_base
+    from pathsynth.errors import DataError
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(latents, "write_npy_in_pieces", full)
+    with pytest.raises(DataError, match="could not be written: No space left on device"):
+        _latents(load_base(tiny_base, "cpu"), tiny_prepared, _lora(), tmp_path)
+
+
+def test_fp16_without_a_gpu_is_refused(tiny_base, tiny_prepared):
+    with pytest.raises(TrainingError, match="training.mixed_precision: 'fp16' needs a GPU; allowed without one: 'no', 'bf16'"):
+        _trained(tiny_base, tiny_prepared, _with(_lora(), training={"mixed_precision": "fp16", "weight_dtype": "fp16"}))
 
 
 def test_rotated_views_have_black_corners_and_their_own_angles(tiny_base, tiny_prepared):
@@ -356,6 +362,24 @@ def test_truncated_weights_of_the_base_are_one_line(part, tiny_base, tmp_path):
     with pytest.raises(ModelError, match="does not load") as caught:
         load_base(folder, "cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_base_that_lacks_a_tensor_is_not_made_up(part, tiny_base, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from pathsynth.base_model import load_base
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    weights = next((folder / part).glob("*.safetensors"))
+    tensors = load_file(weights)
+    del tensors[sorted(tensors)[0]]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"lacks 1 tensors, such as {part}: \S+: its weights are incomplete"):
+        load_base(folder, "cpu")
 
 
 def test_adapter_with_settings_of_another_peft_is_one_line(tiny_base, tiny_prepared, tmp_path):

@@ -67,6 +67,12 @@ def _set(*path_and_value):
     return change
 
 
+def _medmnist(**changes):
+    common = {"source": "medmnist", "flag": "bloodmnist", "archive_size": 28, "root": "r", "labels": "bloodmnist"}
+    return common | {"channels": 3, "image_size": 32} | changes
+
+
+HALVES = {"weight_dtype": "fp16", "mixed_precision": "bf16"}
 T, L = ("benchmarks", "tiny"), ("loras", "r2")
 MISTAKES = {
     "unknown top key": (_set("sede", 1), "sede: unknown key; allowed: seed, processes, benchmark"),
@@ -128,6 +134,34 @@ MISTAKES = {
         _set(*T, "base", "pretrained_model_name_or_path", ["a", "b"]),
         "benchmarks.tiny.base.pretrained_model_name_or_path: ['a', 'b']: input should be a valid string",
     ),
+    "labels of another set": (
+        _set(*T, "dataset", _medmnist(labels="tissuemnist")),
+        "benchmarks.tiny.dataset: labels: 'tissuemnist' are of another set; allowed: bloodmnist, or a list of 8 labels",
+    ),
+    "too few labels": (_set(*T, "dataset", _medmnist(labels=["a", "b"])), "labels: 2 for the 8 classes of bloodmnist"),
+    "grey where colour is": (_set(*T, "dataset", _medmnist(channels=1)), "channels: bloodmnist has 3, not 1"),
+    "unknown set": (
+        _set(*T, "dataset", _medmnist(flag="moonmnist")),
+        "dataset.flag: 'moonmnist': not a MedMNIST set; allowed: pathmnist",
+    ),
+    "base without owner": (
+        _set(*T, "base", {"pretrained_model_name_or_path": "sd", "revision": "0" * 40, "variant": None}),
+        "benchmarks.tiny.base: 'sd' is no repository of the hub, OWNER/NAME; for a local folder use revision: null",
+    ),
+    "a branch": (_set(*T, "base", "revision", "main"), "benchmarks.tiny.base.revision: 'main': string should match"),
+    "checksum without file": (
+        _set(*T, "classifiers", "gate", "weights_sha256", "0" * 64),
+        "classifiers.gate: weights_sha256: is for a file, and weights is 'none'",
+    ),
+    "formats of training": (
+        _set(*L, "training", "weight_dtype", "bf16"),
+        "loras.r2.training: weight_dtype: 'bf16' needs mixed_precision: bf16",
+    ),
+    "formats of generation": (
+        _set(*T, "generation", tiny_tree()["benchmarks"]["tiny"]["generation"] | HALVES),
+        "benchmarks.tiny.generation: weight_dtype: 'fp16' needs mixed_precision: no or fp16",
+    ),
+    "no process": (_set("processes", 0), "processes: 0: must be a whole number from 1 to 1024"),
     "entry is no mapping": (_set("loras", "r2", 4), "loras.r2: 4: input should be"),
 }  # fmt: skip
 

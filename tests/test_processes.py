@@ -80,8 +80,19 @@ def test_accelerate_launch_makes_the_same_set(trained, tiny_base, by_one, tmp_pa
     assert made == by_one
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Runs the test on one thread, then on two."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
-def test_batch_sizes_make_the_same_set_on_a_cpu(mixed_precision, trained, tiny_base):
+def test_batch_sizes_make_the_same_set_on_a_cpu(mixed_precision, threads, trained, tiny_base):
     from pathsynth import labels
     from pathsynth.base_model import load_base, unet_sha256
     from pathsynth.classifier import load_classifier
@@ -139,10 +150,10 @@ from pathsynth.base_model import load_base
 from pathsynth.lora_training import train_lora
 from pathsynth.params import LoraSettings
 from pathsynth.prepared import open_prepared
-from pathsynth.processes import join
+from pathsynth.processes import joined
 
 base, prepared, out, size, accumulation = sys.argv[1:]
-processes, grads = join(), []
+grads = []
 real = Accelerator.clip_grad_norm_
 
 def watched(self, parameters, most):
@@ -155,10 +166,12 @@ tree["training"].update(max_train_steps=1, train_batch_size=int(size), gradient_
 tree["objective"].update(quarter_turns=True)
 settings = LoraSettings.model_validate(tree)
 prompts = [f"tissue {i}" for i in range(9)]
-train_lora(load_base(Path(base), "cpu"), open_prepared(prepared), prompts, settings, 3, lambda *_: None, Path(out), processes)
-assert len(grads) == 1
-if processes.main:
-    torch.save(grads[0], Path(out) / "gradient.pt")
+with joined() as processes:
+    train_lora(load_base(Path(base), "cpu"), open_prepared(prepared), prompts, settings, 3, lambda *_: None,
+               scratch=Path(out), processes=processes)
+    assert len(grads) == 1
+    if processes.main:
+        torch.save(grads[0], Path(out) / "gradient.pt")
 """
 
 
@@ -228,7 +241,8 @@ def _children(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
-def test_a_process_that_is_killed_ends_the_stage_with_one_line(tiny_base, tiny_prepared, tmp_path):
+@pytest.mark.parametrize("which", [0, 1], ids=["main", "other"])
+def test_a_process_that_is_killed_ends_the_stage_with_one_line(which, tiny_base, tiny_prepared, tmp_path):
     lora = {"training": {"max_train_steps": 100_000}}
     params = _params(tmp_path, tiny_base, "two", processes=2, lora=lora)
     args = ("--prepared", tiny_prepared.folder, "--out", tmp_path / "out", "--metrics", tmp_path / "m.json",
@@ -244,11 +258,80 @@ def test_a_process_that_is_killed_ends_the_stage_with_one_line(tiny_base, tiny_p
             break
         time.sleep(0.2)
     assert curve.exists(), (tmp_path / "said").read_text()
-    os.kill(_children(run.pid)[-1], signal.SIGKILL)
+    os.kill(_children(run.pid)[which], signal.SIGKILL)
     assert run.wait(timeout=90) == 1
     last = (tmp_path / "said").read_text().splitlines()[-1]
     assert "error: process " in last and "of 2 was killed by SIGKILL" in last
     assert not (tmp_path / "out").exists() and not (tmp_path / "m.json").exists()
+    assert not list((tmp_path / "scratch").iterdir()), "the latents are gone"
+
+
+ONE_FAILS = """
+import os, sys
+import click
+from pathsynth.cli import reports_errors
+from pathsynth.errors import TrainingError
+from pathsynth.processes import joined, run_on
+
+@click.command()
+@reports_errors
+def main():
+    if run_on(2):
+        return
+    with joined() as processes:
+        if processes.index == 1:
+            raise TrainingError("step 3: the loss is nan")
+        processes.gather("waits for the other")
+
+main()
+"""
+
+
+def test_an_error_in_one_process_alone_is_what_is_told(tmp_path):
+    (tmp_path / "one_fails.py").write_text(ONE_FAILS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, tmp_path / "one_fails.py"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "error: step 3: the loss is nan"
+    assert "Traceback" not in done.stderr
+
+
+def _fault(tmp_path: Path, rank: int, exitcode: int, message: str | None = None):
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    file = tmp_path / f"{rank}.json"
+    if message is not None:
+        file.write_text(json.dumps({"message": message, "timestamp": rank}))
+    return ProcessFailure(local_rank=rank, pid=rank, exitcode=exitcode, error_file=str(file))
+
+
+@pytest.mark.parametrize(
+    ("faults", "told"),
+    [
+        ({0: (-6, None), 1: (1, "out of memory: lower x")}, "out of memory: lower x"),
+        ({0: (-9, None), 1: (1, "out of memory: lower x")}, "out of memory: lower x"),
+        ({0: (1, "lost touch with another process: gloo"), 1: (-15, "the reason")}, "the reason"),
+        ({0: (1, "lost touch with another process: gloo"), 1: (-9, None)}, "process 1 of 2 was killed by SIGKILL"),
+        ({0: (-15, None), 1: (-11, None)}, "process 1 of 2 was killed by SIGSEGV; the others were ended"),
+        ({0: (1, "lost touch with another process: NCCL error")}, "lost touch with another process: NCCL error"),
+        ({0: (1, None)}, "process 0 of 2 ended with exit code 1; its messages stand above"),
+    ],
+)
+def test_the_fault_where_it_began_is_told(faults, told, tmp_path):
+    from pathsynth.processes import first_fault
+
+    assert first_fault({rank: _fault(tmp_path, rank, *fault) for rank, fault in faults.items()}, 2).startswith(told)
+
+
+def test_dropout_is_not_shared():
+    from conftest import tiny_lora
+
+    from pathsynth.lora_draws import check_shared
+    from pathsynth.params import LoraSettings
+
+    settings = LoraSettings.model_validate(tiny_lora(lora_dropout=0.1))
+    check_shared(settings, 1)
+    with pytest.raises(TrainingError, match="processes: 2 draw other dropout masks than one would"):
+        check_shared(settings, 2)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
