@@ -47,7 +47,7 @@ bench: $(READY) ## measure the speed of generation against the stock pipeline
 
 .PHONY: test
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not gpu'
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## run the checks that need a GPU, at Stable Diffusion 1.5's size

@@ -21,11 +21,12 @@ from unittest.mock import patch
 import click
 import numpy as np
 
-from benchmarks.random_base import MAX_TOKENS, SHAPES, build_parts, prompt_tokenizer
+from benchmarks.random_base import MAX_TOKENS, PARAMS, SHAPES, build_parts, prompt_tokenizer
 from pathsynth.cli import FILE, reports_errors
+from pathsynth.devices import dtype
 from pathsynth.files import write_json
 from pathsynth.lora import add_lora
-from pathsynth.params import AdapterSettings
+from pathsynth.params import AdapterSettings, read_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +44,8 @@ ENCODED = (16, 64)
 SHARES = tuple(n for n in range(1, 97) if 96 % n == 0)
 MOST_COUNTED = 512
 VAE_FACTOR = 8
-ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
-CONVOLUTIONS = ["proj_in", "proj_out", "conv1", "conv2", "conv_shortcut", "conv"]
-ADAPTERS = {
-    "paper_v9": (4, ATTENTION),
-    "rank64_all": (64, [*ATTENTION, *CONVOLUTIONS, "ff.net.0.proj", "ff.net.2", "time_emb_proj"]),
-}
+# The smallest and the largest of params.yaml.
+ADAPTERS = ("paper_v9", "sd_r64_wide")
 
 
 class Format(NamedTuple):
@@ -63,7 +60,6 @@ class Format(NamedTuple):
 
 FORMATS = (Format("fp32", "no"), Format("fp32", "bf16"), Format("bf16", "bf16"))
 CHECKPOINTING = ("all_kept", "checkpointing")
-DECODING = ("batch", "one_by_one")
 
 
 @click.command()
@@ -72,7 +68,7 @@ DECODING = ("batch", "one_by_one")
 def main(out):
     """Counts training, encoding and generation, and what fits on cards of several sizes."""
     training = {case: training_need(*case) for case in itertools.product(ADAPTERS, FORMATS, CHECKPOINTING, SIZES)}
-    generation = {case: generation_need(*case) for case in itertools.product(FORMATS, DECODING, SIZES)}
+    generation = {case: generation_need(*case) for case in itertools.product(FORMATS, SIZES)}
     encoding = {(size,): encoding_need(size) for size in SIZES}
     lora = {f"lora_{name}": numbers(adapted_unet(name, FORMATS[0])[1]) for name in ADAPTERS}
     data = {
@@ -131,16 +127,13 @@ def training_need(adapter: str, form: Format, checkpointing: str, size: int) -> 
     return Need(frozen, 4 * lora, lambda batch: max(timeline.peak(batch), 2 * lora))
 
 
-def generation_need(form: Format, decoding: str, size: int) -> Need:
-    """Denoising with guidance, then decoding, by the batch or image by image; the adapter is merged into the weights."""
+def generation_need(form: Format, size: int) -> Need:
+    """Denoising with guidance, then decoding; the adapter is merged into the weights."""
     parts, autocast, latent = base(form.weight_dtype), form.mixed_precision == "bf16", size // VAE_FACTOR
     known = [p for part in parts.values() for p in part.parameters()]
     unet = trace(partial(denoise, parts["unet"], latent), known, autocast)
     decoder = trace(partial(decode, parts["vae"], latent), known, autocast)
-    # float32 pictures that are done, and once more when they are joined
-    pictures = 2 * 4 * 3 * size**2
-    decoded = {"batch": decoder.peak, "one_by_one": lambda batch: decoder.peak(1) + batch * pictures}[decoding]
-    return Need(sum(p.nbytes for p in known), 0, lambda batch: max(unet.peak(2 * batch), decoded(batch)))
+    return Need(sum(p.nbytes for p in known), 0, lambda batch: max(unet.peak(2 * batch), decoder.peak(batch)))
 
 
 def encoding_need(size: int) -> Need:
@@ -192,13 +185,6 @@ def encode(vae, size: int, batch: int) -> None:
         posterior.mean.half()
 
 
-def number_format(name: str) -> torch.dtype:
-    """The torch dtype of a name in params.yaml."""
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
-
-
 @cache
 def base(weight_dtype: str) -> dict[str, Any]:
     """The parts of Stable Diffusion 1.5 on the meta device, in the memory layout that `load_base` gives them."""
@@ -208,7 +194,7 @@ def base(weight_dtype: str) -> dict[str, Any]:
         parts = build_parts("sd15", prompt_tokenizer())
     for name in ("unet", "vae"):
         parts[name].to(memory_format=torch.channels_last)
-    return {name: parts[name].to(number_format(weight_dtype)) for name in ("unet", "vae", "text_encoder")}
+    return {name: parts[name].to(dtype(weight_dtype)) for name in ("unet", "vae", "text_encoder")}
 
 
 @cache
@@ -217,16 +203,13 @@ def adapted_unet(adapter: str, form: Format) -> tuple[Any, list[torch.nn.Paramet
     import diffusers
     import torch
 
-    rank, targets = ADAPTERS[adapter]
+    settings = read_yaml(PARAMS)["loras"][adapter]["adapter"]
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel(**SHAPES["sd15"]["unet"]).to(memory_format=torch.channels_last)
-        settings = {"rank": rank, "lora_alpha": float(rank), "init_lora_weights": "gaussian", "target_modules": targets}
-        trained = add_lora(
-            unet, AdapterSettings.model_validate(settings | {"lora_dropout": 0.0, "use_rslora": False, "use_dora": False})
-        )
+        trained = add_lora(unet, AdapterSettings.model_validate(settings))
     for parameter in unet.parameters():
         if not parameter.requires_grad:
-            parameter.data = parameter.data.to(number_format(form.weight_dtype))
+            parameter.data = parameter.data.to(dtype(form.weight_dtype))
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     return unet.train(), trained
@@ -307,9 +290,9 @@ def cuda_rules(autocast: bool) -> Iterator[None]:
     def group_norm(pixels, *rest):
         return norm(pixels.contiguous(), *rest)
 
-    def cast(function: Callable, dtype: torch.dtype) -> Callable:
+    def cast(function: Callable, to_format: torch.dtype) -> Callable:
         def call(*args, **kwargs):
-            to = partial(tree_map_only, torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t)
+            to = partial(tree_map_only, torch.Tensor, lambda t: t.to(to_format) if t.is_floating_point() else t)
             return function(*to(args), **to(kwargs))
 
         return call if autocast else function
@@ -353,10 +336,9 @@ def training_table(needs: Mapping[tuple, Need]) -> str:
 
 def generation_table(needs: Mapping[tuple, Need]) -> str:
     """The largest generation batch on one card, or 0."""
-    settings = list(itertools.product(FORMATS, DECODING))
-    head = ["card", "size", *(f"{form} decoding {how.replace('_', ' ')}" for form, how in settings)]
+    head = ["card", "size", *(str(form) for form in FORMATS)]
     rows = [
-        [f"{card} GB", f"{size} px", *(needs[*how, size].most(card, range(1, MOST_COUNTED + 1)) for how in settings)]
+        [f"{card} GB", f"{size} px", *(needs[form, size].most(card, range(1, MOST_COUNTED + 1)) for form in FORMATS)]
         for card, size in itertools.product(CARDS, SIZES)
     ]
     return table(head, rows)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-# Set in processes that `run_on` starts: their errors go to the one that started them, which tells the user once.
+# Set in processes that `run_on` starts to the one that started them: it hears of their errors and tells the user once.
 STARTED = "PATHSYNTH_STARTED"
 # The folder that they share.
 FOLDER = "PATHSYNTH_FOLDER"
@@ -109,6 +110,8 @@ def run_on(count: int, scratch: Path | None = None) -> bool:
         ProcessError: there are too few GPUs, or a process has failed; the others are ended too.
         DataError: the folder cannot be made.
     """
+    if STARTED in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[STARTED]),), daemon=True).start()
     if count == 1 or "RANK" in os.environ:
         return False
     import torch
@@ -117,7 +120,7 @@ def run_on(count: int, scratch: Path | None = None) -> bool:
     if gpus is not None and count > gpus:
         raise ProcessError(f"params: processes: {count}, but this machine has {gpus} GPUs; allowed: 1 to {gpus}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
-    os.environ[STARTED] = "1"
+    os.environ[STARTED] = str(os.getpid())
     with ExitStack() as stack:
         if scratch:
             os.environ[FOLDER] = stack.enter_context(_temporary_folder(scratch))
@@ -128,7 +131,7 @@ def run_on(count: int, scratch: Path | None = None) -> bool:
 def _launch(count: int, logs: str) -> None:
     import logging
 
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -148,6 +151,15 @@ def _launch(count: int, logs: str) -> None:
         elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
     except ChildFailedError as error:
         raise ProcessError(first_fault(error.failures, count)) from error
+    except SignalException as error:
+        raise ProcessError(f"ended by {signal.Signals(error.sigval).name}, and so were its {count} processes") from error
+
+
+def _end_with(starter: int) -> None:
+    """Ends this process when the one that started it is gone, killed by force: nobody would look at what it makes."""
+    while os.getppid() == starter:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextmanager

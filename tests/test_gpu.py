@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_lora
+from conftest import ROOT, tiny_lora, tiny_tree, write_yaml
+from test_stages import _run_all
 
 from benchmarks.random_base import random_base
 from pathsynth import labels
@@ -70,6 +74,10 @@ def test_one_optimiser_step_in_bf16_is_near_that_in_float32(scale, prepared, tmp
     ):
         loss, moved = _trained(scale, prepared, tmp_path, **training)
         assert moved and loss == pytest.approx(exact, rel=LOSS_BOUND)
+    if scale[1] == "cuda":
+        # the first step may be one that fp16 skips, to find the loss's scale
+        loss, _ = _trained(scale, prepared, tmp_path, mixed_precision="fp16", weight_dtype="fp16")
+        assert loss == pytest.approx(exact, rel=LOSS_BOUND)
 
 
 def test_one_generated_batch_in_bf16_is_near_that_in_float32(scale):
@@ -88,3 +96,38 @@ def test_one_generated_batch_in_bf16_is_near_that_in_float32(scale):
     assert drawn[0].shape == (4, size, size, 3) and drawn[0].std() > 1
     for other in drawn[1:]:
         assert np.abs(other - drawn[0]).mean() < PIXEL_BOUND
+
+
+def _on(processes: int, folder: Path, base: Path) -> dict:
+    """What all stages make of tiny images on this machine's device, LoRA training and generation by so many processes."""
+    params = tiny_tree(base) | {"processes": processes}
+    stages = write_yaml(folder / "params.yaml", params)
+    _run_all(folder, write_yaml(folder / "one.yaml", params | {"processes": 1}))
+    for name, args in (
+        ("train_lora", ["--prepared", folder / "prepared", "--out", folder / "lora", "--metrics", folder / "lora.json",
+         "--curves", folder / "curves" / "lora", "--scratch", folder / "scratch"]),
+        ("generate_filtered", ["--lora", folder / "lora", "--gate", folder / "gate", "--out", folder / "generated",
+         "--metrics", folder / "generation.json"]),
+    ):  # fmt: skip
+        command = [sys.executable, "-m", f"stages.{name}", "--params", stages, *args]
+        done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return json.loads((folder / "lora.json").read_text())
+
+
+@pytest.mark.gpu
+def test_every_stage_runs_on_a_gpu_and_two_do_what_one_does(tiny_base, tmp_path):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    (tmp_path / "one").mkdir()
+    one = _on(1, tmp_path / "one", tiny_base)
+    if torch.cuda.device_count() < 2:
+        pytest.skip("every stage has run, but there is no second GPU to compare with")
+    (tmp_path / "two").mkdir()
+    two = _on(2, tmp_path / "two", tiny_base)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3) and two["images_seen"] == one["images_seen"]
+    with np.load(tmp_path / "one/generated/raw.npz") as first, np.load(tmp_path / "two/generated/raw.npz") as second:
+        assert (first["train_labels"] == second["train_labels"]).all()
+        assert np.abs(first["train_images"].astype(int) - second["train_images"]).mean() < PIXEL_BOUND

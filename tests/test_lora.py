@@ -220,7 +220,7 @@ def test_a_full_disk_while_encoding_is_one_line(tiny_base, tiny_prepared, tmp_pa
 
 
 def test_fp16_without_a_gpu_is_refused(tiny_base, tiny_prepared):
-    with pytest.raises(TrainingError, match="training.mixed_precision: 'fp16' needs a GPU; allowed without one: 'no', 'bf16'"):
+    with pytest.raises(TrainingError, match=r"mixed_precision: .fp16. needs a GPU; allowed without one: .no., .bf16."):
         _trained(tiny_base, tiny_prepared, _with(_lora(), training={"mixed_precision": "fp16", "weight_dtype": "fp16"}))
 
 

@@ -243,27 +243,52 @@ def _children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
 @pytest.mark.parametrize("which", [0, 1], ids=["main", "other"])
 def test_a_process_that_is_killed_ends_the_stage_with_one_line(which, tiny_base, tiny_prepared, tmp_path):
-    lora = {"training": {"max_train_steps": 100_000}}
-    params = _params(tmp_path, tiny_base, "two", processes=2, lora=lora)
-    args = ("--prepared", tiny_prepared.folder, "--out", tmp_path / "out", "--metrics", tmp_path / "m.json",
-            "--curves", tmp_path / "curves", "--scratch", tmp_path / "scratch")  # fmt: skip
-    command = [sys.executable, "-m", "stages.train_lora", "--params", params, *args]
-    with open(tmp_path / "said", "w") as said:
+    run, said = _started(tiny_base, tiny_prepared, tmp_path)
+    os.kill(_children(run.pid)[which], signal.SIGKILL)
+    assert run.wait(timeout=90) == 1
+    last = said.read_text().splitlines()[-1]
+    assert "error: process " in last and "of 2 was killed by SIGKILL" in last
+    assert not (tmp_path / "out").exists() and not (tmp_path / "m.json").exists()
+    assert not list((tmp_path / "scratch").iterdir()), "the latents are gone"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stage_that_is_ended_leaves_no_process_behind(how, tiny_base, tiny_prepared, tmp_path):
+    run, said = _started(tiny_base, tiny_prepared, tmp_path)
+    children = _children(run.pid)
+    os.kill(run.pid, how)
+    run.wait(timeout=60)
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in children):
+            break
+        time.sleep(0.2)
+    assert len(children) == 2 and not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not (tmp_path / "out").exists()
+    if how == signal.SIGINT:
+        assert run.returncode == 1 and "Traceback" not in said.read_text()
+        assert said.read_text().splitlines()[-1] == "error: ended by SIGINT, and so were its 2 processes"
+        assert not list((tmp_path / "scratch").iterdir())
+
+
+def _started(base: Path, prepared, folder: Path) -> tuple[subprocess.Popen, Path]:
+    """A LoRA training on two processes that has begun and would go on for long, and the file of what it says."""
+    params = _params(folder, base, "two", processes=2, lora={"training": {"max_train_steps": 100_000}})
+    args = ("--prepared", prepared.folder, "--out", folder / "out", "--metrics", folder / "m.json",
+            "--curves", folder / "curves", "--scratch", folder / "scratch")  # fmt: skip
+    command = [str(part) for part in (sys.executable, "-m", "stages.train_lora", "--params", params, *args)]
+    said = folder / "said"
+    with open(said, "w") as file:
         run = subprocess.Popen(
-            [str(part) for part in command], cwd=ROOT, stderr=said, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command, cwd=ROOT, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True
         )
-    curve = tmp_path / "curves" / "plots" / "metrics" / "train" / "loss.tsv"
+    curve = folder / "curves" / "plots" / "metrics" / "train" / "loss.tsv"
     for _ in range(600):
         if curve.exists() or run.poll() is not None:
             break
         time.sleep(0.2)
-    assert curve.exists(), (tmp_path / "said").read_text()
-    os.kill(_children(run.pid)[which], signal.SIGKILL)
-    assert run.wait(timeout=90) == 1
-    last = (tmp_path / "said").read_text().splitlines()[-1]
-    assert "error: process " in last and "of 2 was killed by SIGKILL" in last
-    assert not (tmp_path / "out").exists() and not (tmp_path / "m.json").exists()
-    assert not list((tmp_path / "scratch").iterdir()), "the latents are gone"
+    assert curve.exists(), said.read_text()
+    return run, said
 
 
 ONE_FAILS = """
