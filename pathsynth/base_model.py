@@ -35,12 +35,24 @@ def locate_base(settings: BaseModelSettings, beside: Path) -> Path:
     name = settings.pretrained_model_name_or_path
     if settings.revision is None:
         return located(beside, name)
-    from huggingface_hub import snapshot_download
-
     weights = [str(_weights(Path(part), settings.variant)) for part in WEIGHTS]
     wanted = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/config.json" for part in WEIGHTS), *weights]
     with network_faults(f"{name} at {settings.revision}", "or name a local folder, with base.revision: null"):
-        return Path(snapshot_download(name, revision=settings.revision, allow_patterns=wanted))
+        return _from_hub(name, settings.revision, wanted, weights)
+
+
+def _from_hub(name: str, revision: str, wanted: list[str], weights: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        # a commit does not change, so what the cache has whole needs no question to the hub
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
+        if all((folder / path).is_file() for path in ["model_index.json", *weights]):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
 
 
 def load_base(folder: Path, device: str, variant: str | None = None) -> StableDiffusionPipeline:
@@ -81,6 +93,11 @@ def load_base(folder: Path, device: str, variant: str | None = None) -> StableDi
         missing += [f"{part}: {name}" for name, value in getattr(pipeline, part).named_parameters() if value.is_meta]
     if missing:
         raise ModelError(folder, f"lacks {len(missing)} tensors, such as {missing[0]}: its weights are incomplete")
+    length, most = pipeline.tokenizer.model_max_length, text_encoder.config.max_position_embeddings
+    if length > most:
+        raise ModelError(
+            folder, f"its tokenizer makes up to {length} tokens and its text encoder reads {most}: not of one base"
+        )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
@@ -136,7 +153,8 @@ def embed(pipeline: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor
 
 def _check_parts(folder: Path, variant: str | None) -> None:
     if not (folder / "model_index.json").is_file():
-        raise ModelError(folder, "is no base model: it has no model_index.json; a folder in diffusers' layout is wanted")
+        wanted = "a folder in diffusers' layout is wanted, or with base.revision a repository of the hub"
+        raise ModelError(folder, f"is no base model: it has no model_index.json; {wanted}")
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     missing = missing or [
         str(path.relative_to(folder)) for part in WEIGHTS if not (path := _weights(folder / part, variant)).is_file()

@@ -37,6 +37,9 @@ def fetch_archive(flag: str, size: int, root: Path) -> Path:
     suffix = "" if size == 28 else f"_{size}"
     url, md5 = INFO[flag][f"url{suffix}"], INFO[flag][f"MD5{suffix}"]
     path = root / f"{flag}{suffix}.npz"
+    if path.exists() and md5_of(path) == md5:
+        # before the lock, so that the folder may be read-only
+        return path
     try:
         root.mkdir(parents=True, exist_ok=True)
         # two experiments that start at once would write into each other's file

@@ -79,11 +79,12 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes tensors, contiguous and on the CPU, as a .safetensors file, whole or not at all."""
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
         with write_whole(path) as part:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, part, metadata)
+            # its own way to files makes them readable by their owner alone
+            part.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, metadata))
     except SafetensorError as error:
         raise DataError(path, f"could not be written: {one_line(error)}") from error
 

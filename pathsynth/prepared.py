@@ -122,11 +122,16 @@ def write_prepared(
         card.write_text(json_text(folder / CARD, content), encoding="utf-8", newline="\n")
 
 
-def open_prepared(folder: str | Path) -> Prepared:
+def open_prepared(folder: str | Path, benchmark: str | None = None, labels: Sequence[str] | None = None) -> Prepared:
     """Opens a prepared data set and checks every file's type and shape against the card.
 
+    Args:
+        folder: what `write_prepared` wrote.
+        benchmark: whose data it must be, or None for anyone's.
+        labels: the labels that it must have, or None for any.
+
     Raises:
-        DataError: if a file is missing, damaged or not what the card says.
+        DataError: if a file is missing, damaged or not what the card says, or the data are another benchmark's.
     """
     folder = Path(folder)
     card = read_json(folder / CARD)
@@ -148,6 +153,9 @@ def open_prepared(folder: str | Path) -> Prepared:
         raise DataError(folder / CARD, f"is not the card of a prepared data set: {error}") from error
     if prepared.slugs != tuple(slug(label) for label in prepared.labels):
         raise DataError(folder / CARD, "slugs: not those of the labels")
+    if benchmark not in (None, prepared.name) or (labels is not None and tuple(labels) != prepared.labels):
+        has = f"{prepared.name}: {', '.join(prepared.labels)}"
+        raise DataError(folder, f"holds {has}; the parameters select {benchmark}: run the stage prepare")
     for split in SPLITS:
         prepared.images(split)
         prepared.labels_of(split)

@@ -46,7 +46,8 @@ def main(
     report,
 ):
     """Scores the generated images and writes metrics, plots and report."""
-    params, data, device = load_params(params_path), open_prepared(prepared), pick_device()
+    params, device = load_params(params_path), pick_device()
+    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
     sets = read_sets(generated, untuned / params.lora.prompts, data.slugs)
     counts, gate_scores, judge_scores = (read_json(path) for path in (generation_metrics, gate_metrics, judge_metrics))
     filtering, judging = (load_classifier(folder, device, data.slugs) for folder in (gate, judge))

@@ -24,9 +24,9 @@ def main(params_path, role, prepared, out, metrics, curves):
     """Trains a classifier on data/prepared; the epoch that is kept is saved, and scored once on test."""
     params = load_params(params_path)
     settings = getattr(params.benchmark.classifiers, role)
+    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
     with Curves(curves) as log:
-        data, folder = open_prepared(prepared), params_path.parent
-        classifier, scores = train_classifier(data, settings, params.seed, pick_device(), log, folder)
+        classifier, scores = train_classifier(data, settings, params.seed, pick_device(), log, params_path.parent)
     save_classifier(out, classifier)
     write_json(metrics, scores)
 

@@ -26,14 +26,15 @@ from pathsynth.processes import joined, run_on
 @reports_errors
 def main(params_path, prepared, out, metrics, curves, scratch):
     """Trains the selected LoRA on the train split of data/prepared."""
-    params, data = load_params(params_path), open_prepared(prepared)
+    params = load_params(params_path)
+    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
     check_shared(params.lora, params.processes)
     base, prompts = params.benchmark.base, params.benchmark.texts(params.lora.prompts)
     folder = locate_base(base, params_path.parent)
     if run_on(params.processes, scratch):
         return
-    checksum = unet_sha256(folder, base.variant)
     pipeline = load_base(folder, pick_device(), base.variant)
+    checksum = unet_sha256(folder, base.variant)
     with joined() as processes:
         with Curves(curves, silent=not processes.main) as log:
             result = train_lora(pipeline, data, prompts, params.lora, params.seed, log, scratch=scratch, processes=processes)

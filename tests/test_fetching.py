@@ -159,6 +159,13 @@ except FetchError as error:
     assert fetch_archive("breastmnist", 28, tmp_path).read_bytes() == archive
 
 
+def test_a_whole_archive_may_lie_where_nothing_can_be_written(archive: bytes, tmp_path: Path, monkeypatch):
+    (tmp_path / "breastmnist.npz").write_bytes(archive)
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError("read-only")))
+    assert fetch_archive("breastmnist", 28, tmp_path) == tmp_path / "breastmnist.npz"
+    assert len(list(tmp_path.iterdir())) <= 2, "no lock is left"
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(archive: bytes, tmp_path: Path):
     from pathsynth.errors import DataError
 

@@ -382,6 +382,19 @@ def test_base_that_lacks_a_tensor_is_not_made_up(part, tiny_base, tmp_path):
         load_base(folder, "cpu")
 
 
+def test_tokenizer_of_another_base_is_refused(tiny_base, tmp_path):
+    import json
+    import shutil
+
+    from pathsynth.base_model import load_base
+
+    shutil.copytree(tiny_base, tmp_path / "base")
+    config = tmp_path / "base" / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 77}))
+    with pytest.raises(ModelError, match="its tokenizer makes up to 77 tokens and its text encoder reads 48: not of one base"):
+        load_base(tmp_path / "base", "cpu")
+
+
 def test_adapter_with_settings_of_another_peft_is_one_line(tiny_base, tiny_prepared, tmp_path):
     import json
 

@@ -325,3 +325,12 @@ def test_the_stage_ends_in_one_line_and_writes_nothing(archive: Path, monkeypatc
         == f"error: {archive}: train_labels: no image with label 3, 4, 5, 6, 7, 8; every label from 0 to 8 needs one\n"
     )
     assert not (archive.parent / "prepared").exists()
+
+
+def test_data_of_another_benchmark_are_refused(folder: Path):
+    assert open_prepared(folder, "tiny", NAMES).labels == NAMES
+    for benchmark, wanted in (("other", NAMES), ("tiny", NAMES[:2])):
+        with pytest.raises(
+            DataError, match=r"prepared: holds tiny: smooth muscle, .*; the parameters select \w+: run the stage"
+        ):
+            open_prepared(folder, benchmark, wanted)
