@@ -46,6 +46,22 @@ def tiny_base(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sd15_base(tmp_path_factory) -> Path:
+    """A random base of Stable Diffusion 1.5's structure as on the hub: two variants, a file nobody wants, and a pickle."""
+    from benchmarks.random_base import random_base
+
+    folder = tmp_path_factory.mktemp("sd15") / "base"
+    random_base(folder, "sd15_small", dtype="fp32")
+    half = folder.parent / "half"
+    random_base(half, "sd15_small", dtype="fp16", variant="fp16")
+    for path in half.rglob("*.fp16.safetensors"):
+        path.rename(folder / path.relative_to(half))
+    (folder / "v1-5-pruned.ckpt").write_bytes(b"not wanted")
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    return folder
+
+
 def tiny_tree(base: Path | str = "base") -> dict:
     """The tree of a params.yaml for phantoms of 32 px that every stage runs through in seconds."""
     augmentation = {"flips": True, "quarter_turns": True, "stain": 0.1, "brightness": 0.1, "blur": 0.2}
@@ -143,13 +159,13 @@ def send_hub_client_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", url)
 
 
-def medmnist_archive(flag: str, side: int = 28, per_label: int = 2, channels: int | None = None) -> bytes:
+def medmnist_archive(flag: str, side: int = 28, per_label: int = 2) -> bytes:
     """A small archive in the format of a MedMNIST set."""
     import medmnist
 
     info, rng = medmnist.INFO[flag], np.random.default_rng(0)
     labels = np.repeat(np.arange(len(info["label"]), dtype=np.uint8), per_label)[:, None]
-    colour = (3,) if (channels or info["n_channels"]) == 3 else ()
+    colour = (3,) if info["n_channels"] == 3 else ()
     arrays = {}
     for split in ("train", "val", "test"):
         arrays[f"{split}_images"] = rng.integers(0, 256, (len(labels), side, side, *colour), np.uint8)

@@ -14,7 +14,6 @@ from conftest import ROOT, medmnist_archive, send_hub_client_to
 from huggingface_hub import constants
 from loopback import REVISION, Server
 
-from benchmarks.random_base import random_base
 from pathsynth.base_model import load_base, locate_base
 from pathsynth.errors import FetchError, ModelError
 from pathsynth.fetching import fetch_archive
@@ -174,29 +173,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(archive: bytes, tmp_path: P
         fetch_archive("breastmnist", 28, tmp_path / "file")
 
 
-@pytest.fixture(scope="module")
-def small_base(tmp_path_factory) -> Path:
-    """A base of Stable Diffusion 1.5's structure, with two variants, a file that is not wanted and one that is a pickle."""
-    folder = tmp_path_factory.mktemp("served") / "base"
-    random_base(folder, "sd15_small", dtype="fp32")
-    half = folder.parent / "half"
-    random_base(half, "sd15_small", dtype="fp16", variant="fp16")
-    for path in half.rglob("*.fp16.safetensors"):
-        path.rename(folder / path.relative_to(half))
-    (folder / "v1-5-pruned.ckpt").write_bytes(b"not wanted")
-    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
-    return folder
-
-
 def _hub(**changes) -> BaseModelSettings:
     return BaseModelSettings(**{"pretrained_model_name_or_path": REPO, "revision": REVISION, "variant": None, **changes})
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
-def test_a_base_comes_from_the_hub_with_nothing_else(server: Server, small_base: Path, variant: str | None):
+def test_a_base_comes_from_the_hub_with_nothing_else(server: Server, sd15_base: Path, variant: str | None):
     import torch
 
-    server.add_repo(REPO, small_base)
+    server.add_repo(REPO, sd15_base)
     folder = locate_base(_hub(variant=variant), Path("unused"))
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     suffix = f".{variant}.safetensors" if variant else ".safetensors"
@@ -205,14 +190,14 @@ def test_a_base_comes_from_the_hub_with_nothing_else(server: Server, small_base:
         f"{part}/{name}{suffix}"
         for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model"))
     }
-    fetched, local = load_base(folder, "cpu", variant), load_base(small_base, "cpu", variant)
+    fetched, local = load_base(folder, "cpu", variant), load_base(sd15_base, "cpu", variant)
     assert fetched.safety_checker is None and fetched.unet.dtype == torch.float32
     for one, other in zip(fetched.unet.parameters(), local.unet.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_base_in_the_cache_needs_no_network(server: Server, small_base: Path, monkeypatch: pytest.MonkeyPatch):
-    server.add_repo(REPO, small_base)
+def test_a_base_in_the_cache_needs_no_network(server: Server, sd15_base: Path, monkeypatch: pytest.MonkeyPatch):
+    server.add_repo(REPO, sd15_base)
     folder = locate_base(_hub(), Path("unused"))
     server.requests.clear()
     assert locate_base(_hub(), Path("unused")) == folder and not server.requests
@@ -220,8 +205,8 @@ def test_a_base_in_the_cache_needs_no_network(server: Server, small_base: Path, 
     assert locate_base(_hub(), Path("unused")) == folder and not server.requests
 
 
-def test_a_base_that_breaks_off_is_whole_after_another_try(server: Server, small_base: Path):
-    server.add_repo(REPO, small_base)
+def test_a_base_that_breaks_off_is_whole_after_another_try(server: Server, sd15_base: Path):
+    server.add_repo(REPO, sd15_base)
     server.cut("unet/diffusion_pytorch_model.safetensors", after_bytes=500, times=None)
     with pytest.raises(FetchError, match=rf"^{REPO} at {REVISION}: no connection: "):
         locate_base(_hub(), Path("unused"))
@@ -274,8 +259,8 @@ def _unreachable(server: Server, monkeypatch: pytest.MonkeyPatch) -> BaseModelSe
         (_unreachable, "is not on this machine, and the server cannot be reached: check the network"),
     ],
 )
-def test_a_base_that_is_not_to_be_had_is_one_line(server: Server, small_base: Path, monkeypatch, spoil, problem: str):
-    server.add_repo(REPO, small_base)
+def test_a_base_that_is_not_to_be_had_is_one_line(server: Server, sd15_base: Path, monkeypatch, spoil, problem: str):
+    server.add_repo(REPO, sd15_base)
     wanted = spoil(server, monkeypatch)
     with pytest.raises(FetchError) as caught:
         locate_base(wanted, Path("unused"))
@@ -284,17 +269,17 @@ def test_a_base_that_is_not_to_be_had_is_one_line(server: Server, small_base: Pa
     assert spoil is _impossible_name or message.endswith("or name a local folder, with base.revision: null")
 
 
-def test_a_variant_that_the_base_has_not_is_named(server: Server, small_base: Path):
-    server.add_repo(REPO, small_base)
+def test_a_variant_that_the_base_has_not_is_named(server: Server, sd15_base: Path):
+    server.add_repo(REPO, sd15_base)
     folder = locate_base(_hub(variant="int4"), Path("unused"))
     with pytest.raises(ModelError, match=r"lacks vae/diffusion_pytorch_model\.int4\.safetensors, .*; base\.variant names"):
         load_base(folder, "cpu", "int4")
 
 
-def test_a_base_of_pickles_is_not_loaded(small_base: Path, tmp_path: Path):
+def test_a_base_of_pickles_is_not_loaded(sd15_base: Path, tmp_path: Path):
     import shutil
 
-    shutil.copytree(small_base, tmp_path / "base")
+    shutil.copytree(sd15_base, tmp_path / "base")
     (tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"lacks unet/diffusion_pytorch_model\.safetensors"):
         load_base(tmp_path / "base", "cpu")

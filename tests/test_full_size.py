@@ -24,18 +24,6 @@ FLAT = [name for name in medmnist.INFO if not name.endswith("3d")]
 SINGLE_LABEL = [name for name in FLAT if name != "chestmnist"]
 
 
-@pytest.fixture(scope="module")
-def sd15(tmp_path_factory) -> Path:
-    """A random base of Stable Diffusion 1.5's structure, with both variants, as on the hub."""
-    folder = tmp_path_factory.mktemp("sd15") / "base"
-    random_base(folder, "sd15_small", dtype="fp32")
-    half = folder.parent / "half"
-    random_base(half, "sd15_small", dtype="fp16", variant="fp16")
-    for path in half.rglob("*.fp16.safetensors"):
-        path.rename(folder / path.relative_to(half))
-    return folder
-
-
 def _small(name: str, lora: str, root: Path) -> dict:
     """The tree of params.yaml with an entry of its benchmarks at toy sizes and step counts, and nothing else changed."""
     tree = copy.deepcopy(COMMITTED) | {"benchmark": name, "lora": lora}
@@ -60,9 +48,9 @@ def _serve(server: Server, flag: str, monkeypatch: pytest.MonkeyPatch, per_label
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "lora"), [("pathmnist", "paper_v9"), ("breastmnist", "sd_r16_turnless")])
-def test_committed_entries_run_every_stage(name, lora, server, sd15, tmp_path, monkeypatch):
+def test_committed_entries_run_every_stage(name, lora, server, sd15_base, tmp_path, monkeypatch):
     entry = COMMITTED["benchmarks"][name]
-    server.add_repo(entry["base"]["pretrained_model_name_or_path"], sd15, entry["base"]["revision"])
+    server.add_repo(entry["base"]["pretrained_model_name_or_path"], sd15_base, entry["base"]["revision"])
     _serve(server, name, monkeypatch)
     _run_all(tmp_path, write_yaml(tmp_path / "params.yaml", _small(name, lora, tmp_path / "root")))
     scores = json.loads((tmp_path / "evaluation.json").read_text())
@@ -195,22 +183,22 @@ def test_epsilon_and_v_prediction_bases_train(shape, prepared64, tmp_path):
     assert 0.1 < result["loss"] < 10
 
 
-def test_checkpointing_and_formats_of_frozen_weights(sd15, prepared64, tmp_path):
+def test_checkpointing_and_formats_of_frozen_weights(sd15_base, prepared64, tmp_path):
     import torch
 
-    plain = _trained(sd15, prepared64, tmp_path)[1]["loss"]
-    assert _trained(sd15, prepared64, tmp_path, gradient_checkpointing=True)[1]["loss"] == pytest.approx(plain, rel=1e-5)
-    pipeline, result = _trained(sd15, prepared64, tmp_path, mixed_precision="bf16", weight_dtype="bf16")
+    plain = _trained(sd15_base, prepared64, tmp_path)[1]["loss"]
+    assert _trained(sd15_base, prepared64, tmp_path, gradient_checkpointing=True)[1]["loss"] == pytest.approx(plain, rel=1e-5)
+    pipeline, result = _trained(sd15_base, prepared64, tmp_path, mixed_precision="bf16", weight_dtype="bf16")
     assert result["loss"] == pytest.approx(plain, rel=0.03)
     dtypes = {parameter.requires_grad: parameter.dtype for parameter in pipeline.unet.parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
 
 
-def test_latents_of_224_pixels_are_28_wide(sd15):
+def test_latents_of_224_pixels_are_28_wide(sd15_base):
     from pathsynth.base_model import check_image_size, load_base
     from pathsynth.latents import latent_shape
 
-    pipeline = load_base(sd15, "cpu")
+    pipeline = load_base(sd15_base, "cpu")
     check_image_size(pipeline, 224)
     assert (latent_shape(pipeline, 224), latent_shape(pipeline, 512)) == ((4, 28, 28), (4, 64, 64))
     for size in (220, 56):
@@ -218,7 +206,7 @@ def test_latents_of_224_pixels_are_28_wide(sd15):
             check_image_size(pipeline, size)
 
 
-def test_half_precision_weights_draw_nearly_the_same(sd15):
+def test_half_precision_weights_draw_nearly_the_same(sd15_base):
     from pathsynth.base_model import load_base
     from pathsynth.generation import Attempt, Sampler
     from pathsynth.params import GenerationSettings
@@ -226,7 +214,7 @@ def test_half_precision_weights_draw_nearly_the_same(sd15):
     drawn = []
     for weight_dtype in ("fp32", "bf16"):
         settings = COMMITTED["benchmarks"]["pathmnist"]["generation"] | {"weight_dtype": weight_dtype, "num_inference_steps": 2}
-        sampler = Sampler(load_base(sd15, "cpu"), ["tissue"], GenerationSettings.model_validate(settings), 1, 64)
+        sampler = Sampler(load_base(sd15_base, "cpu"), ["tissue"], GenerationSettings.model_validate(settings), 1, 64)
         drawn.append(sampler([Attempt(0, 0, 0)]).astype(int))
     assert 0 < np.abs(drawn[0] - drawn[1]).mean() < 4
 

@@ -144,7 +144,6 @@ import sys
 from pathlib import Path
 import torch
 from accelerate import Accelerator
-sys.path.insert(0, "tests")
 from conftest import tiny_lora
 from pathsynth.base_model import load_base
 from pathsynth.lora_training import train_lora
@@ -182,7 +181,7 @@ def _gradient(base: Path, prepared: Path, out: Path, size: int, accumulation: in
     (out / "gradient.py").write_text(GRADIENT)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
     command = [sys.executable, *launcher, out / "gradient.py", base, prepared, out, size, accumulation]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return torch.load(out / "gradient.pt", weights_only=True).numpy()
