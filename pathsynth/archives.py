@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from pathsynth.errors import DataError
-from pathsynth.files import npz_shapes, read_npz, stream_npz, write_npz
+from pathsynth.files import npz_shapes, read_npy, read_npz, stream_npz, write_npy_in_pieces, write_npz, write_whole
+from pathsynth.pixels import resized
 
 SPLITS = ("train", "val", "test")
 # A generated set is a set to train on, so MedMNIST's own loader opens it with split="train".
@@ -108,19 +109,34 @@ def write_archive(path: str | Path, images: np.ndarray, labels: np.ndarray, chan
     write_npz(path, **{f"{GENERATED}_images": stored, f"{GENERATED}_labels": labels[:, None]})
 
 
-def read_generated(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads what `write_archive` wrote.
+def read_generated(
+    path: str | Path, folder: Path, split: str = GENERATED, size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unpacks what `write_archive` wrote, or any split in MedMNIST's format, so that sets of any size are at hand.
+
+    Args:
+        path: the archive.
+        folder: where the unpacked images go; it is used as long as they are.
+        split: whose images; a generated set is the train split.
+        size: side of the images in pixels, to which others are resized as `prepare` does; None leaves them as they are.
 
     Returns:
-        Images, uint8 (N, H, H, 3), and labels, uint8 (N,); N may be 0.
+        Images, uint8 (N, H, H, 3), mapped from disk, and labels, uint8 (N,); N may be 0.
 
     Raises:
-        DataError: if the file is missing, damaged or not in this format.
+        DataError: if the file is missing, damaged or not in this format, or `folder` cannot be written.
     """
-    arrays = read_npz(path, [f"{GENERATED}_images", f"{GENERATED}_labels"])
-    images, labels = arrays[f"{GENERATED}_images"], _flat(arrays[f"{GENERATED}_labels"])
-    _check_arrays(path, GENERATED, images, labels, channels=1 if images.ndim == 3 else 3)
-    return as_colour(images), labels
+    keys = [f"{split}_images", f"{split}_labels"]
+    shape, dtype = npz_shapes(path, keys)[keys[0]]
+    images, labels = ArchiveImages(path, keys[0], shape, dtype), _flat(read_npz(path, keys[1:])[keys[1]])
+    _check_arrays(path, split, images, labels, channels=1 if len(shape) == 3 else 3)
+    if not len(images):
+        return as_colour(np.zeros(shape, np.uint8)), labels
+    unpacked, size = folder / f"{Path(path).stem}_{split}.npy", size or shape[1]
+    with write_whole(unpacked) as part:
+        wanted = (shape[0], size, size, *shape[3:])
+        write_npy_in_pieces(part, wanted, dtype, (resized(piece, size) for piece in pieces(images)))
+    return as_colour(read_npy(unpacked)), labels
 
 
 def as_colour(images: np.ndarray) -> np.ndarray:

@@ -56,22 +56,59 @@ class Classifier:
         Raises:
             MemoryFault: a batch does not fit into memory.
         """
+        parts = [np.zeros((0, len(self.card.slugs)), np.float32)]
+        for start in range(0, len(images), batch_size):
+            answers, _ = self._pass(images[start : start + batch_size])
+            parts.append(answers.cpu().numpy())
+        return np.concatenate(parts)
+
+    def looks(self, images: np.ndarray, batch_size: int = 128) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities and the features they are made of, in one pass.
+
+        Args:
+            images: uint8 (N, H, W, 3).
+            batch_size: images at a time.
+
+        Returns:
+            float32 (N, tissues) as `probabilities` gives them, and float32 (N, `dimensions`): what the head is given, the mean
+            over all places where that is a map.
+
+        Raises:
+            MemoryFault: a batch does not fit into memory.
+        """
+        parts = [np.zeros((0, len(self.card.slugs)), np.float32)]
+        features = [np.zeros((0, self.dimensions), np.float32)]
+        for start in range(0, len(images), batch_size):
+            answers, found = self._pass(images[start : start + batch_size])
+            parts.append(answers.cpu().numpy())
+            features.append(found.float().cpu().numpy())
+        return np.concatenate(parts), np.concatenate(features)
+
+    @property
+    def dimensions(self) -> int:
+        """Number of features that the head is given."""
+        import torch
+
+        _, head = head_of(self.network)
+        return head.in_features if isinstance(head, torch.nn.Linear) else head.in_channels
+
+    def _pass(self, some: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Probabilities float32 (n, tissues) and features (n, D) of one batch, uint8 (n, H, W, 3)."""
         import torch
 
         self.network.eval()
-        parts = [np.zeros((0, len(self.card.slugs)), np.float32)]
+        seen: list[torch.Tensor] = []
+        _, head = head_of(self.network)
         with (
             torch.inference_mode(),
             memory_faults("no room for the classifier's batches: lower generation.batch_size or classifiers.*.input_size"),
+            head.register_forward_pre_hook(lambda _, given: seen.append(given[0])),
         ):
-            for start in range(0, len(images), batch_size):
-                some = images[start : start + batch_size]
-                indices = np.minimum(np.arange(filled_up(len(some), self.device)), len(some) - 1)
-                batch = normalised(as_batch(some[indices], self.device, self.card.input_size))
-                with autocast(self.device, self.card.mixed_precision):
-                    logits = self.network(batch)
-                parts.append(logits[: len(some)].float().softmax(dim=1).cpu().numpy())
-        return np.concatenate(parts)
+            indices = np.minimum(np.arange(filled_up(len(some), self.device)), len(some) - 1)
+            batch = normalised(as_batch(some[indices], self.device, self.card.input_size))
+            with autocast(self.device, self.card.mixed_precision):
+                logits = self.network(batch)
+            return logits[: len(some)].float().softmax(dim=1), _flat(seen[-1][: len(some)])
 
 
 def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | None = None) -> torch.nn.Module:
@@ -125,11 +162,7 @@ def pretrained(settings: ClassifierSettings, folder: Path) -> Mapping[str, torch
         return None
     if settings.weights == "imagenet":
         return _from_torchvision(settings.architecture)
-    path = located(folder, settings.weights)
-    # torchvision's file names end in the first digits of the checksum
-    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
-    _check_sha256(path, settings.weights_sha256 or (named[1] if named else ""))
-    return _read_weights(path)
+    return read_weights(located(folder, settings.weights), settings.weights_sha256)
 
 
 def _from_torchvision(architecture: str) -> Mapping[str, torch.Tensor]:
@@ -145,6 +178,21 @@ def _from_torchvision(architecture: str) -> Mapping[str, torch.Tensor]:
         raise ModelError("weights", f"of {architecture} could not be fetched: {one_line(error)}; {remedy}") from error
 
 
+def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, torch.Tensor]:
+    """Reads a local file of tensors, .pth or .safetensors, without running anything that it may hold.
+
+    Args:
+        path: the file.
+        sha256: its checksum, whole or its first digits; None for the digits in which its name ends, as names of torch's hub do.
+
+    Raises:
+        ModelError: the file cannot be read, has another checksum, or holds other things than tensors.
+    """
+    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
+    _check_sha256(path, sha256 or (named[1] if named else ""))
+    return _tensors(path)
+
+
 def _check_sha256(path: Path, start: str) -> None:
     try:
         with open(path, "rb") as file:
@@ -155,7 +203,7 @@ def _check_sha256(path: Path, start: str) -> None:
         raise ModelError(path, f"its SHA-256 is {found}, which does not begin with {start}: another file, or only a part of it")
 
 
-def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
+def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
     import pickle
 
     import torch
@@ -235,13 +283,32 @@ def normalised(batch: torch.Tensor) -> torch.Tensor:
     return (batch - mean) / std
 
 
+def head_of(network: torch.nn.Module) -> tuple[str, torch.nn.Linear | torch.nn.Conv2d]:
+    """Name and layer that answer for the tissues: the last linear one, or in SqueezeNets, without any, the last convolution.
+
+    Raises:
+        ModelError: a network with neither.
+    """
+    import torch
+
+    for kind in (torch.nn.Linear, torch.nn.Conv2d):
+        found = [(name, part) for name, part in network.named_modules() if isinstance(part, kind)]
+        if found:
+            return found[-1]
+    raise ModelError("architecture", f"{type(network).__name__} has no layer that could be its head")
+
+
+def _flat(given: torch.Tensor) -> torch.Tensor:
+    """Features (n, D) as they are, and a map (n, D, h, w) averaged over its places."""
+    return given.flatten(2).mean(2) if given.ndim == 4 else given
+
+
 def _replace_head(network: torch.nn.Module, tissues: int) -> None:
     """Swaps the last linear layer, which in nearly all of torchvision's classifiers is the head, for a new one."""
     import torch
 
-    linear = [(name, part) for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)]
-    if not linear:
+    name, head = head_of(network)
+    if not isinstance(head, torch.nn.Linear):
         raise ModelError("architecture", f"{type(network).__name__} has no linear head to replace; use weights: none")
-    name, head = linear[-1]
     parent = network.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], torch.nn.Linear(head.in_features, tissues))

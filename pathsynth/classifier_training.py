@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -50,20 +50,71 @@ def train_classifier(
         ModelError: the network or the weights that it starts from are not to be had.
         MemoryFault: a batch does not fit into memory.
     """
+    classifier = new_classifier(settings, prepared.slugs, seed, device, folder)
+    network = classifier.network
+    best_score, kept_state, kept_epoch = -1.0, None, 0
+    images, labels = prepared.images("train"), prepared.labels_of("train")
+    for epoch, train_loss in enumerate(epochs(classifier, images, labels, settings, seed), start=1):
+        val = score(classifier, prepared, "val")
+        log(epoch, {"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
+        if settings.checkpoint == "last" or val["macro_f1"] > best_score:
+            best_score, kept_state, kept_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch
+    assert kept_state is not None
+    network.load_state_dict(kept_state)
+    scores = {split: score(classifier, prepared, split) for split in ("val", "test")}
+    return classifier, {"epoch": kept_epoch, **scores}
+
+
+def new_classifier(settings: ClassifierSettings, slugs: Sequence[str], seed: int, device: str, folder: Path) -> Classifier:
+    """A classifier before its training, its weights drawn from the seeds or those that the settings name.
+
+    Raises:
+        ModelError: the network or the weights that it starts from are not to be had.
+        MemoryFault: it does not fit on the device.
+    """
     import torch
 
     torch.manual_seed(mix_seed(Stream.CLASSIFIER_WEIGHTS, seed, settings.seed))
-    random = generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
-    card = card_of(settings, prepared.slugs)
+    card = card_of(settings, slugs)
     with memory_faults("the classifier does not fit on the device"):
         network = build_network(card, pretrained(settings, folder)).to(device)
     check_network(network, card)
-    classifier = Classifier(network, card, device)
-    images, targets = prepared.images("train"), torch.from_numpy(prepared.labels_of("train"))
+    return Classifier(network, card, device)
+
+
+class Indexable(Protocol):
+    """Images that are given by their numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
+        """uint8 (n, H, W, 3) for indices (n,)."""
+
+
+def epochs(
+    classifier: Classifier, images: Indexable, labels: np.ndarray, settings: ClassifierSettings, seed: int
+) -> Iterator[float]:
+    """Trains a classifier in place, and gives the mean loss of every epoch when it is over.
+
+    Args:
+        classifier: from `new_classifier` of the same settings.
+        images: N images to train on.
+        labels: int64 (N,).
+        settings: optimiser and augmentation.
+        seed: global seed; `settings.seed` is mixed in.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+        MemoryFault: a batch does not fit into memory.
+    """
+    import torch
+
+    network, device = classifier.network, classifier.device
+    random = generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
+    targets = torch.from_numpy(labels)
     steps = max(1, len(images) // settings.batch_size)
     optimizer, schedule = _optimizer(network, settings, steps * settings.epochs)
     remedy = f"lower classifiers.*.batch_size ({settings.batch_size}) or input_size ({settings.input_size})"
-    best_score, kept_state, kept_epoch = -1.0, None, 0
     for epoch in bar(range(settings.epochs), f"training {settings.architecture}"):
         network.train()
         order = torch.randperm(len(images), generator=random)
@@ -77,14 +128,7 @@ def train_classifier(
         train_loss = float(torch.stack(losses).mean())
         if not np.isfinite(train_loss):
             raise TrainingError(f"epoch {epoch + 1}: the loss is {train_loss}; lower learning_rate ({settings.learning_rate})")
-        val = score(classifier, prepared, "val")
-        log(epoch + 1, {"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
-        if settings.checkpoint == "last" or val["macro_f1"] > best_score:
-            best_score, kept_state, kept_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch + 1
-    assert kept_state is not None
-    network.load_state_dict(kept_state)
-    scores = {split: score(classifier, prepared, split) for split in ("val", "test")}
-    return classifier, {"epoch": kept_epoch, **scores}
+        yield train_loss
 
 
 def _step(

@@ -1,9 +1,10 @@
-"""Compares experiments: `python -m pathsynth.compare`, a table of what `dvc exp show` shows.
+"""Compares experiments: `python -m pathsynth.compare`, a table of what `dvc exp show` shows, and a page of charts and plates.
 
 As there, this is the last commit and the experiments that started from it, all run by the same code and data; experiments of
 other commits are compared with `--all-commits`, and may differ in more than their params.
-With `--save results` the table goes to results/experiments.csv and the overview plate of each benchmark's best experiment
-to results/BENCHMARK.png; with `--readme README.md` the tables in the README are made anew from that file.
+The page goes to reports/compare.html, or to another file with `--report`. With `--save results` the table goes to
+results/experiments.csv and the overview plate of each benchmark's best experiment to results/BENCHMARK.png; with
+`--readme README.md` the tables in the README are made anew from that file.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pathsynth import compare_page
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import DataError
 from pathsynth.files import write_csv, write_text, write_whole
@@ -28,17 +29,31 @@ if TYPE_CHECKING:
 
 OVERVIEW = "plots/evaluation/plates/overview.png"
 MARKS = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SCORES = {
-    "macro_f1": ("macro_f1",),
-    "macro_f1_low": ("macro_f1_low",),
-    "macro_f1_high": ("macro_f1_high",),
-    "judge_f1": ("judge", "macro_f1"),
-    "judge_f1_low": ("judge", "macro_f1_low"),
-    "judge_f1_high": ("judge", "macro_f1_high"),
-    "filtered_judge_f1": ("filtered_judge", "macro_f1"),
-    "untuned_f1": ("untuned", "macro_f1"),
-    "n_images": ("n_images",),
+# Column: the metrics file and the keys that lead to the value.
+SCORES: dict[str, tuple[str, ...]] = {
+    "macro_f1": ("evaluation", "macro_f1"),
+    "macro_f1_low": ("evaluation", "macro_f1_low"),
+    "macro_f1_high": ("evaluation", "macro_f1_high"),
+    "judge_f1": ("evaluation", "judge", "macro_f1"),
+    "judge_f1_low": ("evaluation", "judge", "macro_f1_low"),
+    "judge_f1_high": ("evaluation", "judge", "macro_f1_high"),
+    "filtered_judge_f1": ("evaluation", "filtered_judge", "macro_f1"),
+    "untuned_f1": ("evaluation", "untuned", "macro_f1"),
+    "judge_on_real": ("evaluation", "real_images", "judge", "test"),
+    "frechet_distance": ("evaluation", "realism", "raw", "frechet_distance"),
+    "kernel_distance": ("evaluation", "realism", "raw", "kernel_distance"),
+    "coverage": ("evaluation", "realism", "raw", "coverage"),
+    "useful_f1": ("usefulness", "synthetic", "macro_f1_mean"),
+    "useful_f1_std": ("usefulness", "synthetic", "macro_f1_std"),
+    "real_f1": ("usefulness", "real", "macro_f1_mean"),
+    "n_images": ("evaluation", "n_images"),
+    "acceptance_rate": ("generation", "acceptance_rate"),
+    "unfilled": ("generation", "unfilled"),
+    "trainable_parameters": ("lora", "trainable_parameters"),
 }
+FILES = ("evaluation", "generation", "usefulness", "lora")
+# Columns that are no part of the saved table.
+UNSAVED = ["rev", "tissues", "dataset"]
 
 
 def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -55,21 +70,20 @@ def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for revision in revisions:
             data = revision.get("data") or {}
             params = _content(data.get("params"), "params.yaml")
-            scores = _content(data.get("metrics"), "metrics/evaluation.json")
-            counts = _content(data.get("metrics"), "metrics/generation.json")
-            if params and scores and counts:
-                # commits from before a change of these files' keys have nothing to be compared with
-                with suppress(KeyError):
-                    yield _row(revision, params, scores, counts)
+            metrics = {name: _content(data.get("metrics"), f"metrics/{name}.json") or {} for name in FILES}
+            # what a commit does not know yet is left open, but without these there is nothing to be compared
+            if params and {"benchmark", "lora"} <= set(params) and _found(metrics, SCORES["macro_f1"]) is not None:
+                yield _row(revision, params, metrics)
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows sorted by benchmark and judge's macro F1; of equal settings the first is kept."""
+    """Rows sorted by benchmark and macro F1 of raw images by the gate; of equal settings the first is kept."""
     import pandas as pd
 
-    frame = pd.DataFrame(rows)
+    # as objects: a column of numbers would make counts of experiments beside unknown ones fractional
+    frame = pd.DataFrame(rows, dtype=object)
     frame = frame.drop_duplicates("settings", keep="first").drop(columns="settings")
-    return frame.sort_values(["benchmark", "judge_f1"], ascending=[True, False], kind="stable", ignore_index=True)
+    return frame.sort_values(["benchmark", "macro_f1"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -80,12 +94,14 @@ def markdown(frame: pd.DataFrame) -> str:
         gate, judge = (_interval(row, name) for name in ("macro_f1", "judge_f1"))
         cells = [
             f"`{row['lora']}`",
-            row["prompts"],
+            _text(row["prompts"]),
             gate,
             judge,
             *(_score(row[name]) for name in ("filtered_judge_f1", "untuned_f1")),
         ]
-        cells += [f"{row['acceptance_rate']:.0%}", str(row["unfilled"]), str(row["n_images"])]
+        cells += [
+            _text(row[name], form) for name, form in (("acceptance_rate", ".0%"), ("unfilled", ".0f"), ("n_images", ".0f"))
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -106,9 +122,10 @@ def fill_readme(text: str, frame: pd.DataFrame) -> str:
 @click.option("--save", type=FOLDER, help="Folder for experiments.csv and an overview plate per benchmark.")
 @click.option("--readme", type=FILE, help="Markdown file whose marked tables are made anew from the saved experiments.csv.")
 @click.option("--all-commits", is_flag=True, help="Also the experiments of earlier commits.")
+@click.option("--report", type=FILE, default="reports/compare.html", show_default=True, help="The page that is written.")
 @reports_errors
-def main(save: Path | None, readme: Path | None, all_commits: bool) -> None:
-    """Prints the comparison of experiments, or makes the README's tables from the saved one."""
+def main(save: Path | None, readme: Path | None, all_commits: bool, report: Path) -> None:
+    """Prints the comparison of experiments and writes its page, or makes the README's tables from the saved one."""
     if readme:
         _fill(readme, (save or Path("results")) / "experiments.csv")
         return
@@ -124,7 +141,17 @@ def main(save: Path | None, readme: Path | None, all_commits: bool) -> None:
             with write_whole(save / f"{benchmark}.png") as part:
                 part.write_bytes(plate)
     if save:
-        write_csv(save / "experiments.csv", frame.drop(columns="rev"))
+        write_csv(save / "experiments.csv", frame.drop(columns=UNSAVED))
+    write_text(report, compare_page.render_comparison(frame.to_dict("records"), file_of))
+    click.echo(f"open {report} in a browser")
+
+
+def file_of(revision: str, path: str) -> bytes | None:
+    """A file as a revision has it in git, or None where it has none."""
+    try:
+        return _output("git", "show", f"{revision}:{path}")
+    except DataError:
+        return None
 
 
 def _fill(readme: Path, saved: Path) -> None:
@@ -139,29 +166,41 @@ def _fill(readme: Path, saved: Path) -> None:
 
 def _score(value: float | None) -> str:
     """Three digits, or a dash where there was nothing to score."""
-    return "-" if value is None or value != value else f"{value:.3f}"
+    return _text(value, ".3f")
+
+
+def _text(value: Any, form: str = "") -> str:
+    """A value, or a dash where there is none; pandas makes None a NaN, which is not equal to itself."""
+    return "-" if value is None or value != value else format(value, form)
 
 
 def _interval(row: dict[str, Any], name: str) -> str:
-    return f"{row[name]:.3f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
+    low, high = (_text(row[f"{name}_{end}"], ".2f") for end in ("low", "high"))
+    return f"{_score(row[name])} ({low} to {high})" if "-" not in (low, high) else _score(row[name])
 
 
-def _row(revision: dict[str, Any], params: dict, scores: dict, counts: dict) -> dict[str, Any]:
-    benchmark, lora, values = params["benchmark"], params["lora"], {}
-    for name, (*outer, key) in SCORES.items():
-        node = scores[outer[0]] if outer else scores
-        values[name] = node.get(key)
+def _row(revision: dict[str, Any], params: dict, metrics: dict[str, dict]) -> dict[str, Any]:
+    benchmark, lora = params["benchmark"], params["lora"]
+    of_benchmark, of_lora = _found(params, ("benchmarks", benchmark)), _found(params, ("loras", lora))
+    scored = {"gate": metrics["evaluation"], "judge": metrics["evaluation"].get("judge", {})}
     return {
         "benchmark": benchmark,
         "lora": lora,
-        "prompts": params["loras"][lora]["prompts"],
-        "seed": params["seed"],
-        **values,
-        "acceptance_rate": counts["acceptance_rate"],
-        "unfilled": counts["unfilled"],
-        "settings": json.dumps([params["seed"], benchmark, lora, params["benchmarks"][benchmark], params["loras"][lora]]),
+        "prompts": _found(params, ("loras", lora, "prompts")),
+        "seed": params.get("seed"),
+        **{name: _found(metrics, keys) for name, keys in SCORES.items()},
+        "tissues": {by: {slug: one.get("f1") for slug, one in of.get("per_tissue", {}).items()} for by, of in scored.items()},
+        "dataset": _found(params, ("benchmarks", benchmark, "dataset")) or {},
+        "settings": json.dumps([params.get("seed"), benchmark, lora, of_benchmark, of_lora]),
         "rev": revision["rev"],
     }
+
+
+def _found(tree: Any, keys: tuple[str, ...]) -> Any:
+    """What stands at the end of nested keys, or None."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 def _content(files: dict[str, Any] | None, name: str) -> dict[str, Any] | None:

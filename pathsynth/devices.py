@@ -31,6 +31,7 @@ class Stream(IntEnum):
     IMAGES = 6
     LORA_VIEWS = 7
     LORA_ROTATIONS = 8
+    USEFULNESS = 9
 
 
 def pick_device() -> str:

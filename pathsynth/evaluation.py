@@ -1,111 +1,81 @@
-"""The evaluation of generated images: which sets are scored, by which classifier, and the tables that show it.
+"""The evaluation of generated images: which sets are scored, by whom, and the tables that show it.
 
 The headline is the paper's measure: prompt against the gate's label on raw images, the first attempt of every wanted image.
-The gate's score of what it let through is 100 % by construction, so the accepted images are scored by the judge alone.
+The gate's score of what it let through is 100 % by construction, so accepted images are scored by judge and colour control.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pathsynth import files
+from pathsynth.calibration import filled_curve, reliability, threshold_curve
+from pathsynth.copying import closest_pairs, copying_scores, nearest
 from pathsynth.errors import DataError
-from pathsynth.generated import GeneratedSets, LabelledImages
-from pathsynth.scores import bootstrap_macro_f1, classification_scores, confusion_matrix
+from pathsynth.generated import GeneratedSets
+from pathsynth.observed import OBSERVERS, Observed
+from pathsynth.params import GenerationSettings, RealismSettings
+from pathsynth.realism import Reference, Settings, realism_scores
+from pathsynth.rows import Rows, chosen
+from pathsynth.scores import bootstrap_difference, bootstrap_scores, classification_scores, expected_calibration_error
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORES = ("precision", "recall", "f1")
-
-
-class SupportsProbabilities(Protocol):
-    """A classifier of tissue images."""
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Gives float32 (N, tissues), rows sum to 1, for uint8 (N, H, W, 3)."""
+DIGITS = 6
+SCORES = ("precision", "recall", "f1", "f1_low", "f1_high")
+AVERAGES = ("macro_f1", "macro_precision", "macro_recall", "accuracy")
+# By whom each set is scored, and under which key of evaluation.json; the headline is the file's top level.
+HEADLINE = ("raw", "gate")
+KEYS = {
+    HEADLINE: None,
+    ("raw", "judge"): "judge",
+    ("raw", "colour"): "colour",
+    ("accepted", "judge"): "filtered_judge",
+    ("accepted", "colour"): "filtered_colour",
+    ("untuned", "judge"): "untuned",
+}
+THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+PAIRS = 6
 
 
 @dataclass(frozen=True)
-class ScoredSet:
-    """One set of images as one classifier saw it.
+class Pairs:
+    """Generated images and the training images that they are nearest to, closest first.
 
     Attributes:
-        name: "raw", "accepted" or "untuned".
-        seen_by: who looked, "gate" or "judge".
-        y_true: prompted tissue, integers (N,).
-        y_pred: predicted tissue, integers (N,).
-        scores: dict of `score_set`.
+        images: indices of generated images, int64 (n,).
+        nearest: indices of training images, int64 (n,).
+        distances: in units of the median distance of validation images, float64 (n,).
     """
 
-    name: str
-    seen_by: str
-    y_true: np.ndarray
-    y_pred: np.ndarray
-    scores: dict
+    images: np.ndarray
+    nearest: np.ndarray
+    distances: np.ndarray
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that is known of a generated set: the four scored sets, and the names of the tissues."""
+    """Everything that is known of a generated set.
 
-    slugs: tuple[str, ...]
-    raw_by_gate: ScoredSet
-    raw_by_judge: ScoredSet
-    accepted_by_judge: ScoredSet
-    untuned_by_judge: ScoredSet
+    Attributes:
+        metrics: the dict of metrics/evaluation.json.
+        tables: by name, the tables of plots/evaluation.
+        pairs: of accepted images, by the space in which they are close, "features" or "pixels".
+    """
 
-    @property
-    def metrics(self) -> dict:
-        """The dict of metrics/evaluation.json: raw images by the gate at top level, the other sets as objects."""
-        return {
-            **self.raw_by_gate.scores,
-            "judge": self.raw_by_judge.scores,
-            "filtered_judge": self.accepted_by_judge.scores,
-            "untuned": self.untuned_by_judge.scores,
-        }
-
-    def confusion_counts(self, seen_by: str) -> np.ndarray:
-        """Counts of raw images as "gate" or "judge" saw them, int64 (n, n); row: prompted, column: predicted tissue."""
-        scored = self._raw_by(seen_by)
-        return confusion_matrix(scored.y_true, scored.y_pred, len(self.slugs))
-
-    def confusion(self, seen_by: str) -> pd.DataFrame:
-        """One row per raw image with the slugs `actual` (prompted) and `predicted`, for `dvc plots` of kind confusion."""
-        import pandas as pd
-
-        scored = self._raw_by(seen_by)
-        slugs = np.array(self.slugs)
-        return pd.DataFrame({"actual": slugs[scored.y_true], "predicted": slugs[scored.y_pred]})
-
-    def _raw_by(self, seen_by: str) -> ScoredSet:
-        return {"gate": self.raw_by_gate, "judge": self.raw_by_judge}[seen_by]
-
-    def per_tissue(self) -> pd.DataFrame:
-        """One row per tissue; columns such as `raw_judge_f1` for every set and score, empty for a set without images."""
-        import pandas as pd
-
-        sets = (self.raw_by_gate, self.raw_by_judge, self.accepted_by_judge, self.untuned_by_judge)
-        none = dict.fromkeys(SCORES)
-        rows = [
-            {"tissue": slug}
-            | {
-                f"{scored.name}_{scored.seen_by}_{score}": scored.scores.get("per_tissue", {}).get(slug, none)[score]
-                for scored in sets
-                for score in SCORES
-            }
-            for slug in self.slugs
-        ]
-        return pd.DataFrame(rows)
+    metrics: dict
+    tables: Mapping[str, pd.DataFrame]
+    pairs: Mapping[str, Pairs]
 
 
 def score_set(y_true: np.ndarray, y_pred: np.ndarray, slugs: Sequence[str], seed: int, resamples: int) -> dict:
-    """Scores of one set with the 95 % bootstrap interval of its macro F1.
+    """Scores of one set with their 95 % bootstrap intervals.
 
     Args:
         y_true: prompted tissue, integers (N,), indices into `slugs`.
@@ -115,8 +85,8 @@ def score_set(y_true: np.ndarray, y_pred: np.ndarray, slugs: Sequence[str], seed
         resamples: number of bootstrap sets.
 
     Returns:
-        macro_f1, macro_precision, macro_recall, accuracy, macro_f1_low, macro_f1_high, n_images and per_tissue. Of a set
-        without images only `n_images`, 0: it has no score.
+        macro_f1, macro_precision, macro_recall and accuracy, each with {name}_low and {name}_high, n_images, and
+        per_tissue.{slug}.{precision,recall,f1,f1_low,f1_high}. Of a set without images only `n_images`, 0: it has no score.
 
     Raises:
         ValueError: for labels that are no indices into `slugs`, or unequal lengths.
@@ -124,70 +94,234 @@ def score_set(y_true: np.ndarray, y_pred: np.ndarray, slugs: Sequence[str], seed
     if len(y_true) == 0 and len(y_pred) == 0:
         return {"n_images": 0}
     scores = classification_scores(y_true, y_pred, slugs)
-    low, high = bootstrap_macro_f1(y_true, y_pred, len(slugs), seed, resamples)
-    averages = {name: scores[name] for name in ("macro_f1", "macro_precision", "macro_recall", "accuracy")}
-    interval = {"macro_f1_low": low, "macro_f1_high": high}
-    return {**averages, **interval, "n_images": scores["n_images"], "per_tissue": scores["per_tissue"]}
+    ends = bootstrap_scores(y_true, y_pred, len(slugs), seed, resamples)
+    averages = {name: scores[name] for name in AVERAGES}
+    intervals = {f"{name}_{end}": ends[f"{name}_{end}"] for name in AVERAGES for end in ("low", "high")}
+    per_tissue = {
+        slug: {**scores["per_tissue"][slug], "f1_low": ends["f1_low"][i], "f1_high": ends["f1_high"][i]}
+        for i, slug in enumerate(slugs)
+    }
+    return {**averages, **intervals, "n_images": scores["n_images"], "per_tissue": per_tissue}
 
 
 def evaluate(
     sets: GeneratedSets,
+    seen: Mapping[str, Observed],
+    real: Mapping[str, Observed],
     *,
-    gate: SupportsProbabilities,
-    judge: SupportsProbabilities,
     slugs: Sequence[str],
-    seed: int,
+    extractor: str,
+    realism: RealismSettings,
+    generation: GenerationSettings,
     resamples: int,
+    seed: int,
+    device: str = "cpu",
 ) -> Evaluation:
-    """Scores raw images by gate and judge, accepted and untuned images by the judge.
+    """Scores a generated set in every way there is.
 
     Args:
-        sets: the generated images.
-        gate, judge: the classifier that filtered, and the one that took no part in it.
-        slugs: names of all tissues, in the order of the classifiers' columns.
-        seed: seed of the bootstrap.
+        sets: the generated images and the table of attempts.
+        seen: the sets "raw", "accepted" and "untuned" as they were seen.
+        real: the real images of "train", "val" and "test" as they were seen.
+        slugs: names of all tissues.
+        extractor: name of what made the features.
+        realism: settings of distances and variety.
+        generation: how many images were wanted, and how often each was tried.
         resamples: number of bootstrap sets.
+        seed: seed of everything that is drawn.
+        device: where distances are computed.
 
     Raises:
-        DataError: when there are no raw images, or prompts or classifiers that do not fit the tissues.
+        DataError: when there are no raw images.
     """
-    if len(sets.raw.images) == 0:
+    raw = seen["raw"]
+    if len(raw.labels) == 0:
         raise DataError("raw images", "none, expected the first attempt of every wanted image")
-
-    def look(name: str, seen_by: str, images: LabelledImages, classifier: SupportsProbabilities) -> ScoredSet:
-        y_true, y_pred = _seen(name, seen_by, images, classifier, len(slugs))
-        return ScoredSet(name, seen_by, y_true, y_pred, score_set(y_true, y_pred, slugs, seed, resamples))
-
-    return Evaluation(
-        slugs=tuple(slugs),
-        raw_by_gate=look("raw", "gate", sets.raw, gate),
-        raw_by_judge=look("raw", "judge", sets.raw, judge),
-        accepted_by_judge=look("accepted", "judge", sets.accepted, judge),
-        untuned_by_judge=look("untuned", "judge", sets.untuned, judge),
-    )
+    scored = {key: score_set(seen[key[0]].labels, seen[key[0]].predicted(key[1]), slugs, seed, resamples) for key in KEYS}
+    copying, pairs = _copying(seen, real, slugs, realism.reference_per_tissue, device)
+    metrics = {
+        **scored[HEADLINE],
+        **{name: scored[key] for key, name in KEYS.items() if name},
+        "gate_gaming": bootstrap_difference(
+            raw.labels, raw.predicted("gate"), raw.predicted("judge"), len(slugs), seed, resamples
+        ),
+        "real_images": _accuracies(real),
+        "realism": {"extractor": extractor, **_realism(seen, real, slugs, realism, resamples, seed, device)},
+        "copying": copying,
+        "calibration": {"gate": {split: {"ece": _calibration_error(real[split])} for split in ("val", "test")}},
+    }
+    tables = {
+        **{name: _images_table(seen[name], sets.slots(name), slugs) for name in ("raw", "accepted")},
+        "per_tissue": _per_tissue(scored, slugs),
+        "thresholds": _thresholds(raw, slugs),
+        "reliability": _reliability({"test": real["test"], "raw": raw}),
+        "pairs": _pairs_table(pairs, seen["accepted"], sets.slots("accepted"), real["train"], slugs),
+    }
+    if sets.attempts is not None:
+        filled = filled_curve(sets.attempts, generation.images_per_tissue, generation.max_attempts)
+        tables["filled"] = _frame(filled, ("tissue", "attempt", "filled"))
+        metrics["cost"] = _cost(sets.attempts, filled, generation.images_per_tissue, slugs)
+    return Evaluation(metrics, tables, pairs)
 
 
 def write_tables(folder: Path, evaluation: Evaluation) -> None:
-    """Writes confusion_gate.csv, confusion_judge.csv and per_tissue.csv into `folder`.
+    """Writes NAME.csv for every table into `folder`.
 
     Raises:
         DataError: when a file cannot be written.
     """
-    for seen_by in ("gate", "judge"):
-        files.write_csv(folder / f"confusion_{seen_by}.csv", evaluation.confusion(seen_by))
-    files.write_csv(folder / "per_tissue.csv", evaluation.per_tissue())
+    for name, table in evaluation.tables.items():
+        files.write_csv(folder / f"{name}.csv", table)
 
 
-def _seen(
-    name: str, seen_by: str, images: LabelledImages, classifier: SupportsProbabilities, tissues: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Prompted and predicted tissues of a set, both int64 (N,)."""
-    y_true = np.asarray(images.labels, np.int64)
-    if len(y_true) == 0:
-        return y_true, y_true
-    if y_true.max() >= tissues:
-        raise DataError(f"{name} images", f"label {y_true.max()} is not one of 0 to {tissues - 1}")
-    probabilities = classifier.probabilities(images.images)
-    if probabilities.shape[1] != tissues:
-        raise DataError(seen_by, f"knows {probabilities.shape[1]} tissues, expected {tissues}; train it on this data set")
-    return y_true, probabilities.argmax(axis=1)
+def _accuracies(real: Mapping[str, Observed]) -> dict:
+    """How often each observer is right on real images it has not learnt from."""
+    return {
+        observer: {
+            split: round(float((real[split].predicted(observer) == real[split].labels).mean()), DIGITS)
+            for split in ("val", "test")
+        }
+        for observer in OBSERVERS
+    }
+
+
+def _realism(
+    seen: Mapping[str, Observed],
+    real: Mapping[str, Observed],
+    slugs: Sequence[str],
+    settings: RealismSettings,
+    resamples: int,
+    seed: int,
+    device: str,
+) -> dict:
+    """Distances and variety of raw and accepted images, beside the floor: as many real test images."""
+    train, test = real["train"], real["test"]
+    kept = _first(train.labels, np.full(len(slugs), settings.reference_per_tissue))
+    reference = Reference(chosen(train.features, kept), train.labels[kept], settings.nearest_neighbours, device)
+    estimated = Settings(settings.kernel_subsets, settings.kernel_subset_size, resamples)
+    floor = _first(test.labels, np.bincount(seen["raw"].labels, minlength=len(slugs)))
+    compared: dict[str, tuple[Rows, np.ndarray]] = {
+        **{name: (seen[name].features, seen[name].labels) for name in ("raw", "accepted")},
+        "floor": (chosen(test.features, floor), test.labels[floor]),
+    }
+    scores = {
+        name: realism_scores(rows, labels, reference, slugs=slugs, seed=seed, settings=estimated)
+        for name, (rows, labels) in compared.items()
+    }
+    lost = {
+        name: round(scores["raw"][name] - scores["accepted"][name], DIGITS)
+        for name in ("recall", "coverage")
+        if name in scores["raw"] and name in scores["accepted"]
+    }
+    head = {"dimensions": train.features.shape[1], "nearest_neighbours": settings.nearest_neighbours}
+    return {**head, **scores, "variety_lost": lost}
+
+
+def _first(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sorted indices of the first `counts[tissue]` images of every tissue; all where there are fewer."""
+    return np.sort(np.concatenate([np.flatnonzero(labels == tissue)[:most] for tissue, most in enumerate(counts)]))
+
+
+def _copying(
+    seen: Mapping[str, Observed], real: Mapping[str, Observed], slugs: Sequence[str], most: int, device: str
+) -> tuple[dict, dict[str, Pairs]]:
+    """Shares of images that are closer to a training image than real ones are, and the closest of the accepted images."""
+    train, val = real["train"], real["val"]
+    some = _first(val.labels, np.full(len(slugs), most))
+    scores: dict = {"raw": {}, "accepted": {}}
+    pairs = {}
+    for space in ("features", "pixels"):
+        references = getattr(train, space)
+        held_out, _ = nearest(chosen(getattr(val, space), some), references, device)
+        for name in scores:
+            distances, indices = nearest(getattr(seen[name], space), references, device)
+            given = (distances, seen[name].labels, held_out, val.labels[some], slugs)
+            scores[name][space] = copying_scores(*given)
+            if name == "accepted":
+                images, close = closest_pairs(*given, PAIRS)
+                pairs[space] = Pairs(images, indices[images], close)
+    return scores, pairs
+
+
+def _calibration_error(observed: Observed) -> float:
+    return expected_calibration_error(observed.probabilities["gate"], observed.labels)
+
+
+def _cost(attempts: pd.DataFrame, filled: list[dict], wanted: int, slugs: Sequence[str]) -> dict:
+    """Attempts per accepted image, wanted images that are missing, and the share that was there after so many attempts."""
+
+    def counts(rows: pd.DataFrame, wanted: int) -> dict:
+        accepted = int(rows["accepted"].sum())
+        shortfall = {"shortfall": wanted - accepted}
+        if not accepted:
+            return {**shortfall, "undefined": {"attempts_per_accepted": "no image was accepted"}}
+        return {"attempts_per_accepted": round(len(rows) / accepted, DIGITS), **shortfall}
+
+    after = {str(row["attempt"]): row["filled"] for row in filled if row["tissue"] == "all"}
+    per_tissue = {slug: counts(attempts[attempts["tissue"] == slug], wanted) for slug in slugs}
+    return {**counts(attempts, wanted * len(slugs)), "filled_after": after, "per_tissue": per_tissue}
+
+
+def _images_table(observed: Observed, slots: np.ndarray, slugs: Sequence[str]) -> pd.DataFrame:
+    """One row per image: prompted tissue, slot, and what each observer sees."""
+    import pandas as pd
+
+    names = np.array(slugs)
+    seen = {observer: names[observed.predicted(observer)] for observer in OBSERVERS}
+    return pd.DataFrame({"tissue": names[observed.labels], "slot": slots, **seen})
+
+
+def _per_tissue(scored: Mapping[tuple[str, str], dict], slugs: Sequence[str]) -> pd.DataFrame:
+    """One row per tissue; columns such as `raw_judge_f1` for every set and score, empty for a set without images."""
+    none = dict.fromkeys(SCORES)
+    rows = [
+        {"tissue": slug}
+        | {
+            f"{name}_{by}_{score}": scores.get("per_tissue", {}).get(slug, none)[score]
+            for (name, by), scores in scored.items()
+            for score in SCORES
+        }
+        for slug in slugs
+    ]
+    return _frame(rows, tuple(rows[0]))
+
+
+def _thresholds(raw: Observed, slugs: Sequence[str]) -> pd.DataFrame:
+    gate, judge = raw.predicted("gate"), raw.predicted("judge")
+    rows = threshold_curve(raw.labels, gate, raw.confidence("gate"), judge, slugs, THRESHOLDS)
+    return _frame(rows, tuple(rows[0]))
+
+
+def _reliability(sets: Mapping[str, Observed]) -> pd.DataFrame:
+    """The gate's confidence beside how often it is right: on real images, and on generated ones about their prompts."""
+    rows = [
+        {"set": name, **row}
+        for name, observed in sets.items()
+        for row in reliability(observed.confidence("gate"), observed.predicted("gate") == observed.labels)
+    ]
+    return _frame(rows, ("set", "low", "high", "n", "confidence", "accuracy"))
+
+
+def _pairs_table(
+    pairs: Mapping[str, Pairs], accepted: Observed, slots: np.ndarray, train: Observed, slugs: Sequence[str]
+) -> pd.DataFrame:
+    rows = [
+        {
+            "space": space,
+            "rank": rank,
+            "tissue": slugs[accepted.labels[image]],
+            "slot": int(slots[image]),
+            "distance": round(float(distance), DIGITS),
+            "train_index": int(near),
+            "train_tissue": slugs[train.labels[near]],
+        }
+        for space, found in pairs.items()
+        for rank, (image, near, distance) in enumerate(zip(found.images, found.nearest, found.distances, strict=True), start=1)
+    ]
+    return _frame(rows, ("space", "rank", "tissue", "slot", "distance", "train_index", "train_tissue"))
+
+
+def _frame(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(columns))

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -169,17 +169,44 @@ def write_npy_in_pieces(path: str | Path, shape: tuple[int, ...], dtype: np.dtyp
         OSError: if the file cannot be written.
         ValueError: if the pieces are not the array of `shape` and `dtype` together.
     """
-    header = {"shape": shape, "fortran_order": False, "descr": npy.dtype_to_descr(np.dtype(dtype))}
-    rows = 0
-    with open(path, "wb") as file:
-        npy.write_array_header_1_0(file, header)
+    with NpyWriter(path, shape, dtype) as writer:
         for piece in pieces:
-            if piece.dtype != dtype or piece.shape[1:] != shape[1:]:
-                raise ValueError(f"a piece {piece.dtype} {piece.shape} of an array {dtype} {shape}")
-            rows += len(piece) if piece.ndim else 1
-            file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
-    if rows != (shape[0] if shape else 1):
-        raise ValueError(f"{rows} rows for an array of shape {shape}")
+            writer.add(piece)
+
+
+class NpyWriter:
+    """Writes an array to a .npy file piece by piece along its first axis. A context manager.
+
+    Args:
+        path: the file; wrap it in `write_whole` for one that is whole or absent.
+        shape: of the whole array.
+        dtype: its type, not one of objects.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if the pieces are not the array of `shape` and `dtype` together, when the block has ended.
+    """
+
+    def __init__(self, path: str | Path, shape: tuple[int, ...], dtype: np.dtype):
+        self._shape, self._dtype, self._rows = shape, np.dtype(dtype), 0
+        self._file = open(path, "wb")  # noqa: SIM115 (closed at the end of this object's own block)
+        header = {"shape": shape, "fortran_order": False, "descr": npy.dtype_to_descr(self._dtype)}
+        npy.write_array_header_1_0(self._file, header)
+
+    def add(self, piece: np.ndarray) -> None:
+        """Adds the next rows."""
+        if piece.dtype != self._dtype or piece.shape[1:] != self._shape[1:]:
+            raise ValueError(f"a piece {piece.dtype} {piece.shape} of an array {self._dtype} {self._shape}")
+        self._rows += len(piece) if piece.ndim else 1
+        self._file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if kind is None and self._rows != (self._shape[0] if self._shape else 1):
+            raise ValueError(f"{self._rows} rows for an array of shape {self._shape}")
 
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pathsynth.archives import read_generated
 from pathsynth.errors import DataError, one_line
+from pathsynth.rows import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,11 +24,11 @@ class LabelledImages:
     """Images and the tissue of each: the prompted one for generated images.
 
     Attributes:
-        images: uint8 (N, H, W, 3), RGB.
+        images: uint8 (N, H, W, 3), RGB, in memory, mapped from disk or some of such.
         labels: integers (N,).
     """
 
-    images: np.ndarray
+    images: Rows
     labels: np.ndarray
 
     def of(self, tissue: int, most: int) -> np.ndarray:
@@ -50,31 +51,48 @@ class GeneratedSets:
     Attributes:
         raw: the first attempt of every wanted image.
         accepted: the images that the gate let through; may be empty.
-        untuned: one attempt of every wanted image from the base without LoRA.
-        refused: for each tissue the raw images that the gate refused and what it took them for.
+        untuned: one attempt of every wanted image from the base without LoRA; empty where there is none.
+        attempts: the table of attempts, or None for a set that came without one.
     """
 
     raw: LabelledImages
     accepted: LabelledImages
     untuned: LabelledImages
-    refused: tuple[Refused, ...]
+    attempts: pd.DataFrame | None = None
+
+    def slots(self, name: str) -> np.ndarray:
+        """The slot of every "raw" or "accepted" image within its tissue, int64 (N,); without a table they are counted."""
+        if self.attempts is None:
+            return _counted(getattr(self, name).labels)
+        rows = self.attempts["attempt"] == 0 if name == "raw" else self.attempts["accepted"] == 1
+        return self.attempts.loc[rows, "slot"].to_numpy(np.int64)
 
 
-def read_sets(generated: Path, untuned: Path, slugs: Sequence[str]) -> GeneratedSets:
-    """Reads the folders that generate_filtered wrote with and without a LoRA.
+def read_sets(generated: Path, untuned: Path, slugs: Sequence[str], scratch: Path) -> GeneratedSets:
+    """Opens the folders that generate_filtered wrote with and without a LoRA.
+
+    Args:
+        generated, untuned: those folders.
+        slugs: names of all tissues.
+        scratch: folder for the unpacked images, used as long as they are.
 
     Raises:
         DataError: when a file is missing or damaged, or table and images do not belong together.
     """
-    raw, accepted, bare = (
-        LabelledImages(*read_generated(path))
-        for path in (generated / "raw.npz", generated / "accepted.npz", untuned / "raw.npz")
-    )
-    for where, images in ((generated / "raw.npz", raw), (generated / "accepted.npz", accepted), (untuned / "raw.npz", bare)):
-        if len(images.labels) and images.labels.max() >= len(slugs):
-            raise DataError(where, f"label {images.labels.max()} is not one of 0 to {len(slugs) - 1}")
-    refused = refused_first_attempts(read_attempts(generated / "attempts.csv"), raw, slugs)
-    return GeneratedSets(raw, accepted, bare, refused)
+    paths = {"raw": generated / "raw.npz", "accepted": generated / "accepted.npz", "untuned": untuned / "raw.npz"}
+    sets = {name: LabelledImages(*read_generated(path, scratch / name)) for name, path in paths.items()}
+    for name, images in sets.items():
+        check_labels(paths[name], images.labels, slugs)
+    table = generated / "attempts.csv"
+    attempts = read_attempts(table)
+    check_attempts(table, attempts, sets["raw"], sets["accepted"], slugs)
+    return GeneratedSets(**sets, attempts=attempts)
+
+
+def check_labels(where: object, labels: np.ndarray, slugs: Sequence[str]) -> None:
+    """Raises DataError for a label that is no index into `slugs`."""
+    if len(labels) and labels.max() >= len(slugs):
+        raise DataError(where, f"label {labels.max()} is not one of 0 to {len(slugs) - 1}")
 
 
 def read_attempts(path: Path) -> pd.DataFrame:
@@ -97,30 +115,47 @@ def read_attempts(path: Path) -> pd.DataFrame:
     return attempts
 
 
-def refused_first_attempts(attempts: pd.DataFrame, raw: LabelledImages, slugs: Sequence[str]) -> tuple[Refused, ...]:
-    """The raw images that the gate refused, and what it took them for.
-
-    Args:
-        attempts: the table of attempts; its rows with `attempt` 0 are those of `raw`, in the same order.
-        raw: the first attempt of every wanted image.
-        slugs: names of all tissues.
-
-    Returns:
-        For each tissue what was refused of it, in the order of the slots.
+def check_attempts(
+    where: object, attempts: pd.DataFrame, raw: LabelledImages, accepted: LabelledImages, slugs: Sequence[str]
+) -> None:
+    """Checks that a table's first attempts are the raw images, and its accepted ones the accepted images, in order.
 
     Raises:
-        DataError: when the table and the images do not belong together.
+        DataError: when they are not.
     """
-    first = attempts[attempts["attempt"] == 0]
-    prompted = np.array(slugs)[raw.labels] if len(raw.labels) else np.array([])
-    unknown = set(first["predicted"]) - set(slugs)
+    unknown = set(attempts["predicted"]) - set(slugs)
     if unknown:
-        raise DataError("attempts.csv", f"predicted: {', '.join(map(str, unknown))} is not one of {', '.join(slugs)}")
-    if len(first) != len(raw.labels) or (first["tissue"].to_numpy() != prompted).any():
-        raise DataError(
-            "attempts.csv", f"its first attempts are not those of the {len(raw.labels)} raw images; generate both anew"
-        )
-    refused = first["accepted"].to_numpy() == 0
-    seen = first["predicted"].to_numpy()
-    of_tissue = [refused & (raw.labels == tissue) for tissue in range(len(slugs))]
-    return tuple(Refused(raw.images[chosen], tuple(seen[chosen])) for chosen in of_tissue)
+        raise DataError(where, f"predicted: {', '.join(sorted(map(str, unknown)))} is not one of {', '.join(slugs)}")
+    names = np.array(slugs)
+    for words, rows, images in (
+        ("first attempts", attempts["attempt"] == 0, raw),
+        ("accepted attempts", attempts["accepted"] == 1, accepted),
+    ):
+        tissues = attempts.loc[rows, "tissue"].to_numpy()
+        if len(tissues) != len(images.labels) or (tissues != names[images.labels]).any():
+            kind = "raw" if images is raw else "accepted"
+            raise DataError(where, f"its {words} are not those of the {len(images.labels)} {kind} images; generate both anew")
+
+
+def refused(raw: LabelledImages, seen: np.ndarray, slugs: Sequence[str], most: int) -> tuple[Refused, ...]:
+    """The first raw images of every tissue that the gate refused, and what it took them for.
+
+    Args:
+        raw: the first attempt of every wanted image.
+        seen: the gate's label of each, integers (N,).
+        slugs: names of all tissues.
+        most: most images of a tissue.
+    """
+    found = []
+    for tissue in range(len(slugs)):
+        wrong = np.flatnonzero((raw.labels == tissue) & (seen != tissue))[:most]
+        found.append(Refused(raw.images[wrong], tuple(slugs[label] for label in seen[wrong])))
+    return tuple(found)
+
+
+def _counted(labels: np.ndarray) -> np.ndarray:
+    """0, 1, 2, ... within each label."""
+    slots = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        slots[labels == label] = np.arange((labels == label).sum())
+    return slots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathsynth.cards import DATA_LICENCES, base_licence, base_name, cell, data_source
 from pathsynth.files import shown_path
 from pathsynth.lora import WEIGHTS
 from pathsynth.params import BaseModelSettings, Params
@@ -17,8 +18,8 @@ tags: [lora, text-to-image, histopathology, pathsynth]
 
 Research only. Not for diagnosis. Every image made with it is synthetic.
 
-- base: `{base}`
-- trained on: {images} images of {name}, {size} px, train split only
+- base: `{base}`; licence: {base_licence}
+- trained on: {images} images of {name}, {size} px, train split only: {source}; licence: {licence}
 - prompt set: `{prompts}`
 - trainable parameters: {trainable_parameters:,}; images seen: {images_seen:,}; loss over the last tenth: {loss:.4f}
 - settings: `lora_config.json`; seed {seed}
@@ -41,11 +42,14 @@ image = pipeline("{example}").images[0]
 
 def model_card(params: Params, prepared: Prepared, prompts: list[str], result: dict) -> str:
     """Fills the card with what was trained on what, and how it is used."""
-    rows = "\n".join(f"| {label} | {prompt} |" for label, prompt in zip(prepared.labels, prompts, strict=True))
+    rows = "\n".join(f"| {cell(label)} | {cell(prompt)} |" for label, prompt in zip(prepared.labels, prompts, strict=True))
     return _CARD.format(
         lora=params.lora_name,
         name=prepared.name,
-        base=_name(params.benchmark.base),
+        base=base_name(params.benchmark.base),
+        base_licence=base_licence(params.benchmark.base),
+        source=data_source(params),
+        licence=DATA_LICENCES[params.benchmark.dataset.source],
         load=_arguments(params.benchmark.base),
         images=len(prepared.labels_of("train")),
         size=prepared.image_size,
@@ -56,11 +60,6 @@ def model_card(params: Params, prepared: Prepared, prompts: list[str], result: d
         rows=rows,
         **result,
     )
-
-
-def _name(base: BaseModelSettings) -> str:
-    name = base.pretrained_model_name_or_path
-    return f"{name} at {base.revision}" if base.revision else shown_path(name)
 
 
 def _arguments(base: BaseModelSettings) -> str:

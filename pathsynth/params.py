@@ -26,6 +26,12 @@ MixedPrecision = Literal["no", "bf16", "fp16"]
 WeightDtype = Literal["fp32", "bf16", "fp16"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+# Fields that are one of several sections, picked by the value of a key; pydantic puts that value into the location of a fault,
+# where the file has no key.
+DISCRIMINATORS = {"dataset": "source", "features": "extractor"}
 
 
 class Section(BaseModel):
@@ -147,14 +153,12 @@ class BaseModelSettings(Section):
     """
 
     pretrained_model_name_or_path: Annotated[str, Field(min_length=1)]
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
+    revision: Revision | None
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None
 
     @model_validator(mode="after")
     def _repository_has_two_parts(self) -> Self:
-        name = self.pretrained_model_name_or_path
-        if self.revision and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            raise ValueError(f"{name!r} is no repository of the hub, OWNER/NAME; for a local folder use revision: null")
+        _check_repository(self.pretrained_model_name_or_path, self.revision)
         return self
 
 
@@ -260,10 +264,72 @@ class GenerationSettings(Section):
         return self
 
 
+class JudgeFeatures(Section):
+    """Features of the judge, which has learnt these tissues: what its last layer is given."""
+
+    extractor: Literal["judge"]
+
+
+class InceptionFeatures(Section):
+    """Features of the Inception-v3 of the published Fréchet inception distances.
+
+    `weights` is `download`, or a local file of torch-fidelity's weights, relative to the parameter file.
+    """
+
+    extractor: Literal["inception"]
+    weights: Annotated[str, Field(pattern=r"^(download|.+\.pth)$")]
+
+
+class Dinov2Features(Section):
+    """Features of a DINOv2 in transformers' layout: a repository of the hub at a `revision`, or a local folder without one."""
+
+    extractor: Literal["dinov2"]
+    pretrained_model_name_or_path: Annotated[str, Field(min_length=1)]
+    revision: Revision | None
+
+    @model_validator(mode="after")
+    def _repository_has_two_parts(self) -> Self:
+        _check_repository(self.pretrained_model_name_or_path, self.revision)
+        return self
+
+
+AnyFeatures = JudgeFeatures | InceptionFeatures | Dinov2Features
+
+
+class RealismSettings(Section):
+    """Distances to real images and variety.
+
+    Precision, recall, density and coverage look at `nearest_neighbours` and at up to `reference_per_tissue` real training
+    images of each tissue; the kernel distance is a mean over `kernel_subsets` of up to `kernel_subset_size` images.
+    """
+
+    features: Annotated[AnyFeatures, Field(discriminator="extractor")]
+    nearest_neighbours: PositiveInt
+    reference_per_tissue: Annotated[int, Field(ge=2)]
+    kernel_subsets: PositiveInt
+    kernel_subset_size: Annotated[int, Field(ge=2)]
+
+
+class UsefulnessSettings(Section):
+    """Classifiers that are trained on synthetic images and tested on real ones: which, and how many times anew."""
+
+    repeats: Annotated[int, Field(ge=2, le=100)]
+    classifier: ClassifierSettings
+
+    @model_validator(mode="after")
+    def _chooses_nothing(self) -> Self:
+        if self.classifier.checkpoint != "last":
+            raise ValueError("classifier.checkpoint: 'best' would choose by real images; allowed: 'last'")
+        return self
+
+
 class EvaluationSettings(Section):
-    """Scoring: number of bootstrap resamples."""
+    """Scoring: number of bootstrap resamples, realism, usefulness, real test images per tissue that are damaged on purpose."""
 
     bootstrap_resamples: Annotated[int, Field(ge=100)]
+    robustness_per_tissue: PositiveInt
+    realism: RealismSettings
+    usefulness: UsefulnessSettings
 
 
 class Benchmark(Section):
@@ -442,9 +508,11 @@ def validate(path: object, key: str, section: type[AnySection], value: object) -
         return section.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        # a discriminated union puts its tag into the location, where the file has no key
-        tags = {"phantom", "medmnist_file", "medmnist"}
-        where = ".".join([key, *(str(part) for part in first["loc"] if part not in tags)])
+        parts = [part for before, part in zip(("", *first["loc"]), first["loc"], strict=False) if before not in DISCRIMINATORS]
+        # without a usable value there is no tag to leave out
+        if first["type"].startswith("union_tag"):
+            parts = list(first["loc"])
+        where = ".".join([key, *map(str, parts)])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ParamsError(path, where, _fault(section, first) + more) from error
 
@@ -470,8 +538,12 @@ def _keys_at(section: type[Section], location: tuple) -> list[str]:
         if fields:
             kinds = list(_sections_in(fields[0]))
         else:
-            kinds = [kind for kind in kinds if part in get_args(kind.model_fields["source"].annotation)]
+            kinds = [kind for kind in kinds if any(part in get_args(_field(kind, name)) for name in DISCRIMINATORS.values())]
     return list(kinds[0].model_fields)
+
+
+def _field(section: type[Section], name: str) -> Any:
+    return section.model_fields[name].annotation if name in section.model_fields else None
 
 
 def _sections_in(annotation: Any) -> Iterator[type[Section]]:
@@ -480,6 +552,11 @@ def _sections_in(annotation: Any) -> Iterator[type[Section]]:
         yield annotation
     for part in get_args(annotation):
         yield from _sections_in(part)
+
+
+def _check_repository(name: str, revision: str | None) -> None:
+    if revision and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"{name!r} is no repository of the hub, OWNER/NAME; for a local folder use revision: null")
 
 
 def _select(path: Path, tree: dict[str, Any], selector: str, table: str) -> object:

@@ -27,3 +27,15 @@ def as_images(batch: torch.Tensor) -> np.ndarray:
     import torch
 
     return (batch.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """Images uint8 (N, H, H) or (N, H, H, 3) in another size, by PIL's bicubic filter; those that have it are left."""
+    from PIL import Image
+
+    if images.shape[1] == size:
+        return images
+    found = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
+    for i, image in enumerate(images):
+        found[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    return found

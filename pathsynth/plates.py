@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from pathsynth.files import write_whole
-from pathsynth.generated import GeneratedSets, LabelledImages
+from pathsynth.generated import GeneratedSets, LabelledImages, refused
 
 CELL = 96
 GAP = 4
@@ -19,6 +19,9 @@ MARGIN = 36
 COLUMNS, ROWS = 3, 6
 PLATE_IMAGES = COLUMNS * ROWS
 OVERVIEW_IMAGES = 4
+
+STAND_IN_CAPTION = "synthetic images, {benchmark} benchmark: a stand-in, not medical"
+CAPTION = "synthetic images, {benchmark} benchmark: research only, not for diagnosis"
 
 PAPER = "#ffffff"
 INK = "#1f2328"
@@ -55,13 +58,24 @@ class Block:
         return Block(self.title, self.images[:most], self.notes[:most])
 
 
+def caption(benchmark: str, stand_in: bool) -> str:
+    """The line under every picture: what the images are, and what they are not for."""
+    return (STAND_IN_CAPTION if stand_in else CAPTION).format(benchmark=benchmark)
+
+
 def draw_plates(
-    sets: GeneratedSets, real: LabelledImages, labels: Sequence[str], slugs: Sequence[str], caption: str
+    sets: GeneratedSets,
+    seen: np.ndarray,
+    real: LabelledImages,
+    labels: Sequence[str],
+    slugs: Sequence[str],
+    caption: str,
 ) -> dict[str, Image.Image]:
     """Draws a plate per tissue (data set, raw, accepted, rejected) and one overview of all tissues.
 
     Args:
         sets: the generated images.
+        seen: the gate's label of every raw image, integers (N,).
         real: labelled images of the benchmark's data set, best of a split that the generator did not learn from.
         labels: the tissues in words.
         slugs: the tissues' slugs, in the same order; the keys of the result, besides `overview`.
@@ -69,15 +83,15 @@ def draw_plates(
     """
     words = dict(zip(slugs, labels, strict=True))
     plates, rows = {}, []
+    wrong = refused(sets.raw, seen, slugs, PLATE_IMAGES)
     for tissue, (slug, label) in enumerate(words.items()):
         blocks = [
             Block("data set", real.of(tissue, PLATE_IMAGES)),
             Block("raw (first attempts)", sets.raw.of(tissue, PLATE_IMAGES)),
             Block("accepted by the gate", sets.accepted.of(tissue, PLATE_IMAGES)),
         ]
-        refused = sets.refused[tissue]
-        notes = tuple(words[name] for name in refused.seen)
-        plates[slug] = draw_plate(label, [*blocks, Block("rejected, taken for", refused.images, notes)], caption)
+        notes = tuple(words[name] for name in wrong[tissue].seen)
+        plates[slug] = draw_plate(label, [*blocks, Block("rejected, taken for", wrong[tissue].images, notes)], caption)
         rows.append((label, blocks))
     return {**plates, "overview": draw_overview(rows, caption, OVERVIEW_IMAGES)}
 

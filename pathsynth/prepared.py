@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pathsynth.archives import SPLITS, Images, Split, as_colour, check_splits, pieces, rows_per_piece
 from pathsynth.errors import DataError
 from pathsynth.files import json_text, read_json, read_npy, write_npy, write_npy_in_pieces, write_whole
 from pathsynth.labels import slug
+from pathsynth.pixels import resized
 from pathsynth.progress import bar
 
 CARD = "card.json"
@@ -186,19 +186,9 @@ def _watched(images: Images, size: int, split: str, checksum: Any) -> Iterator[n
     """The images in pieces and in the wanted size, added to the checksum; with a bar where there is more than one piece."""
     total = -(-len(images) // rows_per_piece(images))
     for piece in bar(pieces(images), f"preparing {split}", total, hidden=total == 1):
-        resized = np.ascontiguousarray(_resize(piece, size))
-        checksum.update(resized.data)
-        yield resized
-
-
-def _resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Images uint8 (N, H, H) or (N, H, H, 3) in another size."""
-    if images.shape[1] == size:
-        return images
-    resized = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
-    for i, image in enumerate(images):
-        resized[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-    return resized
+        sized = np.ascontiguousarray(resized(piece, size))
+        checksum.update(sized.data)
+        yield sized
 
 
 def _shape(count: int, size: int, channels: int) -> tuple[int, ...]:

@@ -92,7 +92,7 @@ def shared_folder(parent: Path, processes: Processes) -> Iterator[Path]:
     with ExitStack() as stack:
         folder = os.environ.get(FOLDER)
         if not folder and processes.main:
-            folder = stack.enter_context(_temporary_folder(parent))
+            folder = str(stack.enter_context(temporary_folder(parent)))
         yield Path(processes.gather(folder)[0])
 
 
@@ -123,7 +123,7 @@ def run_on(count: int, scratch: Path | None = None) -> bool:
     os.environ[STARTED] = str(os.getpid())
     with ExitStack() as stack:
         if scratch:
-            os.environ[FOLDER] = stack.enter_context(_temporary_folder(scratch))
+            os.environ[FOLDER] = str(stack.enter_context(temporary_folder(scratch)))
         _launch(count, stack.enter_context(tempfile.TemporaryDirectory(prefix="pathsynth-")))
     return True
 
@@ -163,14 +163,19 @@ def _end_with(starter: int) -> None:
 
 
 @contextmanager
-def _temporary_folder(parent: Path) -> Iterator[str]:
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder under `parent`, gone with all that is in it in the end.
+
+    Raises:
+        DataError: it cannot be made.
+    """
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix="pathsynth-", dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
         raise DataError(parent, f"no folder can be made there: {error.strerror}") from error
     with folder as name:
-        yield name
+        yield Path(name)
 
 
 def report_to_starter(message: str) -> bool:

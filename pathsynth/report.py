@@ -1,137 +1,138 @@
-"""The report: one HTML page that needs no other file, no network and no script."""
+"""The report: one HTML page that needs no other file, no network and no script, made of the files that the stages leave."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator, Mapping
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pathsynth import files, labels
-from pathsynth.errors import DataError
-from pathsynth.evaluation import Evaluation
+from pathsynth import files, pages
+from pathsynth.errors import DataError, one_line
+from pathsynth.pages import Picture
 from pathsynth.params import Params
-from pathsynth.prepared import Prepared
+from pathsynth.plates import caption
+from pathsynth.report_scores import ARXIV, SETS
+from pathsynth.report_sections import sections
+from pathsynth.report_words import kind
 
-if TYPE_CHECKING:
-    from PIL import Image
+EVALUATION_KEYS = ("n_images", "judge", "colour", "gate_gaming", "real_images", "realism", "copying", "calibration")
+Columns = tuple[tuple[str, ...], tuple[str, ...]]
 
-# Published in arXiv 2506.00786; the interval is our bootstrap of its confusion matrix of 90 images.
-ARXIV = "2506.00786"
-PUBLISHED = {"arxiv": ARXIV, "macro_f1": 0.6727, "macro_f1_low": 0.60, "macro_f1_high": 0.73, "n_images": 90}
-NOTHING = "-"
-STAND_IN_CAPTION = "synthetic images, {benchmark} benchmark: a stand-in, not medical"
-CAPTION = "synthetic images, {benchmark} benchmark: research only, not for diagnosis"
+# Columns that hold numbers, and those that hold words.
+IMAGES: Columns = (("slot",), ("tissue", "gate", "judge", "colour"))
+TABLES: dict[str, Columns] = {
+    "thresholds": (("threshold", "kept_share", "judge_accuracy", "attempts_per_accepted", "n_kept", "tissues_lost"), ()),
+    "reliability": (("low", "high", "n", "confidence", "accuracy"), ("set",)),
+}
+OPTIONAL_TABLES: dict[str, Columns] = {
+    "filled": (("attempt", "filled"), ("tissue",)),
+    "pairs": (("rank", "slot", "distance", "train_index"), ("space", "tissue", "train_tissue")),
+}
+CURVES = {"lora": ("loss", "train_lora"), "gate": ("macro_f1", "train_classifier"), "judge": ("macro_f1", "train_classifier")}
+
+Row = dict[str, Any]
+Table = list[Row]
 
 
 @dataclass(frozen=True)
 class ReportInput:
-    """What a report shows.
+    """What a report shows; whatever was not measured is None or empty.
 
     Attributes:
         benchmark: name of the benchmark.
-        lora: name of the LoRA configuration.
+        subject: name of what is scored: the LoRA, or a set of another generator.
+        of_lora: whether the LoRA of the parameters made the images.
         labels: the tissues in words.
         slugs: their slugs, in the same order.
         stand_in: whether the data stand in for medical images, as phantoms do.
         evaluation: dict of metrics/evaluation.json.
-        confusion: by "gate" and "judge", counts int (n, n) of raw images; row: prompted, column: predicted tissue.
-        generation: dict of metrics/generation.json.
-        classifiers: by "gate" and "judge", dicts of metrics/gate.json and metrics/judge.json with `val` and `test`.
-        plates: an image per slug, and `overview`.
+        classifiers: by "gate" and "judge", dicts of metrics/gate.json and metrics/judge.json.
+        generation, lora, robustness, usefulness: dicts of the files of these names in metrics/, or None.
+        confusion: by (set, seen by), such as ("raw", "gate"), counts int (n, n); row: prompted, column: predicted tissue.
+        tables: by name, such as "thresholds", the rows of a table in plots/evaluation/, without the images' own.
+        curves: by "lora", "gate" and "judge", steps and values of loss or macro F1.
+        logs: by stage, what was measured while it ran.
+        plates: a picture per slug, and `overview`; or none at all.
+        pairs: the picture of the closest pairs, or None.
         parameters: nested dict of the values that were used.
     """
 
     benchmark: str
-    lora: str
+    subject: str
+    of_lora: bool
     labels: tuple[str, ...]
     slugs: tuple[str, ...]
     stand_in: bool
     evaluation: Mapping[str, Any]
-    confusion: Mapping[str, np.ndarray]
-    generation: Mapping[str, Any]
     classifiers: Mapping[str, Mapping[str, Any]]
-    plates: Mapping[str, Image.Image]
+    generation: Mapping[str, Any] | None
+    lora: Mapping[str, Any] | None
+    robustness: Mapping[str, Any] | None
+    usefulness: Mapping[str, Any] | None
+    confusion: Mapping[tuple[str, str], np.ndarray]
+    tables: Mapping[str, Table]
+    curves: Mapping[str, tuple[list[float], list[float | None]]]
+    logs: Mapping[str, Mapping[str, Any]]
+    plates: Mapping[str, Picture]
+    pairs: Picture | None
     parameters: Mapping[str, Any]
 
-    @classmethod
-    def of(
-        cls,
-        params: Params,
-        data: Prepared,
-        evaluation: Evaluation,
-        generation: Mapping[str, Any],
-        classifiers: Mapping[str, Mapping[str, Any]],
-        plates: Mapping[str, Image.Image],
-    ) -> ReportInput:
-        """Puts together what the stages have left; arguments as the attributes of the same name.
 
-        Raises:
-            DataError: for counts or classifier scores that lack a part.
-        """
-        if not set(data.slugs) <= set(generation.get("per_tissue", ())):
-            raise DataError("generation metrics", "not the counts of these tissues; run the stage generate_filtered anew")
-        for name, scores in classifiers.items():
-            if not {"val", "test"} <= set(scores):
-                raise DataError(f"{name} metrics", "no scores of val and test; run the stage train_classifier anew")
-        return cls(
-            benchmark=params.benchmark_name,
-            lora=params.lora_name,
-            labels=data.labels,
-            slugs=data.slugs,
-            stand_in=data.stand_in,
-            evaluation=evaluation.metrics,
-            confusion={name: evaluation.confusion_counts(name) for name in ("gate", "judge")},
-            generation=generation,
-            classifiers=classifiers,
-            plates=plates,
-            parameters=params.model_dump(),
-        )
+def read_report(params: Params, metrics: Path, plots: Path, logs: Path, subject: str | None = None) -> ReportInput:
+    """Reads what the stages have left.
 
+    evaluation.json, gate.json, judge.json and the tables of plots/evaluation/ must be there, and whole; of all else, what is
+    there must be whole.
 
-def caption(benchmark: str, stand_in: bool) -> str:
-    """The line under every picture: what the images are, and what they are not for."""
-    return (STAND_IN_CAPTION if stand_in else CAPTION).format(benchmark=benchmark)
+    Args:
+        params: the parameters that made the files.
+        metrics: folder of the metrics files.
+        plots: folder with `evaluation` and `curves`.
+        logs: folder of BENCHMARK/LORA/STAGE.json; a log counts if it names the benchmark, LoRA and seed of `params`.
+        subject: name of a set that another generator made; then nothing is read or said of the LoRA of `params`.
+
+    Raises:
+        DataError: one line that names the file and the stage to run.
+    """
+    dataset, of_lora = params.benchmark.dataset, subject is None
+    tables, slugs = plots / "evaluation", dataset.slugs
+    return ReportInput(
+        benchmark=params.benchmark_name,
+        subject=params.lora_name if subject is None else subject,
+        of_lora=of_lora,
+        labels=dataset.label_names,
+        slugs=slugs,
+        stand_in=dataset.stand_in,
+        evaluation=_read_evaluation(metrics / "evaluation.json", slugs),
+        classifiers={name: _read_classifier(metrics / f"{name}.json") for name in ("gate", "judge")},
+        generation=_read_generation(metrics / "generation.json", slugs),
+        lora=_optional_json(metrics / "lora.json", "train_lora") if of_lora else None,
+        robustness=_optional_json(metrics / "robustness.json", "observe_real"),
+        usefulness=_optional_json(metrics / "usefulness.json", "measure_usefulness"),
+        confusion={(name, by): counts for name in ("raw", "accepted") for by, counts in _read_confusion(tables, name, slugs)},
+        tables=_read_tables(tables),
+        curves=_read_curves(plots / "curves", of_lora),
+        logs=_read_logs(logs, params) if of_lora else {},
+        plates=_read_plates(tables / "plates", slugs),
+        pairs=_read_picture(tables / "plates" / "pairs.png") if (tables / "plates" / "pairs.png").exists() else None,
+        parameters=params.model_dump(exclude=None if of_lora else {"lora", "lora_name"}),
+    )
 
 
 def render_report(content: ReportInput) -> str:
     """Renders the page; the same input gives the same text, without dates, hosts or absolute paths."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("pathsynth"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(decimals=_decimals, percent=_percent)
-    of_paper = content.labels == labels.PATHMNIST
-    return environment.get_template("report.html.j2").render(
-        benchmark=content.benchmark,
-        lora=content.lora,
-        labels=content.labels,
-        kind="tissue" if of_paper else "class",
-        stand_in=content.stand_in,
+    return pages.render(
+        "report.html.j2",
+        content=content,
+        kind=kind(content),
         caption=caption(content.benchmark, content.stand_in),
         arxiv=ARXIV,
-        # the paper's figures stand beside those of its own nine tissues alone
-        published=PUBLISHED if of_paper else None,
-        evaluation=content.evaluation,
-        generation=content.generation,
-        scored=_scored_sets(content.evaluation),
-        tissues=_tissue_rows(content),
-        confusion=[
-            {"title": f"Raw images by the {name}", "rows": _confusion_rows(content.labels, content.confusion[name])}
-            for name in ("gate", "judge")
-        ],
-        classifiers=_classifier_rows(content.classifiers),
-        overview=_embedded(content.plates["overview"]),
-        plates=[
-            {"label": label, **_embedded(content.plates[slug])}
-            for label, slug in zip(content.labels, content.slugs, strict=True)
-        ],
-        parameters=list(_flat(content.parameters)),
+        sections=sections(content),
     )
 
 
@@ -144,75 +145,123 @@ def write_report(path: Path, content: ReportInput) -> None:
     files.write_text(path, render_report(content))
 
 
-def _scored_sets(evaluation: Mapping[str, Any]) -> list[dict]:
-    sets = (
-        ("Raw by gate", "the paper's measure", evaluation),
-        ("Raw by judge", "same images, independent eye", evaluation["judge"]),
-        ("Accepted by judge", "after filtering", evaluation["filtered_judge"]),
-        ("Untuned by judge", "base model without LoRA", evaluation["untuned"]),
-    )
-    missing = dict.fromkeys(("macro_f1", "macro_f1_low", "macro_f1_high", "macro_precision", "macro_recall", "accuracy"))
-    return [{"name": name, "note": note, "scores": {**missing, **scores}} for name, note, scores in sets]
+def _read(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
+    """What `reader` makes of a file; its fault gains the stage that would mend it."""
+    try:
+        return reader(path)
+    except DataError as error:
+        raise _fault(path, str(error).removeprefix(f"{path}: "), stage) from error
 
 
-def _tissue_rows(content: ReportInput) -> list[dict]:
-    return [
-        {
-            "label": label,
-            "gate": content.evaluation["per_tissue"][slug],
-            "judge": content.evaluation["judge"]["per_tissue"][slug],
-            "generation": content.generation["per_tissue"][slug],
-        }
-        for label, slug in zip(content.labels, content.slugs, strict=True)
-    ]
+def _fault(path: Path, problem: str, stage: str) -> DataError:
+    return DataError(path, f"{problem}; run the stage {stage}")
 
 
-def _confusion_rows(labels: tuple[str, ...], counts: np.ndarray) -> list[dict]:
-    return [
-        {
-            "label": label,
-            "total": int(row.sum()),
-            "cells": [
-                {"count": int(count), "share": count / max(1, row.sum()), "hit": seen == asked, "seen_as": labels[seen]}
-                for seen, count in enumerate(row)
-            ],
-        }
-        for asked, (label, row) in enumerate(zip(labels, counts, strict=True))
-    ]
+def _read_json(path: Path, stage: str, keys: Sequence[str] = ()) -> dict[str, Any]:
+    data = _read(path, stage, files.read_json)
+    for key in keys:
+        if key not in data:
+            raise _fault(path, f"has no {key}", stage)
+    return data
 
 
-def _classifier_rows(classifiers: Mapping[str, Mapping[str, Any]]) -> list[dict]:
-    splits = (("val", "validation"), ("test", "test"))
-    return [
-        {"name": name, "split": words, "scores": classifiers[name][split]}
-        for name in ("gate", "judge")
-        for split, words in splits
-    ]
+def _optional_json(path: Path, stage: str) -> dict[str, Any] | None:
+    return _read_json(path, stage) if path.exists() else None
 
 
-def _embedded(picture: Image.Image) -> dict:
-    with io.BytesIO() as buffer:
-        picture.save(buffer, format="PNG", optimize=True)
-        source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return {"source": source, "width": picture.width, "height": picture.height}
+def _read_evaluation(path: Path, slugs: Sequence[str]) -> dict[str, Any]:
+    evaluation = _read_json(path, "evaluate", EVALUATION_KEYS)
+    for name in ("", *(key for key, *_ in SETS if key)):
+        scored = evaluation.get(name) if name else evaluation
+        if scored is None:
+            continue
+        if not isinstance(scored, dict) or "n_images" not in scored:
+            raise _fault(path, f"{name} has no n_images", "evaluate")
+        if scored["n_images"] and not set(slugs) <= set(scored.get("per_tissue", ())):
+            raise _fault(path, f"{name or 'per_tissue'} has not the scores of these tissues", "evaluate")
+    return evaluation
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values as dotted keys and texts."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{key}", ", ".join(str(item) for item in value)
-        elif isinstance(value, str):
-            yield f"{prefix}{key}", files.shown_path(value)
-        else:
-            yield f"{prefix}{key}", "none" if value is None else str(value)
+def _read_classifier(path: Path) -> dict[str, Any]:
+    return _read_json(path, "train_classifier", ("val", "test"))
 
 
-def _decimals(value: float | None, digits: int) -> str:
-    return NOTHING if value is None else f"{value:.{digits}f}"
+def _read_generation(path: Path, slugs: Sequence[str]) -> dict[str, Any] | None:
+    generation = _optional_json(path, "generate_filtered")
+    if generation is not None and not set(slugs) <= set(generation.get("per_tissue", ())):
+        raise _fault(path, "has not the counts of these tissues", "generate_filtered")
+    return generation
 
 
-def _percent(value: float | None, digits: int = 2) -> str:
-    return NOTHING if value is None else f"{100 * value:.{digits}f}%"
+def _read_table(path: Path, stage: str, numbers: Sequence[str], words: Sequence[str] = (), delimiter: str = ",") -> Table:
+    """Rows of a table with the named columns alone; an empty cell is None."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter)
+            missing = [name for name in (*numbers, *words) if name not in (reader.fieldnames or ())]
+            if missing:
+                raise _fault(path, f"has no column {', '.join(missing)}", stage)
+            return [{name: row[name] for name in words} | {name: _number(row[name]) for name in numbers} for row in reader]
+    except OSError as error:
+        raise _fault(path, f"could not be read: {files.reason(error)}", stage) from error
+    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise _fault(path, f"is not a whole table: {one_line(error)}", stage) from error
+
+
+def _number(text: str | None) -> float | None:
+    if text is None:
+        raise ValueError("a row is shorter than the head")
+    if not text:
+        return None
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a finite number")
+    return value
+
+
+def _read_tables(folder: Path) -> dict[str, Table]:
+    there = {name: columns for name, columns in OPTIONAL_TABLES.items() if (folder / f"{name}.csv").exists()}
+    return {name: _read_table(folder / f"{name}.csv", "evaluate", *columns) for name, columns in (TABLES | there).items()}
+
+
+def _read_confusion(folder: Path, name: str, slugs: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields who looked, and counts of prompted and predicted tissues, int64 (n, n)."""
+    path, index = folder / f"{name}.csv", {slug: number for number, slug in enumerate(slugs)}
+    rows = _read_table(path, "evaluate", *IMAGES)
+    for by in ("gate", "judge"):
+        counts = np.zeros((len(slugs), len(slugs)), np.int64)
+        for row in rows:
+            for slug in (row["tissue"], row[by]):
+                if slug not in index:
+                    raise _fault(path, f"{slug!r} is none of the tissues", "evaluate")
+            counts[index[row["tissue"]], index[row[by]]] += 1
+        yield by, counts
+
+
+def _read_curves(folder: Path, of_lora: bool) -> dict[str, tuple[list[float], list[float | None]]]:
+    found = {}
+    for who, (name, stage) in CURVES.items():
+        if who == "lora" and not of_lora:
+            continue
+        for path in sorted((folder / who / "plots" / "metrics").glob(f"**/{name}.tsv"))[:1]:
+            rows = [row for row in _read_table(path, stage, ("step", name), delimiter="\t") if row["step"] is not None]
+            found[who] = ([row["step"] for row in rows], [row[name] for row in rows])
+    return found
+
+
+def _read_logs(folder: Path, params: Params) -> dict[str, dict[str, Any]]:
+    """Logs of these parameters by stage; those of others are left over from other runs."""
+    wanted = {"benchmark": params.benchmark_name, "lora": params.lora_name, "seed": params.seed}
+    paths = sorted((folder / params.benchmark_name / params.lora_name).glob("*.json"))
+    logs = {path.stem: _read_json(path, path.stem) for path in paths}
+    return {stage: log for stage, log in logs.items() if {key: log.get(key) for key in wanted} == wanted}
+
+
+def _read_plates(folder: Path, slugs: Sequence[str]) -> dict[str, Picture]:
+    if not folder.is_dir():
+        return {}
+    return {name: _read_picture(folder / f"{name}.png") for name in ("overview", *slugs)}
+
+
+def _read_picture(path: Path) -> Picture:
+    return _read(path, "evaluate", pages.read_picture)

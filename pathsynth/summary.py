@@ -13,7 +13,12 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import DataError
 
 HEADS = ("class", "precision", "recall", "F1", "accepted", "unfilled")
-SETS = (("judge", "raw images by judge"), ("filtered_judge", "accepted images by judge"), ("untuned", "untuned base by judge"))
+SETS = (
+    ("judge", "raw images by judge"),
+    ("colour", "raw images by colour alone"),
+    ("filtered_judge", "accepted images by judge"),
+    ("untuned", "untuned base by judge"),
+)
 
 
 def summary_table(evaluation: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
@@ -35,9 +40,23 @@ def summary_table(evaluation: Mapping[str, Any], generation: Mapping[str, Any]) 
     rule = "  ".join("-" * width for width in widths)
     lines = ["raw images by gate (prompted against predicted class)", "", _line(HEADS, widths), rule]
     lines += [_line(row, widths) for row in rows[:-1]]
-    lines += [rule, _line(rows[-1], widths), "", _headline("raw images by gate", evaluation)]
-    lines += [_headline(name, evaluation[key]) for key, name in SETS]
+    return "\n".join([*lines, rule, _line(rows[-1], widths), "", headlines(evaluation)])
+
+
+def headlines(evaluation: Mapping[str, Any]) -> str:
+    """One line for each scored set, and one for realism and copies."""
+    lines = [_headline("raw images by gate", evaluation), *(_headline(name, evaluation[key]) for key, name in SETS)]
+    raw, floor = evaluation["realism"]["raw"], evaluation["realism"]["floor"]
+    distances = [f"{scores['frechet_distance']:.3g}" if "frechet_distance" in scores else "-" for scores in (raw, floor)]
+    lines.append(f"{'Fréchet distance, raw':<28}{distances[0]} (real test images {distances[1]}), by {_extractor(evaluation)}")
+    copies = evaluation["copying"]["accepted"]["features"]
+    if "share_below" in copies:
+        lines.append(f"{'closer than real, accepted':<28}{copies['share_below']:.1%} (1.0% is expected of new images)")
     return "\n".join(lines)
+
+
+def _extractor(evaluation: Mapping[str, Any]) -> str:
+    return f"features of {evaluation['realism']['extractor']}"
 
 
 def _row(name: str, scores: list[float], generation: Mapping[str, Any]) -> tuple[str, ...]:
@@ -51,9 +70,9 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
 
 def _headline(name: str, scores: Mapping[str, Any]) -> str:
     if not scores["n_images"]:
-        return f"{name:<26}no images"
+        return f"{name:<28}no images"
     low, high = scores["macro_f1_low"], scores["macro_f1_high"]
-    return f"{name:<26}macro F1 {scores['macro_f1']:.3f} (95 % {low:.2f} to {high:.2f}), {scores['n_images']} images"
+    return f"{name:<28}macro F1 {scores['macro_f1']:.3f} (95 % {low:.2f} to {high:.2f}), {scores['n_images']} images"
 
 
 @click.command()

@@ -1,66 +1,73 @@
-"""Stage evaluate: scores, tables, plates and the report of one generated set."""
+"""Stage evaluate: scores, tables and plates of one generated set."""
 
 import click
 
+from pathsynth.cards import dataset_card
 from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.errors import ModelError
-from pathsynth.evaluation import evaluate, write_tables
-from pathsynth.files import read_json, write_json
-from pathsynth.generated import LabelledImages, read_sets
+from pathsynth.evaluation import write_tables
+from pathsynth.extractors import load_extractor
+from pathsynth.files import read_json, write_json, write_text
+from pathsynth.generated import read_sets
+from pathsynth.measured import measured
 from pathsynth.params import load_params
-from pathsynth.plates import draw_plates, write_plates
+from pathsynth.plates import write_plates
 from pathsynth.prepared import open_prepared
-from pathsynth.report import ReportInput, caption, write_report
+from pathsynth.processes import temporary_folder
+from pathsynth.scoring import score_sets
 
 
 @click.command()
 @click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
 @click.option("--prepared", type=FOLDER, required=True)
+@click.option("--observed", type=FOLDER, required=True, help="Folder of the observe_real stage.")
 @click.option("--generated", type=FOLDER, required=True)
 @click.option("--untuned", type=FOLDER, required=True, help="Folder with one set per prompt set, `plain` and `described`.")
 @click.option("--gate", type=FOLDER, required=True)
 @click.option("--judge", type=FOLDER, required=True)
 @click.option("--generation-metrics", type=FILE, required=True)
 @click.option("--gate-metrics", type=FILE, required=True)
-@click.option("--judge-metrics", type=FILE, required=True)
-@click.option("--metrics", type=FILE, required=True, help="Written: scores of all sets.")
-@click.option("--tables", type=FOLDER, required=True, help="Written: confusion and per-tissue tables.")
-@click.option("--plates", type=FOLDER, required=True, help="Written: a picture per tissue, and the overview.")
-@click.option("--report", type=FILE, required=True, help="Written: the HTML report.")
+@click.option("--metrics", type=FILE, required=True, help="Written: all scores.")
+@click.option("--tables", type=FOLDER, required=True, help="Written: tables of images, tissues and curves.")
+@click.option("--plates", type=FOLDER, required=True, help="Written: a picture per tissue, the overview, the closest pairs.")
+@click.option("--card", type=FILE, required=True, help="Written: the data set's card with its scores.")
+@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
+@click.option("--logs", type=FOLDER, default="logs", show_default=True, help="Folder for measured times and memory.")
 @reports_errors
 def main(
     params_path,
     prepared,
+    observed,
     generated,
     untuned,
     gate,
     judge,
     generation_metrics,
     gate_metrics,
-    judge_metrics,
     metrics,
     tables,
     plates,
-    report,
+    card,
+    scratch,
+    logs,
 ):
-    """Scores the generated images and writes metrics, plots and report."""
+    """Scores the generated images and writes metrics and plots."""
     params, device = load_params(params_path), pick_device()
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
-    sets = read_sets(generated, untuned / params.lora.prompts, data.slugs)
-    counts, gate_scores, judge_scores = (read_json(path) for path in (generation_metrics, gate_metrics, judge_metrics))
-    filtering, judging = (load_classifier(folder, device, data.slugs) for folder in (gate, judge))
-    if filtering.card.architecture == judging.card.architecture:
-        raise ModelError(judge, f"is a {judging.card.architecture} like the gate; the judge must be another architecture")
-    resamples = params.benchmark.evaluation.bootstrap_resamples
-    result = evaluate(sets, gate=filtering, judge=judging, slugs=data.slugs, seed=params.seed, resamples=resamples)
-    real = LabelledImages(data.images("val"), data.labels_of("val"))
-    sheets = draw_plates(sets, real, data.labels, data.slugs, caption(params.benchmark_name, data.stand_in))
-    write_tables(tables, result)
-    write_plates(plates, sheets)
-    write_report(report, ReportInput.of(params, data, result, counts, {"gate": gate_scores, "judge": judge_scores}, sheets))
-    write_json(metrics, result.metrics)
+    with measured("evaluate", params, logs), temporary_folder(scratch) as folder:
+        sets = read_sets(generated, untuned / params.lora.prompts, data.slugs, folder)
+        filtering, judging = (load_classifier(where, device, data.slugs) for where in (gate, judge))
+        if filtering.card.architecture == judging.card.architecture:
+            raise ModelError(judge, f"is a {judging.card.architecture} like the gate; the judge must be another architecture")
+        extractor = load_extractor(params.benchmark.evaluation.realism.features, params_path.parent, device, judging)
+        result, sheets = score_sets(sets, params, data, observed, filtering, judging, extractor, folder)
+        write_tables(tables, result)
+        write_plates(plates, sheets)
+        text = dataset_card(params, read_json(generation_metrics), read_json(gate_metrics), result.metrics)
+        write_text(card, text)
+        write_json(metrics, result.metrics)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 import click
 
 from pathsynth.base_model import load_base, locate_base, unet_sha256
+from pathsynth.cards import dataset_card
 from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
-from pathsynth.files import write_json
+from pathsynth.files import read_json, write_json, write_text
 from pathsynth.generation import Sampler, check_quota, generate_filtered, generation_metrics, save_generated
 from pathsynth.lora import attach_lora
+from pathsynth.measured import measured
 from pathsynth.params import load_params
 from pathsynth.processes import joined, run_on
 
@@ -19,8 +21,10 @@ from pathsynth.processes import joined, run_on
 @click.option("--gate", type=FOLDER, required=True, help="Folder of the classifier that filters.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the images and the table of attempts.")
 @click.option("--metrics", type=FILE, required=True, help="JSON file for the counts.")
+@click.option("--gate-metrics", type=FILE, required=True, help="JSON file of the gate's scores, for the card.")
+@click.option("--logs", type=FOLDER, default="logs", show_default=True, help="Folder for measured times and memory.")
 @reports_errors
-def main(params_path, lora, gate, out, metrics):
+def main(params_path, lora, gate, out, metrics, gate_metrics, logs):
     """Fills the wanted number of images of every tissue, as far as the limit of attempts allows."""
     params = load_params(params_path)
     settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
@@ -30,9 +34,10 @@ def main(params_path, lora, gate, out, metrics):
     classifier = load_classifier(gate, pick_device(), dataset.slugs)
     pipeline = load_base(folder, pick_device(), base.variant)
     attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
+    gate_scores = read_json(gate_metrics)
     prompts = params.benchmark.texts(params.lora.prompts)
     sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
-    with joined() as processes:
+    with joined() as processes, measured("generate_filtered", params, logs, keep=processes.main):
         result = generate_filtered(
             draw=sampler,
             gate=classifier.probabilities,
@@ -47,6 +52,7 @@ def main(params_path, lora, gate, out, metrics):
         counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
         if processes.main:
             save_generated(out, result, table, dataset.image_size, dataset.channels)
+            write_text(out / "README.md", dataset_card(params, counts, gate_scores))
             write_json(metrics, counts)
     check_quota(counts, settings.images_per_tissue, settings.quota)
 

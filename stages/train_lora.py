@@ -7,10 +7,11 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.curves import Curves
 from pathsynth.devices import pick_device
 from pathsynth.files import write_json
-from pathsynth.lora import save_lora
+from pathsynth.lora import WEIGHTS, save_lora
 from pathsynth.lora_card import model_card
 from pathsynth.lora_draws import check_shared
 from pathsynth.lora_training import train_lora
+from pathsynth.measured import measured
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
 from pathsynth.processes import joined, run_on
@@ -23,8 +24,9 @@ from pathsynth.processes import joined, run_on
 @click.option("--metrics", type=FILE, required=True, help="JSON file for loss and size.")
 @click.option("--curves", type=FOLDER, required=True, help="Folder for DVCLive's curves.")
 @click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
+@click.option("--logs", type=FOLDER, default="logs", show_default=True, help="Folder for measured times and memory.")
 @reports_errors
-def main(params_path, prepared, out, metrics, curves, scratch):
+def main(params_path, prepared, out, metrics, curves, scratch, logs):
     """Trains the selected LoRA on the train split of data/prepared."""
     params = load_params(params_path)
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
@@ -35,12 +37,12 @@ def main(params_path, prepared, out, metrics, curves, scratch):
         return
     pipeline = load_base(folder, pick_device(), base.variant)
     checksum = unet_sha256(folder, base.variant)
-    with joined() as processes:
+    with joined() as processes, measured("train_lora", params, logs, keep=processes.main):
         with Curves(curves, silent=not processes.main) as log:
             result = train_lora(pipeline, data, prompts, params.lora, params.seed, log, scratch=scratch, processes=processes)
         if processes.main:
             save_lora(out, pipeline.unet, params.lora, model_card(params, data, prompts, result), checksum)
-            write_json(metrics, result)
+            write_json(metrics, result | {"adapter_bytes": (out / WEIGHTS).stat().st_size})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import time
@@ -89,7 +90,15 @@ def tiny_tree(base: Path | str = "base") -> dict:
             "num_inference_steps": 2, "guidance_scale": 2.0, "negative_prompt": "", "batch_size": 6, "mixed_precision": "no",
             "weight_dtype": "fp32",
         },
-        "evaluation": {"bootstrap_resamples": 100},
+        "evaluation": {
+            "bootstrap_resamples": 100,
+            "robustness_per_tissue": 1,
+            "realism": {
+                "features": {"extractor": "judge"}, "nearest_neighbours": 1, "reference_per_tissue": 4,
+                "kernel_subsets": 2, "kernel_subset_size": 4,
+            },
+            "usefulness": {"repeats": 2, "classifier": classifier | {"checkpoint": "last", "input_size": 16, "seed": 3}},
+        },
     }  # fmt: skip
     return {
         "seed": 7,
@@ -124,6 +133,50 @@ def tiny_lora(rank: int = 2, **adapter) -> dict:
     }  # fmt: skip
 
 
+def graph_stages() -> dict[str, dict]:
+    """The stages of dvc.yaml in its order, with `foreach` unrolled and the selectors filled in, as DVC would."""
+    import json
+
+    from pathsynth.params import read_yaml
+
+    params, found = read_yaml(ROOT / "params.yaml"), {}
+    for name, stage in read_yaml(ROOT / "dvc.yaml")["stages"].items():
+        for item in stage.get("foreach", [None]):
+            text = json.dumps(stage["do"] if item else stage)
+            for key, value in {"item": item, "benchmark": params["benchmark"], "lora": params["lora"]}.items():
+                text = text.replace("${" + key + "}", str(value))
+            found[f"{name}@{item}" if item else name] = json.loads(text)
+    return found
+
+
+def run_stage(stage: str, *args: object):
+    """Runs a stage's command in this process."""
+    from click.testing import CliRunner
+
+    command = importlib.import_module(f"stages.{stage}").main
+    return CliRunner().invoke(command, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def stage_command(name: str, folder: Path, params: Path) -> list[str]:
+    """The words of a stage's command in dvc.yaml after `python`, with every path but that of the params put into `folder`."""
+    _, dash_m, module, *words = graph_stages()[name]["cmd"].split()
+    places = {"metrics", "plots", "logs"}
+    args = [params if word == "params.yaml" else folder / word if "/" in word or word in places else word for word in words]
+    command = importlib.import_module(module).main
+    own = {option for param in command.params for option in param.opts} - set(words)
+    for place in sorted(own & {"--scratch", "--logs"}):
+        args += [place, folder / place.removeprefix("--")]
+    return [dash_m, module, *map(str, args)]
+
+
+def run_graph(folder: Path, params: Path) -> None:
+    """Runs all stages with the commands of dvc.yaml on paths in `folder`."""
+    for name in graph_stages():
+        _, module, *args = stage_command(name, folder, params)
+        result = run_stage(module.removeprefix("stages."), *args)
+        assert result.exit_code == 0, f"{name}: {result.output}"
+
+
 def write_yaml(path: Path, tree: dict) -> Path:
     """Writes a parameter file."""
     from ruamel.yaml import YAML
@@ -131,6 +184,14 @@ def write_yaml(path: Path, tree: dict) -> Path:
     with path.open("w", encoding="utf-8") as file:
         YAML().dump(tree, file)
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_base) -> Path:
+    """A folder in which all stages have run on tiny params; nothing in it may be changed."""
+    folder = tmp_path_factory.mktemp("stages")
+    run_graph(folder, write_yaml(folder / "params.yaml", tiny_tree(tiny_base)))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,7 @@ def test_splits_of_different_sizes(tmp_path: Path, arrays: Arrays):
 def test_a_generated_set_comes_back(tmp_path: Path, arrays: Arrays, kind: type):
     images, labels = arrays["train_images"], arrays["train_labels"][:, 0]
     archives.write_archive(tmp_path / "raw.npz", images, labels.astype(kind))
-    read_images, read_labels = archives.read_generated(tmp_path / "raw.npz")
+    read_images, read_labels = archives.read_generated(tmp_path / "raw.npz", tmp_path / "unpacked")
     np.testing.assert_array_equal(read_images, images)
     np.testing.assert_array_equal(read_labels, labels)
     assert read_labels.dtype == np.uint8
@@ -135,7 +135,7 @@ def test_a_generated_set_comes_back(tmp_path: Path, arrays: Arrays, kind: type):
 
 def test_a_generated_set_may_be_empty(tmp_path: Path):
     archives.write_archive(tmp_path / "raw.npz", np.empty((0, 8, 8, 3), np.uint8), np.empty(0, np.int64))
-    images, labels = archives.read_generated(tmp_path / "raw.npz")
+    images, labels = archives.read_generated(tmp_path / "raw.npz", tmp_path / "unpacked")
     assert (images.shape, labels.shape) == ((0, 8, 8, 3), (0,))
 
 
@@ -158,7 +158,7 @@ def test_what_is_no_generated_set_is_not_written(tmp_path: Path, images: np.ndar
 def test_a_generated_set_without_labels_is_refused(tmp_path: Path):
     np.savez(tmp_path / "raw.npz", train_images=np.zeros((2, 8, 8, 3), np.uint8))
     with pytest.raises(DataError, match="has no array train_labels"):
-        archives.read_generated(tmp_path / "raw.npz")
+        archives.read_generated(tmp_path / "raw.npz", tmp_path / "unpacked")
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of real images is not here")

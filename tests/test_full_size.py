@@ -10,9 +10,8 @@ from pathlib import Path
 import medmnist
 import numpy as np
 import pytest
-from conftest import ROOT, medmnist_archive, tiny_lora, write_yaml
+from conftest import ROOT, medmnist_archive, run_graph, run_stage, tiny_lora, write_yaml
 from loopback import Server
-from test_stages import _run_all, run
 
 from benchmarks.random_base import prompts, random_base
 from pathsynth import labels
@@ -34,7 +33,9 @@ def _small(name: str, lora: str, root: Path) -> dict:
             "architecture": architecture, "weights": "none", "input_size": 32, "epochs": 1, "batch_size": 8
         }  # fmt: skip
     entry["generation"] |= {"images_per_tissue": 2, "max_attempts": 2, "num_inference_steps": 2, "batch_size": 4}
-    entry["evaluation"] = {"bootstrap_resamples": 100}
+    entry["evaluation"]["bootstrap_resamples"] = 100
+    entry["evaluation"]["usefulness"]["repeats"] = 2
+    entry["evaluation"]["usefulness"]["classifier"] |= {"weights": "none", "input_size": 32, "epochs": 1, "batch_size": 8}
     tree["loras"][lora]["training"] |= {"max_train_steps": 2, "train_batch_size": 2, "gradient_accumulation_steps": 2}
     tree["loras"][lora]["schedule"]["warmup_steps"] = 0
     return tree
@@ -52,17 +53,17 @@ def test_committed_entries_run_every_stage(name, lora, server, sd15_base, tmp_pa
     entry = COMMITTED["benchmarks"][name]
     server.add_repo(entry["base"]["pretrained_model_name_or_path"], sd15_base, entry["base"]["revision"])
     _serve(server, name, monkeypatch)
-    _run_all(tmp_path, write_yaml(tmp_path / "params.yaml", _small(name, lora, tmp_path / "root")))
-    scores = json.loads((tmp_path / "evaluation.json").read_text())
+    run_graph(tmp_path, write_yaml(tmp_path / "params.yaml", _small(name, lora, tmp_path / "root")))
+    scores = json.loads((tmp_path / "metrics" / "evaluation.json").read_text())
     slugs = [labels.slug(label) for label in labels.of_set(name)]
     assert list(scores["per_tissue"]) == slugs and scores["n_images"] == 2 * len(slugs)
-    with np.load(tmp_path / "generated" / "raw.npz") as raw:
+    with np.load(tmp_path / "data" / "generated" / "raw.npz") as raw:
         assert raw["train_images"].shape == (2 * len(slugs), 64, 64, *((3,) if name == "pathmnist" else ()))
-    report = (tmp_path / "report.html").read_text()
+    report = (tmp_path / "reports" / "report.html").read_text()
     assert ("0.6727" in report) == (name == "pathmnist"), "the paper's figure stands beside its own tissues alone"
-    card = (tmp_path / "lora" / "README.md").read_text()
+    card = (tmp_path / "models" / "lora" / "README.md").read_text()
     assert f'from_pretrained("{entry["base"]["pretrained_model_name_or_path"]}", revision="{entry["base"]["revision"]}"' in card
-    assert {path.stem for path in (tmp_path / "plots" / "plates").glob("*.png")} == {*slugs, "overview"}
+    assert {path.stem for path in (tmp_path / "plots" / "evaluation" / "plates").glob("*.png")} == {*slugs, "overview", "pairs"}
 
 
 @pytest.mark.parametrize("flag", SINGLE_LABEL)
@@ -73,7 +74,7 @@ def test_every_flat_set_with_one_label_is_one_entry(flag, server, tmp_path, monk
     info, slugs = medmnist.INFO[flag], [labels.slug(label) for label in labels.of_set(flag)]
     entry["dataset"] |= {"flag": flag, "labels": flag, "channels": info["n_channels"]}
     entry["prompts"] = {"plain": "a picture of {label}", "described": {slug: f"a picture of {slug}" for slug in slugs}}
-    result = run("prepare", "--params", write_yaml(tmp_path / "params.yaml", tree), "--out", tmp_path / "prepared")
+    result = run_stage("prepare", "--params", write_yaml(tmp_path / "params.yaml", tree), "--out", tmp_path / "prepared")
     assert result.exit_code == 0, result.output
     card = json.loads((tmp_path / "prepared" / "card.json").read_text())
     assert card["slugs"] == slugs and card["channels"] == info["n_channels"]
@@ -86,7 +87,7 @@ def test_every_flat_set_with_one_label_is_one_entry(flag, server, tmp_path, monk
 def test_sets_that_cannot_be_prompted_are_refused_with_the_reason(key, flag, reason, tmp_path):
     tree = _small("pathmnist", "paper_v9", tmp_path)
     tree["benchmarks"]["pathmnist"]["dataset"][key] = flag
-    result = run("prepare", "--params", write_yaml(tmp_path / "params.yaml", tree), "--out", tmp_path / "prepared")
+    result = run_stage("prepare", "--params", write_yaml(tmp_path / "params.yaml", tree), "--out", tmp_path / "prepared")
     assert result.exit_code == 1 and result.output.count("\n") == 1
     assert f"benchmarks.pathmnist.dataset.{key}: '{flag}': {reason}" in result.output
 

@@ -122,7 +122,7 @@ def test_saved_set_is_in_medmnist_format_and_reads_back(tmp_path):
     with np.load(tmp_path / "accepted.npz", allow_pickle=False) as archive:
         assert archive["train_images"].dtype == archive["train_labels"].dtype == np.uint8
         assert archive["train_labels"].shape == (6, 1)
-    assert len(read_generated(tmp_path / "raw.npz")[0]) == 9
+    assert len(read_generated(tmp_path / "raw.npz", tmp_path)[0]) == 9
     table = pd.read_csv(tmp_path / "attempts.csv")
     assert list(table) == ["tissue", "slot", "attempt", "seed", "predicted", "confidence", "accepted"]
     first = table[table["attempt"] == 0]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_lora, tiny_tree, write_yaml
-from test_stages import _run_all
+from conftest import ROOT, run_graph, stage_command, tiny_lora, tiny_tree, write_yaml
 
 from benchmarks.random_base import random_base
 from pathsynth import labels
@@ -102,17 +101,12 @@ def _on(processes: int, folder: Path, base: Path) -> dict:
     """What all stages make of tiny images on this machine's device, LoRA training and generation by so many processes."""
     params = tiny_tree(base) | {"processes": processes}
     stages = write_yaml(folder / "params.yaml", params)
-    _run_all(folder, write_yaml(folder / "one.yaml", params | {"processes": 1}))
-    for name, args in (
-        ("train_lora", ["--prepared", folder / "prepared", "--out", folder / "lora", "--metrics", folder / "lora.json",
-         "--curves", folder / "curves" / "lora", "--scratch", folder / "scratch"]),
-        ("generate_filtered", ["--lora", folder / "lora", "--gate", folder / "gate", "--out", folder / "generated",
-         "--metrics", folder / "generation.json"]),
-    ):  # fmt: skip
-        command = [sys.executable, "-m", f"stages.{name}", "--params", stages, *args]
-        done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
+    run_graph(folder, write_yaml(folder / "one.yaml", params | {"processes": 1}))
+    for name in ("train_lora", "generate_filtered"):
+        command = [sys.executable, *stage_command(name, folder, stages)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    return json.loads((folder / "lora.json").read_text())
+    return json.loads((folder / "metrics" / "lora.json").read_text())
 
 
 @pytest.mark.gpu
@@ -128,6 +122,6 @@ def test_every_stage_runs_on_a_gpu_and_two_do_what_one_does(tiny_base, tmp_path)
     (tmp_path / "two").mkdir()
     two = _on(2, tmp_path / "two", tiny_base)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-3) and two["images_seen"] == one["images_seen"]
-    with np.load(tmp_path / "one/generated/raw.npz") as first, np.load(tmp_path / "two/generated/raw.npz") as second:
+    with np.load(tmp_path / "one/data/generated/raw.npz") as first, np.load(tmp_path / "two/data/generated/raw.npz") as second:
         assert (first["train_labels"] == second["train_labels"]).all()
         assert np.abs(first["train_images"].astype(int) - second["train_images"]).mean() < PIXEL_BOUND

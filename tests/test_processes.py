@@ -21,7 +21,16 @@ from pathsynth.lora_draws import micro_batches
 
 def _stage(name: str, params: Path, *args: object, launcher: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
     """Runs a stage as dvc.yaml does, in a process of its own."""
-    command = [*(launcher or (sys.executable,)), "-m", f"stages.{name}", "--params", params, *args]
+    command = [
+        *(launcher or (sys.executable,)),
+        "-m",
+        f"stages.{name}",
+        "--params",
+        params,
+        *args,
+        "--logs",
+        params.parent / "logs",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | env
     return subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -44,8 +53,9 @@ def trained(tmp_path_factory, tiny_base, tiny_prepared) -> Path:
     params = _params(folder, tiny_base, "one")
     for name, args in (
         ("train_classifier", ["--role", "gate", "--out", folder / "gate", "--metrics", folder / "gate.json"]),
-        ("train_lora", ["--out", folder / "lora", "--metrics", folder / "lora.json", "--scratch", folder / "scratch"]),
-    ):
+        ("train_lora", ["--out", folder / "lora", "--metrics", folder / "lora.json", "--scratch", folder / "scratch",
+         "--logs", folder / "logs"]),
+    ):  # fmt: skip
         common = ["--params", params, "--prepared", tiny_prepared.folder, "--curves", folder / "curves" / name]
         command = importlib.import_module(f"stages.{name}").main
         done = CliRunner().invoke(command, [str(arg) for arg in (*common, *args)], catch_exceptions=False)
@@ -54,7 +64,8 @@ def trained(tmp_path_factory, tiny_base, tiny_prepared) -> Path:
 
 
 def _generated(trained: Path, params: Path, out: Path, **launch) -> dict[str, bytes]:
-    args = ("--lora", trained / "lora", "--gate", trained / "gate", "--out", out, "--metrics", out / "generation.json")
+    args = ("--lora", trained / "lora", "--gate", trained / "gate", "--out", out, "--metrics", out / "generation.json",
+            "--gate-metrics", trained / "gate.json")  # fmt: skip
     done = _stage("generate_filtered", params, *args, **launch)
     assert done.returncode == 0, done.stderr
     return {path.name: path.read_bytes() for path in out.iterdir()}

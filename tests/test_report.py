@@ -1,49 +1,59 @@
-"""The report: complete, self-contained, the same every time, and not to be fooled by a label."""
+"""The report: complete, self-contained, the same every time, made of files, and not to be fooled by a label."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from click.testing import CliRunner
+from conftest import tiny_tree, write_yaml
+from fake_results import SLUGS, N, log, write_run
 
 from pathsynth import labels, report
-from pathsynth.report import ReportInput
+from pathsynth.errors import DataError
+from pathsynth.params import load_params
+from pathsynth.report import ReportInput, read_report
 
-SLUGS = labels.SLUGS
-N = len(SLUGS)
-HOSTILE = "<script>alert('mucus')</script>"
-VOID = {"meta", "link", "img"}
+HOSTILE = "<script>alert('mucus $x$')</script>"
+VOID = {"meta", "link", "img", "br"}
 
 
-def scored(value: float) -> dict:
-    row = {"precision": value, "recall": value, "f1": value}
-    averages = {"macro_f1": value, "macro_precision": value, "macro_recall": value, "accuracy": value}
-    interval = {"macro_f1_low": value - 0.05, "macro_f1_high": value + 0.05}
-    return {**averages, **interval, "n_images": 90, "per_tissue": {slug: dict(row) for slug in SLUGS}}
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("written"))
 
 
 @pytest.fixture
-def content() -> ReportInput:
-    counts = {"attempted": 20, "accepted": 10, "acceptance_rate": 0.5, "unfilled": 3}
-    split = {"accuracy": 0.912, "macro_f1": 0.9, "auc": 0.987, "ece": 0.034}
-    return ReportInput(
-        benchmark="phantom",
-        lora="r8",
-        labels=labels.PATHMNIST,
-        slugs=SLUGS,
-        stand_in=True,
-        evaluation={**scored(0.8125), "judge": scored(0.7), "filtered_judge": scored(0.9), "untuned": scored(0.11)},
-        confusion={"gate": np.eye(N, dtype=int) * 8 + 1, "judge": np.zeros((N, N), int)},
-        generation={**counts, "per_tissue": {slug: dict(counts) for slug in SLUGS}},
-        classifiers={name: {"epoch": 3, "val": split, "test": split} for name in ("gate", "judge")},
-        plates={name: Image.new("RGB", (30, 20), "#c080c0") for name in (*SLUGS, "overview")},
-        parameters={"seed": 1337, "benchmark": {"dataset": {"source": "phantom", "md5": None}, "modules": ["to_k", "to_q"]}},
-    )
+def run(written: Path, tmp_path: Path) -> Path:
+    """A run of its own, to be spoilt."""
+    return shutil.copytree(written, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def content(written: Path) -> ReportInput:
+    return read(written)
+
+
+@pytest.fixture(scope="module")
+def page(content: ReportInput) -> str:
+    return report.render_report(content)
+
+
+def read(run: Path, subject: str | None = None) -> ReportInput:
+    return read_report(load_params(run / "params.yaml"), run / "metrics", run / "plots", run / "logs", subject)
+
+
+def change(path: Path, **values) -> None:
+    """Replaces keys of a JSON file; None takes a key away."""
+    data = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
 
 
 class Tags(HTMLParser):
@@ -65,60 +75,225 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_names_every_tissue_and_score(content: ReportInput):
-    page = report.render_report(content)
+def test_page_names_every_tissue_and_score(content: ReportInput, page: str):
     for label in labels.PATHMNIST:
-        assert page.count(label) >= 4
-    for text in ("0.8125", "0.6727", "0.60\u20130.73", "0.912", "0.987", "0.034", "r8", "1337", "to_k, to_q"):
+        assert page.count(label) >= 12
+    for text in (
+        f"{content.evaluation['macro_f1']:.4f}",
+        "0.6727",
+        "0.60 to 0.73",
+        "0.912",
+        "0.987",
+        "0.034",
+        "r2",
+        "to_q, to_k, conv1",
+    ):
         assert text in page, text
 
 
-def test_page_needs_nothing_from_outside(content: ReportInput):
-    page = report.render_report(content)
-    assert not re.search(r"https?://|//[a-z0-9-]+\.|@import|url\(", page)
+def test_every_section_of_the_contract_is_there(page: str):
+    for text in (
+        "97.2 % right on real test images", "Gate-gaming", "Accepted, by colour alone", "the diagonal by construction",
+        "Few images for the Fréchet distance", "Variety lost by filtering", "images: 3, at least 6 are needed",
+        "at least 1900 are needed", "± 0.013", "no more than chance", "more than chance: look at the pairs", "1,056,256",
+        "4.2 MB", "12.6 min", "0.76 s", "cpu (2 threads)", "haematoxylin times 0.75", "running mean", "torch", "2.14.1",
+        "validation images: 18, a quantile of 0.01 needs 100", "left out: smooth muscle: no unit",
+    ):  # fmt: skip
+        assert text in page, text
+
+
+def test_page_needs_nothing_from_outside(page: str):
+    assert not re.search(r"https?://|//[a-z0-9-]+\.|@import|url\((?!#)", page)
     found = Tags(page).found
     assert "script" not in [tag for tag, _ in found]
     for _, attributes in found:
         for name in ("src", "href"):
-            assert attributes.get(name, "data:").startswith("data:")
+            assert attributes.get(name, "data:").startswith(("data:", "#"))
     pictures = [attributes for tag, attributes in found if tag == "img"]
-    assert len(pictures) == N + 1
+    assert len(pictures) == N + 2
     assert all(picture["alt"] and picture["src"].startswith("data:image/png;base64,") for picture in pictures)
+
+
+def test_ids_are_unique_links_lead_somewhere_and_headings_are_in_order(page: str):
+    found = Tags(page).found
+    ids = Counter(attributes["id"] for _, attributes in found if "id" in attributes)
+    assert max(ids.values()) == 1
+    links = [attributes["href"][1:] for _, attributes in found if attributes.get("href", "").startswith("#")]
+    assert links and set(links) <= set(ids)
+    levels = [int(tag[1]) for tag, _ in found if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert ("html", {"lang": "en"}) in found
+
+
+def test_every_chart_says_its_numbers(page: str):
+    charts = [attributes for tag, attributes in Tags(page).found if tag == "svg"]
+    assert len(charts) >= 10
+    assert all(chart["role"] == "img" and re.search(r"\d", chart["aria-label"]) for chart in charts)
 
 
 def test_hostile_label_is_only_text(content: ReportInput):
     hostile = (HOSTILE, *labels.PATHMNIST[1:])
     quoting = {'" onload="alert(1)': '"><script>alert(2)</script>'}
-    page = report.render_report(replace(content, labels=hostile, lora=HOSTILE, benchmark=HOSTILE, parameters=quoting))
+    page = report.render_report(replace(content, labels=hostile, subject=HOSTILE, benchmark=HOSTILE, parameters=quoting))
     found = Tags(page).found
     assert "script" not in [tag for tag, _ in found]
     assert not any(name.startswith("on") for _, attributes in found for name in attributes)
-    assert "&lt;script&gt;" in page
+    assert page.count("&lt;script&gt;") > 10
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", page)
+    assert "&lt;script&gt;alert('mucus $x$')&lt;/script&gt;" in texts
 
 
-def test_page_says_what_it_is_not(content: ReportInput):
-    page = report.render_report(content)
-    assert "not for diagnosis" in page
-    assert "100 % by construction" in page
-    assert "Stand-in data" in page
+def test_page_says_what_it_is_not(content: ReportInput, page: str):
+    for text in ("not for diagnosis", "100 % by construction", "Stand-in data", "cover the drawing of images only"):
+        assert text in page
     medical = report.render_report(replace(content, stand_in=False, benchmark="pathmnist"))
     assert "Stand-in data" not in medical
     assert "not for diagnosis" in medical
 
 
-def test_set_without_images_has_no_score(content: ReportInput):
-    page = report.render_report(replace(content, evaluation={**content.evaluation, "filtered_judge": {"n_images": 0}}))
+def test_paper_stands_beside_its_own_tissues_only(content: ReportInput):
+    assert "0.6727" not in report.render_report(replace(content, labels=tuple(f"class {i}" for i in range(N))))
+
+
+def test_set_without_images_has_no_score(run: Path):
+    change(run / "metrics" / "evaluation.json", filtered_judge={"n_images": 0}, filtered_colour={"n_images": 0})
+    page = report.render_report(read(run))
     assert "no images" in page
     Tags(page)
 
 
-def test_page_is_the_same_every_time_and_keeps_paths_to_itself(content: ReportInput, tmp_path: Path):
-    content = replace(content, parameters={"path": "/home/someone/pathmnist_64.npz", "base": "base/model"})
-    report.write_report(tmp_path / "reports" / "a.html", content)
-    report.write_report(tmp_path / "reports" / "b.html", content)
-    page = (tmp_path / "reports" / "a.html").read_text(encoding="utf-8")
-    assert page == (tmp_path / "reports" / "b.html").read_text(encoding="utf-8")
-    assert "someone" not in page
-    assert "pathmnist_64.npz" in page
-    assert "base/model" in page
+def test_what_was_not_measured_is_left_out_or_said(run: Path):
+    for name in ("generation", "lora", "robustness", "usefulness"):
+        (run / "metrics" / f"{name}.json").unlink()
+    for name in ("curves", "evaluation/plates"):
+        shutil.rmtree(run / "plots" / name)
+    for name in ("pairs.csv", "filled.csv"):
+        (run / "plots" / "evaluation" / name).unlink()
+    shutil.rmtree(run / "logs")
+    change(run / "metrics" / "evaluation.json", untuned=None)
+    page = report.render_report(read(run))
+    Tags(page)
+    for anchor in ("robustness", "usefulness", "pictures", "training"):
+        assert f'id="{anchor}"' not in page
+    assert "not measured here" in page
+    assert "Untuned base" not in page and "versions</summary>" not in page
+    change(run / "metrics" / "evaluation.json", cost=None)
+    assert 'id="cost"' not in report.render_report(read(run))
+
+
+def test_set_of_another_generator_is_not_told_of_the_lora(run: Path):
+    content = read(run, subject="my GAN")
+    page = report.render_report(content)
+    assert "set <b>my GAN</b>" in page
+    assert not content.of_lora and content.lora is None and not content.logs
+    for text in ("1,056,256", "lora_name", "Loss of the LoRA", "Training of the LoRA"):
+        assert text not in page
+
+
+def test_log_of_another_run_does_not_count(run: Path):
+    path = run / "logs" / "tiny" / "r2" / "generate_filtered.json"
+    path.write_text(json.dumps(log("generate_filtered", 123.5) | {"seed": 8}))
+    content = read(run)
+    assert set(content.logs) == {"train_lora"}
+    assert "not measured here" in report.render_report(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("metrics/evaluation.json", "evaluate"),
+        ("metrics/gate.json", "train_classifier"),
+        ("metrics/judge.json", "train_classifier"),
+        ("plots/evaluation/raw.csv", "evaluate"),
+        ("plots/evaluation/thresholds.csv", "evaluate"),
+        ("plots/evaluation/plates/mucus.png", "evaluate"),
+    ],
+)
+def test_missing_file_is_named_with_its_stage(run: Path, name: str, stage: str):
+    (run / name).unlink()
+    with pytest.raises(DataError, match=rf"^\S*{re.escape(name)}: could not be read: .*; run the stage {stage}$"):
+        read(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("metrics/evaluation.json", "{", "is not JSON.*run the stage evaluate"),
+        ("metrics/evaluation.json", '{"macro_f1": 1}', "has no n_images; run the stage evaluate"),
+        ("metrics/lora.json", "[]", "not an object; run the stage train_lora"),
+        ("metrics/robustness.json", "", "is not JSON.*run the stage observe_real"),
+        ("metrics/usefulness.json", "", "is not JSON.*run the stage measure_usefulness"),
+        ("metrics/generation.json", "{}", "has not the counts of these tissues; run the stage generate_filtered"),
+        ("metrics/gate.json", "{}", "has no val; run the stage train_classifier"),
+        ("logs/tiny/r2/train_lora.json", "{", "is not JSON.*run the stage train_lora"),
+        ("plots/evaluation/raw.csv", "tissue,slot\n", "has no column gate, judge, colour; run the stage evaluate"),
+        (
+            "plots/evaluation/raw.csv",
+            "tissue,slot,gate,judge,colour\nmoon,0,mucus,mucus,mucus\n",
+            "'moon' is none of the tissues",
+        ),
+        ("plots/evaluation/filled.csv", "tissue,attempt,filled\nall,1,nan\n", "'nan' is not a finite number"),
+        ("plots/evaluation/pairs.csv", "rank,tissue\n", "has no column slot, distance, train_index, space, train_tissue"),
+        ("plots/evaluation/filled.csv", "tissue,attempt,filled\nall,1\n", "shorter than the head"),
+        ("plots/evaluation/plates/mucus.png", "no picture", "is not a whole PNG.*run the stage evaluate"),
+    ],
+)
+def test_broken_file_is_named_with_its_stage(run: Path, name: str, text: str, problem: str):
+    (run / name).write_text(text)
+    with pytest.raises(DataError, match=problem) as caught:
+        read(run)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_scores_of_other_tissues_are_refused(run: Path):
+    path = run / "metrics" / "evaluation.json"
+    change(path, judge=json.loads(path.read_text())["judge"] | {"per_tissue": {"moon": {}}})
+    with pytest.raises(DataError, match=r"judge has not the scores of these tissues; run the stage evaluate"):
+        read(run)
+
+
+def test_page_is_the_same_every_time_and_keeps_paths_to_itself(run: Path):
+    tree = tiny_tree()
+    tree["benchmarks"]["tiny"]["base"]["pretrained_model_name_or_path"] = "/home/someone/model_x"
+    write_yaml(run / "params.yaml", tree)
+    content = read(run)
+    report.write_report(run / "reports" / "a.html", content)
+    report.write_report(run / "reports" / "b.html", read(run))
+    page = (run / "reports" / "a.html").read_text(encoding="utf-8")
+    assert page == (run / "reports" / "b.html").read_text(encoding="utf-8")
+    assert "someone" not in page and str(run) not in page
+    assert "model_x" in page
     assert not re.search(r"\b20\d\d-\d\d-\d\d\b", page)
+
+
+def test_counts_are_those_of_the_table(content: ReportInput):
+    assert content.confusion["raw", "gate"].sum(axis=1).tolist() == [20] * N
+    accepted = content.confusion["accepted", "gate"]
+    assert accepted.trace() == accepted.sum() == 18 * N
+    assert content.slugs == SLUGS
+
+
+def test_stage_writes_the_page(run: Path, monkeypatch: pytest.MonkeyPatch):
+    from stages.report import main
+
+    monkeypatch.chdir(run)
+    options = [
+        "--params",
+        "params.yaml",
+        "--metrics",
+        "metrics",
+        "--plots",
+        "plots",
+        "--logs",
+        "logs",
+        "--out",
+        "reports/report.html",
+    ]
+    result = CliRunner().invoke(main, options)
+    assert result.exit_code == 0, result.output
+    assert (run / "reports" / "report.html").stat().st_size < 6_000_000
+    (run / "metrics" / "judge.json").unlink()
+    result = CliRunner().invoke(main, options)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: metrics/judge.json: ") and result.stderr.count("\n") == 1

@@ -41,6 +41,7 @@ PAPER_TABLE = {
     "cancer_associated_stroma": (0.615, 0.8, 0.696),
     "colorectal_adenocarcinoma_epithelium": (0.800, 0.4, 0.533),
 }
+PAPER_INTERVAL = (0.605971, 0.733457)  # of seed 0
 SLUGS = labels.SLUGS
 N = len(SLUGS)
 
@@ -224,5 +225,192 @@ EMPTY = np.zeros(0, np.int64)
     ],
 )
 def test_impossible_input_is_refused(call, message: str):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def matrix_scores(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[float, ...]:
+    result = scores.classification_scores(y_true, y_pred, SLUGS)
+    return tuple(result[name] for name in ("accuracy", "macro_precision", "macro_recall", "macro_f1"))
+
+
+def test_intervals_of_all_scores_are_of_the_draws_of_the_macro_f1():
+    y_true, y_pred = paper_labels()
+    result = scores.bootstrap_scores(y_true, y_pred, N, 3)
+    assert (result["macro_f1_low"], result["macro_f1_high"]) == scores.bootstrap_macro_f1(y_true, y_pred, N, 3)
+    for name, value in zip(
+        ("accuracy", "macro_precision", "macro_recall", "macro_f1"), matrix_scores(y_true, y_pred), strict=True
+    ):
+        assert 0.0 <= result[f"{name}_low"] < value < result[f"{name}_high"] <= 1.0, name
+    # accuracy and macro recall are the same number where every tissue has as many images
+    assert result["accuracy_low"] == pytest.approx(result["macro_recall_low"], abs=2e-6)
+    f1 = [row["f1"] for row in scores.classification_scores(y_true, y_pred, SLUGS)["per_tissue"].values()]
+    assert len(result["f1_low"]) == N
+    assert all(low <= value <= high for low, value, high in zip(result["f1_low"], f1, result["f1_high"], strict=True))
+
+
+def test_bootstrap_of_the_macro_f1_gives_the_numbers_of_earlier_versions():
+    assert scores.bootstrap_macro_f1(*paper_labels(), N, 0) == PAPER_INTERVAL
+
+
+def test_intervals_agree_with_scikit_learn_on_drawn_images():
+    from sklearn.metrics import accuracy_score, precision_score
+
+    y_true, y_pred = paper_labels()
+    rng = np.random.default_rng(1)
+    slow = []
+    for _ in range(400):
+        drawn = np.concatenate([rng.choice(np.flatnonzero(y_true == tissue), 10) for tissue in range(N)])
+        truth, seen = y_true[drawn], y_pred[drawn]
+        macro = precision_score(truth, seen, labels=range(N), average="macro", zero_division=0)
+        slow.append((accuracy_score(truth, seen), macro))
+    low, high = np.quantile(slow, [0.025, 0.975], axis=0)
+    result = scores.bootstrap_scores(y_true, y_pred, N, 0)
+    assert [result["accuracy_low"], result["macro_precision_low"]] == pytest.approx(low, abs=0.02)
+    assert [result["accuracy_high"], result["macro_precision_high"]] == pytest.approx(high, abs=0.02)
+
+
+def test_difference_of_two_predictions_is_paired():
+    y_true, first = random_labels(0, 900)
+    second = np.where(np.random.default_rng(1).random(900) < 0.05, (first + 1) % N, first)
+    result = scores.bootstrap_difference(y_true, first, second, N, 0)
+    expected = matrix_scores(y_true, first)[-1] - matrix_scores(y_true, second)[-1]
+    assert result["difference"] == pytest.approx(expected, abs=2e-6)
+    assert result["low"] < result["difference"] < result["high"]
+    # two intervals of their own would be far wider than that of the few images that differ
+    low, high = scores.bootstrap_macro_f1(y_true, first, N, 0)
+    assert result["high"] - result["low"] < 0.6 * (high - low)
+    other_way = scores.bootstrap_difference(y_true, second, first, N, 0)
+    assert other_way["difference"] == -result["difference"]
+
+
+def test_difference_from_itself_is_nothing():
+    y_true, y_pred = random_labels(2)
+    assert scores.bootstrap_difference(y_true, y_pred, y_pred, N, 0) == {"difference": 0.0, "low": 0.0, "high": 0.0}
+    assert scores.paired_permutation_test(y_true, y_pred, y_pred, N, 0) == 1.0
+
+
+def test_paired_test_by_enumeration():
+    y_true = np.array([0, 0, 0, 1, 1, 1])
+    first = np.array([0, 0, 0, 1, 1, 0])
+    second = np.array([0, 1, 1, 0, 1, 1])
+    observed = abs(f1_of(y_true, first) - f1_of(y_true, second))
+    hits = 0
+    for swaps in range(2**6):
+        swap = (swaps >> np.arange(6)) & 1 == 1
+        one, other = np.where(swap, second, first), np.where(swap, first, second)
+        hits += abs(f1_of(y_true, one) - f1_of(y_true, other)) >= observed - 1e-12
+    p = scores.paired_permutation_test(y_true, first, second, 2, 0, permutations=20000)
+    assert 0.1 < hits / 64 < 0.9
+    assert p == pytest.approx(hits / 64, abs=0.015)
+
+
+def test_unpaired_test_by_enumeration():
+    from itertools import combinations
+
+    y_true_a, pred_a = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1])
+    y_true_b, pred_b = np.array([0, 0, 1, 1]), np.array([1, 0, 0, 1])
+    observed = abs(f1_of(y_true_a, pred_a) - f1_of(y_true_b, pred_b))
+    pooled = [np.concatenate([pred_a[y_true_a == tissue], pred_b[y_true_b == tissue]]) for tissue in (0, 1)]
+    hits, count = 0, 0
+    for zero in combinations(range(5), 3):
+        for one in combinations(range(4), 2):
+            kept = [np.isin(np.arange(5), zero), np.isin(np.arange(4), one)]
+            first = np.concatenate([pooled[t][kept[t]] for t in (0, 1)])
+            second = np.concatenate([pooled[t][~kept[t]] for t in (0, 1)])
+            hits += abs(f1_of(y_true_a, first) - f1_of(y_true_b, second)) >= observed - 1e-12
+            count += 1
+    p = scores.unpaired_permutation_test(y_true_a, pred_a, y_true_b, pred_b, 2, 0, permutations=20000)
+    assert 0.1 < hits / count < 0.9
+    assert p == pytest.approx(hits / count, abs=0.015)
+
+
+def f1_of(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(y_true, y_pred, labels=[0, 1], average="macro", zero_division=0)
+
+
+def drawn_predictions(rng: np.random.Generator, y_true: np.ndarray, right: float) -> np.ndarray:
+    return np.where(rng.random(len(y_true)) < right, y_true, rng.integers(0, N, len(y_true)))
+
+
+def p_values(right: float) -> np.ndarray:
+    """p of the paired and the unpaired test (60, 2) of a set of 60 % against another."""
+    result = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        y_true = np.arange(180) % N
+        first, second = drawn_predictions(rng, y_true, 0.6), drawn_predictions(rng, y_true, right)
+        result.append(
+            (
+                scores.paired_permutation_test(y_true, first, second, N, seed, 199),
+                scores.unpaired_permutation_test(y_true, first, y_true, second, N, seed, 199),
+            )
+        )
+    return np.array(result)
+
+
+def test_permutation_tests_are_fair_without_a_difference_and_see_a_large_one():
+    equal = p_values(0.6)
+    # 3 of 60 are expected below 0.05; 9 or more happen in 4 of 1000 runs
+    assert ((equal <= 0.05).sum(axis=0) <= 8).all()
+    assert (np.abs(equal.mean(axis=0) - 0.5) < 0.12).all()
+    assert ((p_values(0.85) <= 0.05).mean(axis=0) > 0.9).all()
+
+
+@pytest.mark.parametrize("permutations", [1, 499, 1300])
+def test_permutation_tests_repeat_and_do_not_depend_on_the_order(permutations: int):
+    y_true, first = random_labels(0)
+    second = random_labels(5)[1]
+    order = np.random.default_rng(0).permutation(len(y_true))
+    p = scores.paired_permutation_test(y_true, first, second, N, 0, permutations)
+    assert 1 / (1 + permutations) <= p <= 1.0
+    assert p == scores.paired_permutation_test(y_true[order], first[order], second[order], N, 0, permutations)
+    p = scores.unpaired_permutation_test(y_true, first, y_true[:90], second[:90], N, 0, permutations)
+    assert p == scores.unpaired_permutation_test(y_true[order], first[order], y_true[:90], second[:90], N, 0, permutations)
+
+
+def test_permutations_in_pieces_are_those_at_once(monkeypatch):
+    y_true, first = random_labels(0)
+    second = random_labels(5)[1]
+    whole = scores.paired_permutation_test(y_true, first, second, N, 0, 900)
+    monkeypatch.setattr(scores, "PERMUTATIONS_AT_ONCE", 7)
+    assert scores.paired_permutation_test(y_true, first, second, N, 0, 900) == whole
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "sentence"),
+    [
+        (0.012, 0.34, "no difference can be told at n = 450 (macro F1 +0.012, p = 0.34)"),
+        (0.068, 0.001, "r16 is better than r4 at n = 450 (macro F1 +0.068, p = 0.001)"),
+        (-0.068, 0.0005, "r4 is better than r16 at n = 450 (macro F1 -0.068, p = 0.0005)"),
+        (0.0, 1.0, "no difference can be told at n = 450 (macro F1 +0.000, p = 1)"),
+    ],
+)
+def test_sentence_of_a_difference(difference: float, p: float, sentence: str):
+    assert scores.difference_sentence(difference, p, 450, ("r16", "r4")) == sentence
+
+
+ONE, TWO = np.array([0]), np.array([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: scores.bootstrap_scores(EMPTY, EMPTY, N, 0), "no images"),
+        (lambda: scores.bootstrap_scores(TWO, TWO, N, 0, resamples=0), "resamples"),
+        (lambda: scores.bootstrap_scores(TWO, TWO, N, 0, level=0.0), "level"),
+        (lambda: scores.bootstrap_difference(TWO, TWO, ONE, N, 0), "2, 2 and 1 labels"),
+        (lambda: scores.bootstrap_difference(TWO, TWO, TWO, N, 0, resamples=0), "resamples"),
+        (lambda: scores.paired_permutation_test(TWO, TWO, ONE, N, 0), "2, 2 and 1 labels"),
+        (lambda: scores.paired_permutation_test(EMPTY, EMPTY, EMPTY, N, 0), "y_true: no images"),
+        (lambda: scores.paired_permutation_test(TWO, TWO, np.array([0, 9]), N, 0), "second: labels"),
+        (lambda: scores.paired_permutation_test(TWO, TWO, TWO, N, 0, permutations=0), "permutations"),
+        (lambda: scores.unpaired_permutation_test(TWO, TWO, EMPTY, EMPTY, N, 0), "no images"),
+        (lambda: scores.unpaired_permutation_test(TWO, TWO, TWO, TWO, N, 0, permutations=0), "permutations"),
+    ],
+)
+def test_impossible_comparisons_are_refused(call, message: str):
     with pytest.raises(ValueError, match=message):
         call()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -10,103 +9,71 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from conftest import ROOT, SAMPLE, tiny_tree, write_yaml
-
-
-def run(stage: str, *args: object):
-    """Runs a stage in this process."""
-    command = importlib.import_module(f"stages.{stage}").main
-    return CliRunner().invoke(command, [str(arg) for arg in args], catch_exceptions=False)
-
-
-def _run_all(folder: Path, params: Path) -> None:
-    """All stages, as dvc.yaml wires them."""
-    for stage, args in (
-        ("prepare", ["--out", folder / "prepared"]),
-        *(
-            ("train_classifier", ["--role", role, "--prepared", folder / "prepared", "--out", folder / role,
-             "--metrics", folder / f"{role}.json", "--curves", folder / "curves" / role])
-            for role in ("gate", "judge")
-        ),
-        ("train_lora", ["--prepared", folder / "prepared", "--out", folder / "lora", "--metrics", folder / "lora.json",
-         "--curves", folder / "curves" / "lora", "--scratch", folder / "scratch"]),
-        ("generate_filtered", ["--lora", folder / "lora", "--gate", folder / "gate", "--out", folder / "generated",
-         "--metrics", folder / "generation.json"]),
-        *(
-            ("generate_untuned", ["--prompts", name, "--out", folder / "untuned" / name])
-            for name in ("plain", "described")
-        ),
-        ("evaluate", ["--prepared", folder / "prepared", "--generated", folder / "generated", "--untuned", folder / "untuned",
-         "--gate", folder / "gate", "--judge", folder / "judge", "--generation-metrics", folder / "generation.json",
-         "--gate-metrics", folder / "gate.json", "--judge-metrics", folder / "judge.json",
-         "--metrics", folder / "evaluation.json",
-         "--tables", folder / "plots", "--plates", folder / "plots" / "plates", "--report", folder / "report.html"]),
-    ):  # fmt: skip
-        result = run(stage, "--params", params, *args)
-        assert result.exit_code == 0, f"{stage}: {result.output}"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_base):
-    """A folder in which all stages have run."""
-    folder = tmp_path_factory.mktemp("stages")
-    _run_all(folder, write_yaml(folder / "params.yaml", tiny_tree(tiny_base)))
-    return folder
+from conftest import ROOT, SAMPLE, run_graph, run_stage, tiny_tree, write_yaml
 
 
 def test_evaluation_is_of_all_sets(finished):
-    scores = json.loads((finished / "evaluation.json").read_text())
+    scores = json.loads((finished / "metrics" / "evaluation.json").read_text())
     assert scores["n_images"] == 18
     assert 0 <= scores["macro_f1_low"] <= scores["macro_f1_high"] <= 1
     for name in ("judge", "filtered_judge", "untuned"):
         assert {"macro_f1", "per_tissue"} <= set(scores[name]) or scores[name]["n_images"] == 0
-    assert set(scores["per_tissue"]["smooth_muscle"]) == {"precision", "recall", "f1"}
+    assert set(scores["per_tissue"]["smooth_muscle"]) == {"precision", "recall", "f1", "f1_low", "f1_high"}
+    useful = json.loads((finished / "metrics" / "usefulness.json").read_text())
+    assert useful["repeats"] == 2 and {"real", "synthetic", "real_and_synthetic"} <= set(useful)
+    damaged = json.loads((finished / "metrics" / "robustness.json").read_text())
+    assert set(damaged["judge"]) == {"clean", "jpeg", "stain", "blur"}
 
 
 def test_generation_counts_match_table_and_archives(finished):
     import pandas as pd
 
-    counts = json.loads((finished / "generation.json").read_text())
-    table = pd.read_csv(finished / "generated" / "attempts.csv")
-    with np.load(finished / "generated" / "accepted.npz") as accepted, np.load(finished / "generated" / "raw.npz") as raw:
+    counts = json.loads((finished / "metrics" / "generation.json").read_text())
+    table = pd.read_csv(finished / "data" / "generated" / "attempts.csv")
+    with (
+        np.load(finished / "data" / "generated" / "accepted.npz") as accepted,
+        np.load(finished / "data" / "generated" / "raw.npz") as raw,
+    ):
         assert len(accepted["train_images"]) == counts["accepted"] == table["accepted"].sum()
         assert len(raw["train_images"]) == 18
     assert counts["attempted"] == len(table) == 18 + (table["attempt"] > 0).sum()
     assert counts["unfilled"] == 18 - counts["accepted"]
-    with np.load(finished / "untuned" / "plain" / "raw.npz") as untuned:
+    with np.load(finished / "data" / "untuned" / "plain" / "raw.npz") as untuned:
         assert untuned["train_labels"].ravel().tolist() == [tissue for tissue in range(9) for _ in range(2)]
 
 
 def test_lora_folder_is_complete_and_names_no_place(finished, tiny_base):
-    assert {path.name for path in (finished / "lora").iterdir()} == {
+    assert {path.name for path in (finished / "models" / "lora").iterdir()} == {
         "pytorch_lora_weights.safetensors", "lora_config.json", "README.md"
     }  # fmt: skip
-    card = (finished / "lora" / "README.md").read_text()
+    card = (finished / "models" / "lora" / "README.md").read_text()
     assert "Not for diagnosis" in card
     assert str(tiny_base.parent) not in card
 
 
 def test_curves_have_a_point_per_step_and_no_time(finished):
-    text = (finished / "curves" / "gate" / "plots" / "metrics" / "val" / "macro_f1.tsv").read_text()
+    text = (finished / "plots" / "curves" / "gate" / "plots" / "metrics" / "val" / "macro_f1.tsv").read_text()
     assert text.splitlines()[0].split("\t") == ["step", "macro_f1"]
     assert len(text.splitlines()) == 2
-    assert not [path for path in (finished / "curves").rglob("*") if path.name == "dvc.yaml"]
+    assert not [path for path in (finished / "plots" / "curves").rglob("*") if path.name == "dvc.yaml"]
 
 
 def test_report_and_plates_are_there(finished):
-    html = (finished / "report.html").read_text()
+    html = (finished / "reports" / "report.html").read_text()
     assert "smooth muscle" in html and "<script" not in html
-    plates = {path.name for path in (finished / "plots" / "plates").glob("*.png")}
+    plates = {path.name for path in (finished / "plots" / "evaluation" / "plates").glob("*.png")}
     assert "lymphocytes.png" in plates and len(plates) >= 9
 
 
 def test_running_again_gives_the_same_bytes(finished, tmp_path, tiny_base):
-    _run_all(tmp_path, write_yaml(tmp_path / "params.yaml", tiny_tree(tiny_base)))
+    run_graph(tmp_path, write_yaml(tmp_path / "params.yaml", tiny_tree(tiny_base)))
     first = {path.relative_to(finished): path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     again = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert set(first) == set(again)
-    assert [str(name) for name in first if first[name] != again[name]] == []
+    # times are measured, and the report shows them
+    assert {name.parts[0] for name in first if first[name] != again[name]} <= {"logs", "reports"}
+    card = Path("reports", "dataset_card.md")
+    assert first[card] == again[card]
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of real PathMNIST images is not here")
@@ -122,7 +89,7 @@ def test_real_sample_goes_through_prepare(tmp_path, tiny_base):
         "md5": md5,
     }
     params = write_yaml(tmp_path / "params.yaml", tree)
-    result = run("prepare", "--params", params, "--out", tmp_path / "prepared")
+    result = run_stage("prepare", "--params", params, "--out", tmp_path / "prepared")
     assert result.exit_code == 0, result.output
     card = json.loads((tmp_path / "prepared" / "card.json").read_text())
     assert [card["splits"][split]["images"] for split in ("train", "val", "test")] == [302, 85, 115]
@@ -139,7 +106,10 @@ BAD = {
         "train_classifier",
         ["--role", "gate", "--prepared", "nowhere", "--out", "out", "--metrics", "m.json", "--curves", "c"],
     ),
-    "no gate": ("generate_filtered", ["--lora", "nowhere", "--gate", "nowhere", "--out", "out", "--metrics", "m.json"]),
+    "no gate": (
+        "generate_filtered",
+        ["--lora", "nowhere", "--gate", "nowhere", "--out", "out", "--metrics", "m.json", "--gate-metrics", "g.json"],
+    ),
     "no params": ("prepare", ["--out", "out"]),
 }  # fmt: skip
 
@@ -148,8 +118,8 @@ BAD = {
 def test_missing_input_is_one_line_and_exit_1(case, tmp_path, tiny_base):
     stage, args = BAD[case]
     params = tmp_path / "none.yaml" if case == "no params" else _params(tmp_path, tiny_base)
-    args = [tmp_path / arg if arg in ("nowhere", "out", "m.json", "c") else arg for arg in args]
-    result = run(stage, "--params", params, *args)
+    args = [tmp_path / arg if arg in ("nowhere", "out", "m.json", "g.json", "c") else arg for arg in args]
+    result = run_stage(stage, "--params", params, *args)
     assert result.exit_code == 1
     assert result.output.startswith("error: ") and result.output.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -157,16 +127,17 @@ def test_missing_input_is_one_line_and_exit_1(case, tmp_path, tiny_base):
 
 def test_zero_images_wanted_is_refused_before_anything_is_loaded(tmp_path, tiny_base):
     params = _params(tmp_path, tiny_base, images_per_tissue=0)
-    result = run("generate_untuned", "--params", params, "--prompts", "plain", "--out", tmp_path / "out")
+    result = run_stage("generate_untuned", "--params", params, "--prompts", "plain", "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "generation.images_per_tissue: 0: input should be greater than 0" in result.output
 
 
 def test_unreachable_quota_fails_the_stage_and_keeps_the_counts(finished, tmp_path, tiny_base):
     params = _params(tmp_path, tiny_base, quota=1.0)
-    result = run(
-        "generate_filtered", "--params", params, "--lora", finished / "lora", "--gate", finished / "gate",
-        "--out", tmp_path / "out", "--metrics", tmp_path / "generation.json",
+    result = run_stage(
+        "generate_filtered", "--params", params, "--lora", finished / "models" / "lora", "--gate", finished / "models" / "gate",
+        "--out", tmp_path / "out", "--metrics", tmp_path / "generation.json", "--gate-metrics",
+        finished / "metrics" / "gate.json", "--logs", tmp_path / "logs",
     )  # fmt: skip
     assert result.exit_code == 1
     assert "error: too few images accepted: " in result.output and "the quota is 100%" in result.output
@@ -176,8 +147,8 @@ def test_unreachable_quota_fails_the_stage_and_keeps_the_counts(finished, tmp_pa
 def test_lora_targets_that_match_nothing_end_the_stage(finished, tmp_path, tiny_base):
     tree = tiny_tree(tiny_base)
     tree["loras"]["r2"]["adapter"]["target_modules"] = ["to_nothing"]
-    result = run(
-        "train_lora", "--params", write_yaml(tmp_path / "params.yaml", tree), "--prepared", finished / "prepared",
+    result = run_stage(
+        "train_lora", "--params", write_yaml(tmp_path / "params.yaml", tree), "--prepared", finished / "data" / "prepared",
         "--out", tmp_path / "lora", "--metrics", tmp_path / "lora.json", "--curves", tmp_path / "curves",
         "--scratch", tmp_path / "scratch",
     )  # fmt: skip

@@ -1,0 +1,62 @@
+"""What several sections of the report say: who is worth how much, and charts in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pathsynth import labels
+from pathsynth.charts import Series
+from pathsynth.pages import decimals, percent, significant, span
+
+if TYPE_CHECKING:
+    from pathsynth.report import ReportInput
+
+View = dict[str, Any]
+
+
+def kind(content: ReportInput) -> str:
+    """What the classes are called."""
+    return "tissue" if content.labels == labels.PATHMNIST else "class"
+
+
+def on_real(content: ReportInput, by: str) -> float | None:
+    """Accuracy of gate, judge or colour control on real test images: what its other figures are worth."""
+    return content.evaluation["real_images"].get(by, {}).get("test")
+
+
+def trust(content: ReportInput, by: str) -> str:
+    """The same in words, or nothing."""
+    accuracy = on_real(content, by)
+    return "" if accuracy is None else f"{percent(accuracy)} right on real test images"
+
+
+def spoken(
+    what: str, names: Sequence[str], series: Sequence[Series], written: Callable[[float | None], str] = lambda v: decimals(v, 2)
+) -> str:
+    """The numbers of a chart in words."""
+    groups = (
+        f"{name}: " + ", ".join(f"{one.name} {written(one.values[row])}{_span(one, row)}" for one in series)
+        for row, name in enumerate(names)
+    )
+    return f"{what}. " + "; ".join(groups)
+
+
+def spoken_ends(what: str, series: Sequence[Series]) -> str:
+    """The first and last point of each line in words."""
+    parts = []
+    for one in series:
+        if known := points(one):
+            (x, first), (end, last) = known[0], known[-1]
+            parts.append(f"{one.name}: {significant(first)} at {significant(x)}, {significant(last)} at {significant(end)}")
+    return f"{what}. " + "; ".join(parts)
+
+
+def points(series: Series) -> list[tuple[float, float]]:
+    """The points of a line that are known."""
+    return [(x, value) for x, value in zip(series.x, series.values, strict=True) if value is not None]
+
+
+def _span(series: Series, row: int) -> str:
+    shown = span(series.low[row], series.high[row]) if len(series.low) else ""
+    return f" ({shown})" if shown else ""

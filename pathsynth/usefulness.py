@@ -1,0 +1,143 @@
+"""Usefulness of a synthetic set: classifiers that learn from it are tested on real images.
+
+Train on synthetic, test on real (Esteban, Hyland and Raetsch, 2017; for images Ravuri and Vinyals, NeurIPS 2019, as
+classification accuracy score), beside the same number of real images and both together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pathsynth.classifier_training import Indexable, epochs, new_classifier
+from pathsynth.devices import Stream, mix_seed
+from pathsynth.generated import LabelledImages
+from pathsynth.params import ClassifierSettings, UsefulnessSettings
+from pathsynth.prepared import Prepared
+from pathsynth.scores import classification_scores
+
+SOURCES = ("real", "synthetic", "real_and_synthetic")
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Two sets of images of one size as one."""
+
+    first: Indexable
+    second: Indexable
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
+        own = indices < len(self.first)
+        some = [self.first[indices[own]], self.second[indices[~own] - len(self.first)]]
+        order = np.argsort(np.concatenate([np.flatnonzero(own), np.flatnonzero(~own)]))
+        return np.concatenate(some)[order]
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some images of a set."""
+
+    images: Indexable
+    chosen: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
+        return self.images[self.chosen[indices]]
+
+
+def usefulness(
+    prepared: Prepared,
+    synthetic: LabelledImages,
+    settings: UsefulnessSettings,
+    seed: int,
+    device: str,
+    folder: Path = Path(),
+) -> dict:
+    """Trains classifiers anew on real, on synthetic and on both images, and tests them on all real test images.
+
+    Of every tissue there are as many real images as synthetic ones, or all where there are fewer, drawn anew for each repeat.
+
+    Args:
+        prepared: real images; train is drawn from, test is tested on.
+        synthetic: images of the same size.
+        settings: the classifier, and the number of repeats, each with another seed.
+        seed: global seed.
+        device: torch device.
+        folder: what a relative path in the settings is relative to.
+
+    Returns:
+        `repeats`, and for `real`, `synthetic` and `real_and_synthetic` n_images, accuracy_mean, accuracy_std, macro_f1_mean,
+        macro_f1_std and per_tissue.{slug}.{f1_mean,f1_std}; std is the deviation between repeats, with n - 1. Where there are
+        less than two synthetic images nothing can be trained, and `undefined` says so.
+
+    Raises:
+        TrainingError, ModelError, MemoryFault: as in training any classifier.
+    """
+    if len(synthetic.labels) < 2:
+        nothing = {"n_images": len(synthetic.labels), "undefined": "less than 2 synthetic images to train on"}
+        return {"repeats": settings.repeats, **{source: dict(nothing) for source in SOURCES}}
+    rounds: dict[str, list[tuple[int, dict]]] = {source: [] for source in SOURCES}
+    for repeat in range(settings.repeats):
+        classifier = settings.classifier.model_copy(
+            update={"seed": mix_seed(Stream.USEFULNESS, settings.classifier.seed, repeat)}
+        )
+        for source, (images, labels) in _sources(prepared, synthetic, seed, repeat).items():
+            rounds[source].append((len(images), _tested(prepared, images, labels, classifier, seed, device, folder)))
+    return {"repeats": settings.repeats, **{source: _folded(rounds[source], prepared.slugs) for source in SOURCES}}
+
+
+def _sources(prepared: Prepared, synthetic: LabelledImages, seed: int, repeat: int) -> dict[str, tuple[Indexable, np.ndarray]]:
+    """Images and labels, int64 (N,), of every source for one repeat."""
+    labels, made = prepared.labels_of("train"), np.asarray(synthetic.labels, np.int64)
+    rng = np.random.default_rng(mix_seed(Stream.USEFULNESS, seed, repeat, 1))
+    drawn = []
+    for tissue, wanted in enumerate(np.bincount(made, minlength=len(prepared.slugs))):
+        there = np.flatnonzero(labels == tissue)
+        drawn.append(rng.choice(there, min(wanted, len(there)), replace=False))
+    chosen = np.sort(np.concatenate(drawn))
+    real = _Some(prepared.images("train"), chosen)
+    both = _Joined(real, synthetic.images)
+    return {
+        "real": (real, labels[chosen]),
+        "synthetic": (synthetic.images, made),
+        "real_and_synthetic": (both, np.concatenate([labels[chosen], made])),
+    }
+
+
+def _tested(
+    prepared: Prepared,
+    images: Indexable,
+    labels: np.ndarray,
+    settings: ClassifierSettings,
+    seed: int,
+    device: str,
+    folder: Path,
+) -> dict:
+    """Scores on the real test images of a classifier that has learnt from `images`."""
+    classifier = new_classifier(settings, prepared.slugs, seed, device, folder)
+    for _ in epochs(classifier, images, labels, settings, seed):
+        pass
+    predicted = classifier.probabilities(prepared.images("test")).argmax(axis=1)
+    return classification_scores(prepared.labels_of("test"), predicted, prepared.slugs)
+
+
+def _folded(rounds: Sequence[tuple[int, dict]], slugs: Sequence[str]) -> dict:
+    """Mean and deviation over repeats."""
+    scores = [scores for _, scores in rounds]
+    per_tissue = {slug: _spread("f1", (s["per_tissue"][slug]["f1"] for s in scores)) for slug in slugs}
+    averages = {**_spread("accuracy", (s["accuracy"] for s in scores)), **_spread("macro_f1", (s["macro_f1"] for s in scores))}
+    return {"n_images": rounds[0][0], **averages, "per_tissue": per_tissue}
+
+
+def _spread(name: str, values: Iterable[float]) -> dict[str, float]:
+    values = list(values)
+    return {f"{name}_mean": round(float(np.mean(values)), DIGITS), f"{name}_std": round(float(np.std(values, ddof=1)), DIGITS)}

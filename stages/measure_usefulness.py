@@ -1,0 +1,37 @@
+"""Stage measure_usefulness: trains classifiers on synthetic, on real and on both images, and tests them on real ones."""
+
+import click
+
+from pathsynth.archives import read_generated
+from pathsynth.cli import FILE, FOLDER, reports_errors
+from pathsynth.devices import pick_device
+from pathsynth.files import write_json
+from pathsynth.generated import LabelledImages, check_labels
+from pathsynth.measured import measured
+from pathsynth.params import load_params
+from pathsynth.prepared import open_prepared
+from pathsynth.processes import temporary_folder
+from pathsynth.usefulness import usefulness
+
+
+@click.command()
+@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
+@click.option("--prepared", type=FOLDER, required=True, help="Folder of the prepare stage.")
+@click.option("--generated", type=FOLDER, required=True, help="Folder of the generate_filtered stage.")
+@click.option("--out", type=FILE, required=True, help="JSON file for the scores.")
+@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
+@click.option("--logs", type=FOLDER, default="logs", show_default=True, help="Folder for measured times and memory.")
+@reports_errors
+def main(params_path, prepared, generated, out, scratch, logs):
+    """Trains on the accepted images of a generated set, and on as many real ones."""
+    params = load_params(params_path)
+    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
+    settings = params.benchmark.evaluation.usefulness
+    with measured("measure_usefulness", params, logs), temporary_folder(scratch) as folder:
+        synthetic = LabelledImages(*read_generated(generated / "accepted.npz", folder))
+        check_labels(generated / "accepted.npz", synthetic.labels, data.slugs)
+        write_json(out, usefulness(data, synthetic, settings, params.seed, pick_device(), params_path.parent))
+
+
+if __name__ == "__main__":
+    main()

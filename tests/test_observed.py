@@ -1,0 +1,142 @@
+"""What observers make of images, kept on disk; the colour-only control; rows that are read piece by piece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pathsynth import colours, files, rows
+from pathsynth.archives import SPLITS
+from pathsynth.classifier import Classifier, build_network, card_of
+from pathsynth.errors import DataError
+from pathsynth.extractors import JudgeExtractor
+from pathsynth.observed import PIXELS, Observed, Observers, observe, observe_real, open_observed, open_real
+from pathsynth.params import ClassifierSettings
+
+
+def classifier(slugs, architecture: str, seed: int) -> Classifier:
+    import torch
+    from conftest import tiny_tree
+
+    torch.manual_seed(seed)
+    tree = tiny_tree()["benchmarks"]["tiny"]["classifiers"]["gate"] | {"architecture": architecture}
+    card = card_of(ClassifierSettings.model_validate(tree), slugs)
+    return Classifier(build_network(card).eval(), card, "cpu")
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_prepared) -> tuple[Classifier, Classifier]:
+    return classifier(tiny_prepared.slugs, "resnet18", 1), classifier(tiny_prepared.slugs, "shufflenet_v2_x0_5", 2)
+
+
+@pytest.fixture(scope="module")
+def observed(pair, tiny_prepared, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("observed")
+    observe_real(folder, tiny_prepared, *pair, JudgeExtractor(pair[1]), most=3)
+    return folder
+
+
+def test_real_images_are_seen_by_everyone(observed, pair, tiny_prepared):
+    control, real = open_real(observed, tiny_prepared, JudgeExtractor(pair[1]))
+    assert list(real) == list(SPLITS)
+    seen = real["val"]
+    images = tiny_prepared.images("val")
+    for name, who in (("gate", pair[0]), ("judge", pair[1]), ("colour", control)):
+        np.testing.assert_array_equal(seen.probabilities[name], who.probabilities(images))
+        np.testing.assert_allclose(seen.probabilities[name].sum(axis=1), 1.0, atol=1e-5)
+    assert seen.features.shape == (18, pair[1].dimensions) and seen.pixels.shape == (18, PIXELS, PIXELS, 3)
+    assert seen.predicted("gate").tolist() == seen.probabilities["gate"].argmax(axis=1).tolist()
+    np.testing.assert_allclose(np.linalg.norm(seen.features[:], axis=1), np.sqrt(pair[1].dimensions), rtol=1e-5)
+    # the images have the size of the small pictures already
+    np.testing.assert_array_equal(seen.pixels[:], images)
+
+
+def test_observations_of_other_data_or_by_another_extractor_are_refused(observed, pair, tiny_prepared):
+    with pytest.raises(DataError, match="run the stage observe_real"):
+        open_real(observed, tiny_prepared, JudgeExtractor(pair[0]))
+    with pytest.raises(DataError, match="18 rows for 17 images"):
+        open_observed(observed, "val", np.zeros(17, np.int64))
+
+
+def test_pieces_change_nothing(observed, pair, tiny_prepared, tmp_path, monkeypatch):
+    control, _ = open_real(observed, tiny_prepared, JudgeExtractor(pair[1]))
+    observers = Observers(*pair, control, JudgeExtractor(pair[1]))
+    images, labels = tiny_prepared.images("train"), tiny_prepared.labels_of("train")
+    whole = observe(tmp_path / "a", "x", images, labels, observers)
+    monkeypatch.setattr("pathsynth.observed.PIECE", 16)
+    parts = observe(tmp_path / "b", "x", images, labels, observers)
+    for name in whole.probabilities:
+        np.testing.assert_array_equal(whole.probabilities[name], parts.probabilities[name])
+    np.testing.assert_array_equal(whole.features[:], parts.features[:])
+    np.testing.assert_array_equal(whole.pixels[:], parts.pixels[:])
+
+
+def test_no_images_are_seen_as_none(observed, pair, tiny_prepared, tmp_path):
+    control, _ = open_real(observed, tiny_prepared, JudgeExtractor(pair[1]))
+    observers = Observers(*pair, control, JudgeExtractor(pair[1]))
+    seen = observe(tmp_path, "none", tiny_prepared.images("val")[:0], np.zeros(0, np.int64), observers)
+    assert isinstance(seen, Observed) and len(seen.features) == len(seen.pixels) == len(seen.predicted("judge")) == 0
+    assert seen.features.shape[1] == pair[1].dimensions
+
+
+def test_colour_histogram_knows_how_much_and_not_where():
+    image = np.zeros((1, 4, 4, 3), np.uint8)
+    image[0, 0] = (255, 0, 0)
+    other = image[:, ::-1].copy()
+    found = colours.colour_histograms(np.concatenate([image, other]))
+    np.testing.assert_array_equal(found[0], found[1])
+    red = (colours.LEVELS - 1) * colours.LEVELS**2
+    assert found.shape == (2, colours.COLOURS)
+    assert found[0, 0] == pytest.approx(np.sqrt(12 / 16)) and found[0, red] == pytest.approx(np.sqrt(4 / 16))
+    assert colours.colour_histograms(image[:0]).shape == (0, colours.COLOURS)
+
+
+@pytest.mark.parametrize("tissues", [2, 3])
+def test_colour_control_tells_colours_apart_and_comes_back(tissues, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % tissues
+    images = np.clip(rng.normal(60 + 80 * labels[:, None, None, None], 10, (60, 8, 8, 3)), 0, 255).astype(np.uint8)
+    control = colours.fit_colours(colours.colour_histograms(images), labels, tissues)
+    probabilities = control.probabilities(images)
+    assert probabilities.shape == (60, tissues) and (probabilities.argmax(axis=1) == labels).all()
+    # whatever is where
+    shuffled = images.reshape(60, 64, 3)[:, rng.permutation(64)].reshape(images.shape)
+    np.testing.assert_array_equal(control.probabilities(shuffled), probabilities)
+    colours.save_colours(tmp_path / "c.npz", control)
+    np.testing.assert_array_equal(colours.load_colours(tmp_path / "c.npz", tissues).probabilities(images), probabilities)
+    with pytest.raises(DataError, match="is not a colour control of 9 tissues"):
+        colours.load_colours(tmp_path / "c.npz", 9)
+
+
+def test_rows_on_disk_are_the_array(tmp_path):
+    array = np.random.default_rng(0).normal(size=(50, 3, 2)).astype(np.float32)
+    with open(tmp_path / "a.npy", "wb") as file:
+        files.write_npy(file.name, array)
+    on_disk = rows.RowFile(tmp_path / "a.npy")
+    assert len(on_disk) == 50 and on_disk.shape == array.shape
+    np.testing.assert_array_equal(on_disk[:], array)
+    np.testing.assert_array_equal(on_disk[7:9], array[7:9])
+    np.testing.assert_array_equal(on_disk[48:90], array[48:])
+    some = np.array([0, 1, 2, 9, 30, 31, 49])
+    np.testing.assert_array_equal(on_disk[some], array[some])
+    np.testing.assert_array_equal(rows.chosen(on_disk, some)[2:5], array[some[2:5]])
+    np.testing.assert_array_equal(np.concatenate(list(rows.blocks(rows.chosen(on_disk, some), 3))), array[some])
+    assert on_disk[np.array([], int)].shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "short", "long", "objects"])
+def test_damaged_rows_are_one_line(damage, tmp_path):
+    path = tmp_path / "a.npy"
+    if damage == "text":
+        path.write_text("no array")
+    elif damage == "objects":
+        np.save(path, np.array([{}]), allow_pickle=True)
+    elif damage != "missing":
+        np.save(path, np.zeros((4, 2)))
+        content = path.read_bytes()
+        path.write_bytes(content[:-8] if damage == "short" else content + b"\0")
+    with pytest.raises(DataError, match=r"a\.npy: ") as error:
+        rows.RowFile(path)
+    assert "\n" not in str(error.value)
