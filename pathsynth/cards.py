@@ -38,6 +38,15 @@ tags: [synthetic, histopathology, pathsynth, not-for-diagnosis]
 - acceptance: {accepted} of {attempted} attempts ({rate:.1%}), at most {most} per image; {unfilled} of {wanted} wanted images
   are missing
 
+## Load
+
+```python
+import numpy as np
+
+with np.load("accepted.npz") as archive:
+    images, labels = archive["train_images"], archive["train_labels"]
+```
+{loader}
 ## Scores
 
 {scores}
@@ -47,6 +56,16 @@ tags: [synthetic, histopathology, pathsynth, not-for-diagnosis]
 | class | prompt | accepted | attempts | missing |
 |---|---|---|---|---|
 {rows}
+"""
+_LOADER = """
+MedMNIST's own loader takes it under the name of its set, once it has been told the number of images:
+
+```python
+import medmnist
+
+medmnist.INFO["{flag}"]["n_samples"]["train"] = {accepted}
+data = medmnist.{python_class}(split="train", root=".", size={size})  # accepted.npz as {file}.npz
+```
 """
 _LATER = "In `metrics/evaluation.json` and `reports/report.html` of the run that made it."
 _SCORES = """\
@@ -99,11 +118,23 @@ def dataset_card(
             most=settings.max_attempts,
             unfilled=counts["unfilled"],
             wanted=counts["accepted"] + counts["unfilled"],
+            loader=_loader(params, counts["accepted"]),
             scores=_scores(evaluation) if evaluation else _LATER,
             rows=_rows(params, counts["per_tissue"]),
         )
     except KeyError as error:
         raise DataError("metrics", f"lack {error.args[0]!r}; run the stages train_classifier and generate_filtered") from error
+
+
+def _loader(params: Params, accepted: int) -> str:
+    """How MedMNIST's loader reads the set; nothing where its labels or size are not of MedMNIST."""
+    from medmnist import INFO
+
+    flag, size = params.benchmark.dataset.labels, params.benchmark.dataset.image_size
+    if not isinstance(flag, str) or size not in (28, 64, 128, 224):
+        return ""
+    file = flag if size == 28 else f"{flag}_{size}"
+    return _LOADER.format(flag=flag, accepted=accepted, python_class=INFO[flag]["python_class"], size=size, file=file)
 
 
 def _rows(params: Params, per_tissue: Mapping[str, Mapping[str, Any]]) -> str:

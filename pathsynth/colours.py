@@ -28,7 +28,7 @@ def colour_histograms(images: np.ndarray) -> np.ndarray:
     Returns:
         float32 (N, 512), each row of length 1.
     """
-    steps = images.reshape(len(images), -1, 3) // (256 // LEVELS)
+    steps = images.reshape(len(images), images.shape[1] * images.shape[2], 3) // (256 // LEVELS)
     box = (steps[..., 0].astype(np.int64) * LEVELS + steps[..., 1]) * LEVELS + steps[..., 2]
     box += COLOURS * np.arange(len(images))[:, None]
     counts = np.bincount(box.ravel(), minlength=COLOURS * len(images)).reshape(len(images), COLOURS)
@@ -65,7 +65,8 @@ def fit_colours(histograms: np.ndarray, labels: np.ndarray, tissues: int) -> Col
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(C=10.0, max_iter=1000).fit(histograms, labels)
-    weights, bias = fitted.coef_, fitted.intercept_
+    # scikit-learn keeps the histograms' number format, in which sums depend on the order
+    weights, bias = fitted.coef_.astype(np.float64, order="C"), fitted.intercept_.astype(np.float64)
     if tissues == 2:
         # of two classes scikit-learn keeps the logit of the second alone
         weights, bias = np.concatenate([np.zeros_like(weights), weights]), np.concatenate([np.zeros_like(bias), bias])

@@ -324,7 +324,7 @@ def test_summary_is_a_table_of_every_tissue(result: evaluation.Evaluation, gener
         assert rows[slug] == ["0.750", "0.750", "0.750", "80%", "0"]
     assert "untuned base by judge" in text
     empty = {**result.metrics, "filtered_judge": {"n_images": 0}}
-    assert "accepted images by judge  no images" in summary.summary_table(empty, generation)
+    assert "accepted images by judge    no images" in summary.summary_table(empty, generation)
 
 
 def test_summary_command(result: evaluation.Evaluation, generation: dict, tmp_path: Path):

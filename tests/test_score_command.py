@@ -95,7 +95,9 @@ def test_missing_parts_and_a_full_folder_are_one_line(finished, tmp_path):
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
 
 
-def test_synthetic_set_loads_in_medmnist(finished, tmp_path):
+def test_synthetic_set_loads_in_medmnist(finished, tmp_path, monkeypatch):
+    """As the card says: MedMNIST's loader expects the number of images of its own sets, which has to be told."""
+    monkeypatch.setitem(medmnist.INFO["pathmnist"]["n_samples"], "train", 18)
     shutil.copy(finished / "data" / "generated" / "raw.npz", tmp_path / "pathmnist.npz")
     data = medmnist.PathMNIST(split="train", root=tmp_path, download=False)
     image, label = data[17]
