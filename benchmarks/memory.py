@@ -26,7 +26,8 @@ from pathsynth.cli import FILE, reports_errors
 from pathsynth.devices import dtype
 from pathsynth.files import write_json
 from pathsynth.lora import add_lora
-from pathsynth.params import AdapterSettings, read_yaml
+from pathsynth.params import read_yaml
+from pathsynth.settings import AdapterSettings
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from pathsynth.devices import memory_faults
 from pathsynth.errors import ModelError, one_line
 from pathsynth.files import located
 from pathsynth.network import network_faults
-from pathsynth.params import BaseModelSettings
+from pathsynth.settings import BaseModelSettings
 
 if TYPE_CHECKING:
     import torch

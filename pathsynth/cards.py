@@ -7,7 +7,7 @@ from typing import Any
 
 from pathsynth.errors import DataError
 from pathsynth.files import shown_path
-from pathsynth.params import BaseModelSettings, Params
+from pathsynth.settings import BaseModelSettings, Params
 
 # Of the sets and models that are fetched; of anything else its owner knows.
 DATA_LICENCES = {

@@ -14,8 +14,8 @@ import numpy as np
 from pathsynth.devices import autocast, filled_up, memory_faults
 from pathsynth.errors import ModelError, one_line
 from pathsynth.files import located, read_json, write_json, write_safetensors
-from pathsynth.params import ClassifierSettings
 from pathsynth.pixels import as_batch
+from pathsynth.settings import ClassifierSettings
 
 if TYPE_CHECKING:
     import torch

@@ -12,11 +12,11 @@ import numpy as np
 from pathsynth.classifier import Classifier, build_network, card_of, check_network, normalised, pretrained
 from pathsynth.devices import Stream, autocast, generator, memory_faults, mix_seed
 from pathsynth.errors import TrainingError
-from pathsynth.params import Augmentation, ClassifierSettings
 from pathsynth.pixels import as_batch
 from pathsynth.prepared import Prepared
 from pathsynth.progress import bar
 from pathsynth.scores import classifier_scores
+from pathsynth.settings import Augmentation, ClassifierSettings
 
 if TYPE_CHECKING:
     import torch

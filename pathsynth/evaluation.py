@@ -19,10 +19,10 @@ from pathsynth.copying import closest_pairs, copying_scores, nearest
 from pathsynth.errors import DataError
 from pathsynth.generated import GeneratedSets
 from pathsynth.observed import OBSERVERS, Observed
-from pathsynth.params import GenerationSettings, RealismSettings
 from pathsynth.realism import Reference, Settings, realism_scores
 from pathsynth.rows import Rows, chosen
 from pathsynth.scores import bootstrap_difference, bootstrap_scores, classification_scores, expected_calibration_error
+from pathsynth.settings import GenerationSettings, RealismSettings
 
 if TYPE_CHECKING:
     import pandas as pd

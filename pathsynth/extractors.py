@@ -15,8 +15,8 @@ from pathsynth.devices import filled_up, memory_faults
 from pathsynth.errors import FetchError, ModelError, one_line
 from pathsynth.files import located, read_json
 from pathsynth.network import network_faults
-from pathsynth.params import AnyFeatures, Dinov2Features, InceptionFeatures
 from pathsynth.pixels import as_batch
+from pathsynth.settings import AnyFeatures, Dinov2Features, InceptionFeatures
 
 if TYPE_CHECKING:
     import torch

@@ -19,10 +19,10 @@ from pathsynth.devices import Stream, autocast, dtype, filled_up, memory_faults,
 from pathsynth.errors import ModelError, QuotaError, one_line
 from pathsynth.files import write_csv
 from pathsynth.generated import ATTEMPT_COLUMNS
-from pathsynth.params import GenerationSettings
 from pathsynth.pixels import as_images
 from pathsynth.processes import ALONE, Processes
 from pathsynth.progress import bar
+from pathsynth.settings import GenerationSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,10 @@ import numpy as np
 from pathsynth.devices import Stream, generator, memory_faults
 from pathsynth.errors import DataError
 from pathsynth.files import read_npy, reason, write_npy_in_pieces
-from pathsynth.params import ObjectiveSettings
 from pathsynth.pixels import as_batch
 from pathsynth.processes import ALONE, Processes
 from pathsynth.progress import bar
+from pathsynth.settings import ObjectiveSettings
 
 if TYPE_CHECKING:
     import torch

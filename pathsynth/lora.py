@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pathsynth.errors import DataError, ModelError, one_line
 from pathsynth.files import read_json, write_json, write_safetensors, write_text
-from pathsynth.params import AdapterSettings, LoraSettings
+from pathsynth.settings import AdapterSettings, LoraSettings
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathsynth.cards import DATA_LICENCES, base_licence, base_name, cell, data_source
 from pathsynth.files import shown_path
 from pathsynth.lora import WEIGHTS
-from pathsynth.params import BaseModelSettings, Params
 from pathsynth.prepared import Prepared
+from pathsynth.settings import BaseModelSettings, Params
 
 _CARD = """\
 ---

@@ -15,7 +15,7 @@ import numpy as np
 
 from pathsynth.devices import Stream, generator
 from pathsynth.errors import TrainingError
-from pathsynth.params import LoraSettings
+from pathsynth.settings import LoraSettings
 
 if TYPE_CHECKING:
     import torch

@@ -17,11 +17,11 @@ from pathsynth.latents import Latents, encode, latent_shape, views_of
 from pathsynth.lora import add_lora
 from pathsynth.lora_draws import Draw, Draws, check_shared, micro_batches
 from pathsynth.lora_objective import Objective
-from pathsynth.params import LoraSettings
 from pathsynth.prepared import Prepared
 from pathsynth.processes import ALONE, Processes, shared_folder
 from pathsynth.progress import bar
 from pathsynth.schedules import build_schedule
+from pathsynth.settings import LoraSettings
 
 if TYPE_CHECKING:
     import torch

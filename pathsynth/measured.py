@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pathsynth.files import write_json
-from pathsynth.params import Params
+from pathsynth.settings import Params
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "numpy", "scikit-learn", "dvc")
 # ru_maxrss counts kilobytes on Linux and bytes on macOS

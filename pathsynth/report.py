@@ -14,11 +14,11 @@ import numpy as np
 from pathsynth import files, pages
 from pathsynth.errors import DataError, one_line
 from pathsynth.pages import Picture
-from pathsynth.params import Params
 from pathsynth.plates import caption
 from pathsynth.report_scores import ARXIV, SETS
 from pathsynth.report_sections import sections
 from pathsynth.report_words import kind
+from pathsynth.settings import Params
 
 EVALUATION_KEYS = ("n_images", "judge", "colour", "gate_gaming", "real_images", "realism", "copying", "calibration")
 Columns = tuple[tuple[str, ...], tuple[str, ...]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathsynth.params import ScheduleSettings
+from pathsynth.settings import ScheduleSettings
 
 if TYPE_CHECKING:
     import torch

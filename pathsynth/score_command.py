@@ -17,13 +17,14 @@ from pathsynth.evaluation import write_tables
 from pathsynth.extractors import load_extractor
 from pathsynth.files import read_json, write_json
 from pathsynth.generated import GeneratedSets, LabelledImages, check_labels
-from pathsynth.params import Params, load_params
+from pathsynth.params import load_params
 from pathsynth.plates import write_plates
 from pathsynth.prepared import Prepared, open_prepared
 from pathsynth.processes import temporary_folder
 from pathsynth.report import read_report, write_report
 from pathsynth.rows import chosen
 from pathsynth.scoring import score_sets
+from pathsynth.settings import Params
 from pathsynth.summary import headlines
 from pathsynth.usefulness import usefulness
 

@@ -11,10 +11,10 @@ from pathsynth.evaluation import Evaluation, Pairs, evaluate
 from pathsynth.extractors import Extractor
 from pathsynth.generated import GeneratedSets, LabelledImages
 from pathsynth.observed import Observers, observe, open_real
-from pathsynth.params import Params
 from pathsynth.plates import Block, caption, draw_overview, draw_plates
 from pathsynth.prepared import Prepared
 from pathsynth.rows import Rows
+from pathsynth.settings import Params
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,7 @@ from pathsynth.archives import SPLITS, Split, read_archive
 from pathsynth.errors import DataError
 from pathsynth.fetching import fetch_archive, md5_of
 from pathsynth.files import located, shown_path
-from pathsynth.params import AnyDataset, FileDataset, MedmnistDataset, PhantomDataset
+from pathsynth.settings import AnyDataset, FileDataset, MedmnistDataset, PhantomDataset
 
 Progress = Callable[[Iterable], Iterable]
 

@@ -15,9 +15,9 @@ import numpy as np
 from pathsynth.classifier_training import Indexable, epochs, new_classifier
 from pathsynth.devices import Stream, mix_seed
 from pathsynth.generated import LabelledImages
-from pathsynth.params import ClassifierSettings, UsefulnessSettings
 from pathsynth.prepared import Prepared
 from pathsynth.scores import classification_scores
+from pathsynth.settings import ClassifierSettings, UsefulnessSettings
 
 SOURCES = ("real", "synthetic", "real_and_synthetic")
 DIGITS = 6

@@ -7,7 +7,7 @@ import pytest
 from conftest import tiny_tree
 
 from pathsynth.errors import ModelError, TrainingError
-from pathsynth.params import Augmentation, ClassifierSettings
+from pathsynth.settings import Augmentation, ClassifierSettings
 
 QUIET = Augmentation(flips=False, quarter_turns=False, stain=0.0, brightness=0.0, blur=0.0)
 

@@ -14,7 +14,7 @@ from pathsynth import archives, evaluation, files, generated, labels, phantom, p
 from pathsynth.errors import DataError
 from pathsynth.generated import GeneratedSets, LabelledImages
 from pathsynth.observed import OBSERVERS, Observed
-from pathsynth.params import GenerationSettings, JudgeFeatures, RealismSettings
+from pathsynth.settings import GenerationSettings, JudgeFeatures, RealismSettings
 
 SLUGS = labels.SLUGS
 N = len(SLUGS)

@@ -14,8 +14,8 @@ from loopback import REVISION, Server
 from pathsynth.classifier import Classifier, ClassifierCard, build_network, head_of, normalised
 from pathsynth.errors import FetchError, ModelError
 from pathsynth.extractors import load_extractor
-from pathsynth.params import Dinov2Features, InceptionFeatures, JudgeFeatures
 from pathsynth.pixels import as_batch
+from pathsynth.settings import Dinov2Features, InceptionFeatures, JudgeFeatures
 
 REPO = "facebook/dinov2-tiny"
 IMAGES = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), np.uint8)

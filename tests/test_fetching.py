@@ -17,7 +17,7 @@ from loopback import REVISION, Server
 from pathsynth.base_model import load_base, locate_base
 from pathsynth.errors import FetchError, ModelError
 from pathsynth.fetching import fetch_archive
-from pathsynth.params import BaseModelSettings, ClassifierSettings
+from pathsynth.settings import BaseModelSettings, ClassifierSettings
 
 ARCHIVE = "/records/1/files/breastmnist.npz"
 REPO = "stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -16,7 +16,8 @@ from loopback import Server
 from benchmarks.random_base import prompts, random_base
 from pathsynth import labels
 from pathsynth.errors import MemoryFault, ModelError
-from pathsynth.params import LoraSettings, read_yaml
+from pathsynth.params import read_yaml
+from pathsynth.settings import LoraSettings
 
 COMMITTED = read_yaml(ROOT / "params.yaml")
 FLAT = [name for name in medmnist.INFO if not name.endswith("3d")]
@@ -210,7 +211,7 @@ def test_latents_of_224_pixels_are_28_wide(sd15_base):
 def test_half_precision_weights_draw_nearly_the_same(sd15_base):
     from pathsynth.base_model import load_base
     from pathsynth.generation import Attempt, Sampler
-    from pathsynth.params import GenerationSettings
+    from pathsynth.settings import GenerationSettings
 
     drawn = []
     for weight_dtype in ("fp32", "bf16"):
@@ -256,7 +257,7 @@ def test_out_of_memory_in_generation_says_what_to_lower(tiny_base, monkeypatch):
 
     from pathsynth.base_model import load_base
     from pathsynth.generation import Attempt, Sampler
-    from pathsynth.params import GenerationSettings
+    from pathsynth.settings import GenerationSettings
 
     settings = GenerationSettings.model_validate(COMMITTED["benchmarks"]["phantom"]["generation"])
     sampler = Sampler(load_base(tiny_base, "cpu"), ["tissue"], settings, 1, 32)
@@ -269,7 +270,7 @@ def test_out_of_memory_in_a_classifier_says_what_to_lower(tiny_prepared, tmp_pat
     from conftest import tiny_tree
 
     from pathsynth import classifier_training
-    from pathsynth.params import ClassifierSettings
+    from pathsynth.settings import ClassifierSettings
 
     settings = ClassifierSettings.model_validate(tiny_tree()["benchmarks"]["tiny"]["classifiers"]["gate"])
     monkeypatch.setattr(classifier_training, "augmented", _out_of_memory)

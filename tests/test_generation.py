@@ -18,7 +18,7 @@ from pathsynth.generation import (
     generation_metrics,
     save_generated,
 )
-from pathsynth.params import GenerationSettings
+from pathsynth.settings import GenerationSettings
 
 SIZE = 8
 

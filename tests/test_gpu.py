@@ -13,7 +13,7 @@ from conftest import ROOT, run_graph, stage_command, tiny_lora, tiny_tree, write
 
 from benchmarks.random_base import random_base
 from pathsynth import labels
-from pathsynth.params import GenerationSettings, LoraSettings
+from pathsynth.settings import GenerationSettings, LoraSettings
 
 PROMPTS = [f"a histopathological image of an area with {label}" for label in labels.PATHMNIST]
 # bf16 keeps 8 bits: a loss over many values agrees to about 1 %, pixels after two steps of sampling to a few of 255.

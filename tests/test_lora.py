@@ -11,7 +11,7 @@ import pytest
 from conftest import same_pixels, tiny_lora
 
 from pathsynth.errors import ModelError, TrainingError
-from pathsynth.params import LoraSettings, ScheduleSettings
+from pathsynth.settings import LoraSettings, ScheduleSettings
 
 PROMPTS = [f"tissue number {i}" for i in range(9)]
 

@@ -13,7 +13,7 @@ from pathsynth.classifier import Classifier, build_network, card_of
 from pathsynth.errors import DataError
 from pathsynth.extractors import JudgeExtractor
 from pathsynth.observed import PIXELS, Observed, Observers, observe, observe_real, open_observed, open_real
-from pathsynth.params import ClassifierSettings
+from pathsynth.settings import ClassifierSettings
 
 
 def classifier(slugs, architecture: str, seed: int) -> Classifier:

@@ -9,7 +9,8 @@ from conftest import ROOT, tiny_tree, write_yaml
 
 from pathsynth import labels
 from pathsynth.errors import ParamsError
-from pathsynth.params import Benchmark, LoraSettings, load_params, read_yaml, validate
+from pathsynth.params import load_params, read_yaml, validate
+from pathsynth.settings import Benchmark, LoraSettings
 
 COMMITTED = read_yaml(ROOT / "params.yaml")
 

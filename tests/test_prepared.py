@@ -22,8 +22,8 @@ from PIL import Image
 from pathsynth import files, labels, phantom
 from pathsynth.archives import Split
 from pathsynth.errors import DataError
-from pathsynth.params import FileDataset, PhantomDataset
 from pathsynth.prepared import open_prepared, write_prepared
+from pathsynth.settings import FileDataset, PhantomDataset
 from pathsynth.sources import load_source
 from stages import prepare
 

@@ -158,7 +158,7 @@ from accelerate import Accelerator
 from conftest import tiny_lora
 from pathsynth.base_model import load_base
 from pathsynth.lora_training import train_lora
-from pathsynth.params import LoraSettings
+from pathsynth.settings import LoraSettings
 from pathsynth.prepared import open_prepared
 from pathsynth.processes import joined
 
@@ -361,7 +361,7 @@ def test_dropout_is_not_shared():
     from conftest import tiny_lora
 
     from pathsynth.lora_draws import check_shared
-    from pathsynth.params import LoraSettings
+    from pathsynth.settings import LoraSettings
 
     settings = LoraSettings.model_validate(tiny_lora(lora_dropout=0.1))
     check_shared(settings, 1)

@@ -9,7 +9,8 @@ from conftest import tiny_tree
 from pathsynth import labels, usefulness
 from pathsynth.errors import ParamsError
 from pathsynth.generated import LabelledImages
-from pathsynth.params import UsefulnessSettings, validate
+from pathsynth.params import validate
+from pathsynth.settings import UsefulnessSettings
 
 
 def settings(**classifier) -> UsefulnessSettings:

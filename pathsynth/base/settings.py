@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from pathsynth.params import Fraction, NonNegative, Positive, PositiveInt, Section
+from pathsynth.settings import Fraction, NonNegative, Positive, PositiveInt, Section
 
 Widths = Annotated[list[PositiveInt], Field(min_length=2)]
 
