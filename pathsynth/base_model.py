@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathsynth.devices import memory_faults
 from pathsynth.errors import ModelError, one_line
-from pathsynth.files import located
+from pathsynth.files import located, sha256_of
 from pathsynth.network import network_faults
 from pathsynth.settings import BaseModelSettings
 
@@ -109,14 +108,9 @@ def unet_sha256(folder: Path, variant: str | None = None) -> str:
     """Checksum of the UNet's weights, which an adapter belongs to.
 
     Raises:
-        ModelError: the file cannot be read.
+        DataError: the file cannot be read.
     """
-    path = _weights(folder / "unet", variant)
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(path, f"could not be read: {error.strerror}") from error
+    return sha256_of(_weights(folder / "unet", variant))
 
 
 def check_image_size(pipeline: StableDiffusionPipeline, image_size: int) -> None:

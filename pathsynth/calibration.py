@@ -71,8 +71,9 @@ def threshold_curve(
 
     Returns:
         One row for each threshold: threshold, kept_share (of all images), judge_accuracy (share of kept images in which the
-        judge too sees the prompted tissue, None where nothing is kept), attempts_per_accepted (images over kept images, mean
-        over the tissues that have images, None where one keeps nothing), n_kept, and tissues_lost (that keep nothing).
+        judge too sees the prompted tissue, None where nothing is kept), expected_attempts (attempts that one kept image takes:
+        images over kept images, mean over the tissues that have images, from their first attempts only, None where one keeps
+        nothing), n_kept, and tissues_lost (that keep nothing).
 
     Raises:
         ValueError: for no images, unequal lengths, labels outside `slugs`, or a confidence outside [0, 1].
@@ -94,7 +95,7 @@ def threshold_curve(
                 "threshold": plain(threshold),
                 "kept_share": plain(kept.mean()),
                 "judge_accuracy": plain((judge_pred == y_true)[kept].mean()) if kept.any() else None,
-                "attempts_per_accepted": None if lost else plain((asked[asked > 0] / accepted).mean()),
+                "expected_attempts": None if lost else plain((asked[asked > 0] / accepted).mean()),
                 "n_kept": int(kept.sum()),
                 "tissues_lost": lost,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,17 +16,19 @@ DATA_LICENCES = {
     "medmnist": "MedMNIST v2 (Yang et al., Scientific Data 2023), CC BY 4.0 for most of its sets; see the set's own page",
     "medmnist_file": "that of the archive it was read from; PathMNIST is CC BY 4.0 (Kather et al., 2019; Yang et al., 2023)",
 }
+BASE_LICENCES = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "CreativeML Open RAIL-M"}
 BUNDLED = "made by pathsynth, MIT"
 _CARD = """\
 ---
 pretty_name: Synthetic {benchmark}, {lora}
 task_categories: [image-classification]
-tags: [synthetic, histopathology, pathsynth, not-for-diagnosis]
+tags: [synthetic, pathsynth, not-for-diagnosis]
 ---
 
 # Synthetic images of {benchmark} by LoRA `{lora}`
 
-**Synthetic, not for diagnosis.** No image here is of a patient. Research and teaching only.
+**Synthetic, not for diagnosis.** Every image is generated, and may come close to a training image (see the scores). Research
+and teaching only.
 
 - files: `accepted.npz` (what the gate let through) and `raw.npz` (the first attempt of every wanted image), in MedMNIST's
   format, split `train`, {size} px; `attempts.csv`, one row per attempt with its seed
@@ -75,8 +78,8 @@ _SCORES = """\
 
 The judge is another architecture that took no part in filtering; on real test images it is right on {judge:.1%}. Of the
 accepted images {closer} lie closer to a training image than 99 % of real validation images do (1 % is expected), by features.
-Fréchet distance to real training images {frechet}, kernel distance {kernel}, coverage {coverage}; real test images have
-{floor_frechet}, {floor_kernel} and {floor_coverage}."""
+Fréchet distance to real training images {frechet}, kernel distance {kernel}, coverage {coverage}; real validation images have
+{real_frechet}, {real_kernel} and {real_coverage}."""
 
 
 def dataset_card(
@@ -150,8 +153,7 @@ def _rows(params: Params, per_tissue: Mapping[str, Mapping[str, Any]]) -> str:
 
 def cell(text: str) -> str:
     """A text as it may stand in a cell of a Markdown table: without what would end the cell, the line or be markup."""
-    plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
-    return plain.replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|`*_\[\]!#~])", r"\\\1", " ".join(text.split()).replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def _scores(evaluation: Mapping[str, Any]) -> str:
@@ -167,7 +169,7 @@ def _scores(evaluation: Mapping[str, Any]) -> str:
         else f"| {name} | no images | |"
         for name, scores in sets.items()
     ]
-    accepted, floor = evaluation["realism"]["accepted"], evaluation["realism"]["floor"]
+    accepted, real = evaluation["realism"]["accepted"], evaluation["realism"]["val"]
     copies = evaluation["copying"]["accepted"]["features"]
     return _SCORES.format(
         rows="\n".join(rows),
@@ -176,9 +178,9 @@ def _scores(evaluation: Mapping[str, Any]) -> str:
         frechet=_digits(accepted, "frechet_distance"),
         kernel=_digits(accepted, "kernel_distance"),
         coverage=_digits(accepted, "coverage"),
-        floor_frechet=_digits(floor, "frechet_distance"),
-        floor_kernel=_digits(floor, "kernel_distance"),
-        floor_coverage=_digits(floor, "coverage"),
+        real_frechet=_digits(real, "frechet_distance"),
+        real_kernel=_digits(real, "kernel_distance"),
+        real_coverage=_digits(real, "coverage"),
     )
 
 
@@ -195,9 +197,9 @@ def base_name(base: BaseModelSettings) -> str:
 def base_licence(base: BaseModelSettings) -> str:
     """The licence of the base's weights, as far as it is known."""
     name = base.pretrained_model_name_or_path
-    if "stable-diffusion" in name:
-        return "CreativeML Open RAIL-M"
-    return BUNDLED if name == "base" else "that of its owner"
+    if name == "base" and not base.revision:
+        return BUNDLED
+    return BASE_LICENCES.get(name, "that of its owner") if base.revision else "that of its owner"
 
 
 def data_source(params: Params) -> str:

@@ -187,7 +187,8 @@ def _draw_bar(axes: Axes, series: Series, row: int, number: int, y: float) -> No
         return
     axes.barh(y, value, height=BAR - 2, **_bar_look(_look(series, number)))
     low, high = _ends(series, row)
-    if low is not None and high is not None:
+    # an interval without width says nothing, and its whisker would look like a very sure one
+    if low is not None and high is not None and low < high:
         axes.plot((low, high), (y, y), color=CARD, linewidth=3, solid_capstyle="butt")
         axes.plot((low, high), (y, y), color=INK, linewidth=1.3, solid_capstyle="butt")
         axes.plot((low, high), (y, y), color=INK, linestyle="none", marker="|", markersize=6, markeredgewidth=1.3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ import numpy as np
 
 from pathsynth.devices import autocast, filled_up, memory_faults
 from pathsynth.errors import ModelError, one_line
-from pathsynth.files import located, read_json, write_json, write_safetensors
+from pathsynth.files import located, read_json, sha256_of, write_json, write_safetensors
 from pathsynth.pixels import as_batch
 from pathsynth.settings import ClassifierSettings
 
@@ -186,7 +185,8 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, torch.Te
         sha256: its checksum, whole or its first digits; None for the digits in which its name ends, as names of torch's hub do.
 
     Raises:
-        ModelError: the file cannot be read, has another checksum, or holds other things than tensors.
+        DataError: the file cannot be read.
+        ModelError: it has another checksum, or holds other things than tensors.
     """
     named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
     _check_sha256(path, sha256 or (named[1] if named else ""))
@@ -194,11 +194,7 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, torch.Te
 
 
 def _check_sha256(path: Path, start: str) -> None:
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(path, f"weights could not be read: {error.strerror}") from error
+    found = sha256_of(path)
     if not found.startswith(start):
         raise ModelError(path, f"its SHA-256 is {found}, which does not begin with {start}: another file, or only a part of it")
 
@@ -269,6 +265,18 @@ def load_classifier(folder: Path, device: str, slugs: Sequence[str]) -> Classifi
     if card.slugs != list(slugs):
         raise ModelError(folder, f"knows {', '.join(card.slugs)}; expected {', '.join(slugs)}: train it on this data set")
     return Classifier(network.to(device).eval(), card, device)
+
+
+def load_pair(gate: Path, judge: Path, device: str, slugs: Sequence[str]) -> tuple[Classifier, Classifier]:
+    """Reads the classifier that filters and the one that judges.
+
+    Raises:
+        ModelError: as `load_classifier`, or both are of one architecture.
+    """
+    filtering, judging = (load_classifier(folder, device, slugs) for folder in (gate, judge))
+    if filtering.card.architecture == judging.card.architecture:
+        raise ModelError(judge, f"is a {judging.card.architecture} like the gate; the judge must be another architecture")
+    return filtering, judging
 
 
 def card_of(settings: ClassifierSettings, slugs: Sequence[str]) -> ClassifierCard:

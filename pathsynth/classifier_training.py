@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,7 +93,12 @@ class Indexable(Protocol):
 
 
 def epochs(
-    classifier: Classifier, images: Indexable, labels: np.ndarray, settings: ClassifierSettings, seed: int
+    classifier: Classifier,
+    images: Indexable,
+    labels: np.ndarray,
+    settings: ClassifierSettings,
+    seed: int,
+    steps: int | None = None,
 ) -> Iterator[float]:
     """Trains a classifier in place, and gives the mean loss of every epoch when it is over.
 
@@ -102,6 +108,7 @@ def epochs(
         labels: int64 (N,).
         settings: optimiser and augmentation.
         seed: global seed; `settings.seed` is mixed in.
+        steps: optimiser steps of an epoch; by default as many as there are whole batches of images, each seen once at most.
 
     Raises:
         TrainingError: the loss is no longer a number.
@@ -112,14 +119,14 @@ def epochs(
     network, device = classifier.network, classifier.device
     random = generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
     targets = torch.from_numpy(labels)
-    steps = max(1, len(images) // settings.batch_size)
+    steps = steps or steps_per_epoch(len(images), settings.batch_size)
+    batches = _batches(len(images), settings.batch_size, random)
     optimizer, schedule = _optimizer(network, settings, steps * settings.epochs)
     remedy = f"lower classifiers.*.batch_size ({settings.batch_size}) or input_size ({settings.input_size})"
     for epoch in bar(range(settings.epochs), f"training {settings.architecture}"):
         network.train()
-        order = torch.randperm(len(images), generator=random)
         losses = []
-        for batch in order.split(settings.batch_size)[:steps]:
+        for batch in islice(batches, steps):
             with memory_faults(remedy):
                 pixels = as_batch(images[batch.numpy()], device, settings.input_size)
                 pixels = normalised(augmented(pixels, settings.augmentation, random))
@@ -129,6 +136,20 @@ def epochs(
         if not np.isfinite(train_loss):
             raise TrainingError(f"epoch {epoch + 1}: the loss is {train_loss}; lower learning_rate ({settings.learning_rate})")
         yield train_loss
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many whole batches there are of so many images; one where they do not fill one."""
+    return max(1, count // batch_size)
+
+
+def _batches(count: int, batch_size: int, random: torch.Generator) -> Iterator[torch.Tensor]:
+    """Indices int64 (batch_size,), without end: of `count` images in an order that is drawn anew after each pass."""
+    import torch
+
+    while True:
+        order = torch.randperm(count, generator=random)
+        yield from order.split(batch_size)[: steps_per_epoch(count, batch_size)]
 
 
 def _step(

@@ -29,8 +29,8 @@ def colour_histograms(images: np.ndarray) -> np.ndarray:
         float32 (N, 512), each row of length 1.
     """
     steps = images.reshape(len(images), images.shape[1] * images.shape[2], 3) // (256 // LEVELS)
-    box = (steps[..., 0].astype(np.int64) * LEVELS + steps[..., 1]) * LEVELS + steps[..., 2]
-    box += COLOURS * np.arange(len(images))[:, None]
+    box = (steps[..., 0].astype(np.int32) * LEVELS + steps[..., 1]) * LEVELS + steps[..., 2]
+    box += COLOURS * np.arange(len(images), dtype=np.int32)[:, None]
     counts = np.bincount(box.ravel(), minlength=COLOURS * len(images)).reshape(len(images), COLOURS)
     return np.sqrt(counts / max(1, box.shape[1])).astype(np.float32)
 

@@ -1,7 +1,8 @@
 """Compares experiments: `python -m pathsynth.compare`, a table of what `dvc exp show` shows, and a page of charts and plates.
 
 As there, this is the last commit and the experiments that started from it, all run by the same code and data; experiments of
-other commits are compared with `--all-commits`, and may differ in more than their params.
+other commits are compared with `--all-commits`, and may differ in more than their params. What was run in part only, so that
+its scores are still those of the commit that it started from, is left out.
 The page goes to reports/compare.html, or to another file with `--report`. With `--save results` the table goes to
 results/experiments.csv and the overview plate of each benchmark's best experiment to results/BENCHMARK.png; with
 `--readme README.md` the tables in the README are made anew from that file.
@@ -9,6 +10,8 @@ results/experiments.csv and the overview plate of each benchmark's best experime
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import re
 import subprocess
@@ -20,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pathsynth import compare_page
+from pathsynth.cards import cell
 from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.errors import DataError
-from pathsynth.files import write_csv, write_text, write_whole
+from pathsynth.errors import DataError, one_line
+from pathsynth.files import reason, write_csv, write_text, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +56,10 @@ SCORES: dict[str, tuple[str, ...]] = {
     "trainable_parameters": ("lora", "trainable_parameters"),
 }
 FILES = ("evaluation", "generation", "usefulness", "lora")
+# The stages whose params decide what metrics/evaluation.json holds; what the others depend on, these do too.
+MAKERS = ("train_classifier@gate", "train_classifier@judge", "train_lora", "generate_filtered", "evaluate")
 # Columns that are no part of the saved table.
-UNSAVED = ["rev", "tissues", "dataset"]
+UNSAVED = ["rev", "tissues", "dataset", "texts"]
 
 
 def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -76,13 +82,32 @@ def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 yield _row(revision, params, metrics)
 
 
+def scored_by_its_params(params: dict[str, Any], lock: bytes | None) -> bool:
+    """Whether a revision's params could have made its scores, by what dvc.lock says that the stages ran with.
+
+    After `dvc exp run -S benchmark=other prepare` the scores in the working tree are still those of the commit before.
+
+    Args:
+        params: as in a row of `experiments`.
+        lock: bytes of the revision's dvc.lock, or None.
+
+    Returns:
+        True also where there is nothing to judge by: no lock, or one of a commit that recorded no params of a benchmark.
+    """
+    stages = _locked(lock) if lock else {}
+    recorded = [_found(stages, (stage, "params", "params.yaml")) or {} for stage in MAKERS]
+    if not any(key.startswith("benchmarks.") for key in recorded[-1]):
+        return True
+    return all(_value(params, key) == value for of_stage in recorded for key, value in of_stage.items())
+
+
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows sorted by benchmark and macro F1 of raw images by the gate; of equal settings the first is kept."""
+    """Rows sorted by benchmark and macro F1 of raw images by the gate; of equal params the first is kept."""
     import pandas as pd
 
     # as objects: a column of numbers would make counts of experiments beside unknown ones fractional
     frame = pd.DataFrame(rows, dtype=object)
-    frame = frame.drop_duplicates("settings", keep="first").drop(columns="settings")
+    frame = frame[~frame["params"].map(json.dumps).duplicated()].drop(columns="params")
     return frame.sort_values(["benchmark", "macro_f1"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
@@ -93,8 +118,8 @@ def markdown(frame: pd.DataFrame) -> str:
     for row in frame.to_dict("records"):
         gate, judge = (_interval(row, name) for name in ("macro_f1", "judge_f1"))
         cells = [
-            f"`{row['lora']}`",
-            _text(row["prompts"]),
+            f"`{cell(row['lora'])}`",
+            cell(_text(row["prompts"])),
             gate,
             judge,
             *(_score(row[name]) for name in ("filtered_judge_f1", "untuned_f1")),
@@ -129,10 +154,7 @@ def main(save: Path | None, readme: Path | None, all_commits: bool, report: Path
     if readme:
         _fill(readme, (save or Path("results")) / "experiments.csv")
         return
-    command = [sys.executable, "-m", "dvc", "exp", "show", "--json", *(["--all-commits"] if all_commits else [])]
-    rows = list(experiments(json.loads(_output(*command))))
-    if not rows:
-        raise DataError("dvc exp show", "knows no finished experiment; run `dvc exp run` first")
+    rows = _own_rows(all_commits)
     frame = table(rows)
     for benchmark, group in frame.groupby("benchmark"):
         click.echo(f"\n{benchmark}\n{markdown(group)}")
@@ -144,6 +166,32 @@ def main(save: Path | None, readme: Path | None, all_commits: bool, report: Path
         write_csv(save / "experiments.csv", frame.drop(columns=UNSAVED))
     write_text(report, compare_page.render_comparison(frame.to_dict("records"), file_of))
     click.echo(f"open {report} in a browser")
+
+
+def _own_rows(all_commits: bool) -> list[dict[str, Any]]:
+    """The experiments that are scored by their own params; the others are named on stderr."""
+    _check_tools()
+    answer = _output(sys.executable, "-m", "dvc", "exp", "show", "--json", *(["--all-commits"] if all_commits else []))
+    try:
+        rows = list(experiments(json.loads(answer)))
+    except ValueError as error:
+        raise DataError("dvc exp show", f"gives no JSON: {one_line(error)}") from error
+    own = [row for row in rows if scored_by_its_params(row["params"], file_of(row["rev"], "dvc.lock"))]
+    if left := sorted({row["rev"][:7] for row in rows} - {row["rev"][:7] for row in own}):
+        click.echo(f"left out, as their scores were made with other params than theirs: {', '.join(left)}", err=True)
+    if not own:
+        raise DataError("dvc exp show", "knows no finished experiment; run `dvc exp run` first")
+    return own
+
+
+def _check_tools() -> None:
+    """Asks git first: without it, DVC finds experiments of which no file can be read."""
+    try:
+        _output("git", "rev-parse", "--git-dir")
+    except DataError as error:
+        raise DataError("compare", f"needs the git repository that holds the experiments ({error})") from error
+    if importlib.util.find_spec("dvc") is None:
+        raise DataError("compare", "needs DVC, which is not installed")
 
 
 def file_of(revision: str, path: str) -> bytes | None:
@@ -183,15 +231,23 @@ def _row(revision: dict[str, Any], params: dict, metrics: dict[str, dict]) -> di
     benchmark, lora = params["benchmark"], params["lora"]
     of_benchmark, of_lora = _found(params, ("benchmarks", benchmark)), _found(params, ("loras", lora))
     scored = {"gate": metrics["evaluation"], "judge": metrics["evaluation"].get("judge", {})}
+    prompts = _found(of_lora, ("prompts",))
     return {
         "benchmark": benchmark,
         "lora": lora,
-        "prompts": _found(params, ("loras", lora, "prompts")),
+        "prompts": prompts,
+        "texts": _found(of_benchmark, ("prompts", prompts)),
         "seed": params.get("seed"),
         **{name: _found(metrics, keys) for name, keys in SCORES.items()},
         "tissues": {by: {slug: one.get("f1") for slug, one in of.get("per_tissue", {}).items()} for by, of in scored.items()},
-        "dataset": _found(params, ("benchmarks", benchmark, "dataset")) or {},
-        "settings": json.dumps([params.get("seed"), benchmark, lora, of_benchmark, of_lora]),
+        "dataset": _found(of_benchmark, ("dataset",)) or {},
+        "params": {
+            "seed": params.get("seed"),
+            "benchmark": benchmark,
+            "lora": lora,
+            "benchmarks": {benchmark: of_benchmark},
+            "loras": {lora: of_lora},
+        },
         "rev": revision["rev"],
     }
 
@@ -203,6 +259,27 @@ def _found(tree: Any, keys: tuple[str, ...]) -> Any:
     return tree
 
 
+def _value(params: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key of dvc.lock; the names of benchmark and LoRA may hold dots themselves."""
+    for table, selector in (("benchmarks", "benchmark"), ("loras", "lora")):
+        entry = f"{table}.{params[selector]}"
+        if key == entry or key.startswith(f"{entry}."):
+            return _found(params[table][params[selector]], tuple(key.removeprefix(entry).split(".")[1:]))
+    return _found(params, tuple(key.split(".")))
+
+
+@functools.lru_cache(maxsize=8)  # many commits share a lock
+def _locked(lock: bytes) -> dict[str, Any]:
+    """The stages of a dvc.lock by name; none for one that is damaged."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return _found(YAML(typ="safe", pure=True).load(lock.decode("utf-8")), ("stages",)) or {}
+    except (YAMLError, UnicodeDecodeError):
+        return {}
+
+
 def _content(files: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
     return ((files or {}).get(name) or {}).get("data")
 
@@ -211,7 +288,7 @@ def _output(*command: str) -> bytes:
     try:
         return subprocess.run(command, capture_output=True, check=True).stdout
     except OSError as error:
-        raise DataError(command[0], f"cannot be run: {error.strerror}") from error
+        raise DataError(command[0], f"cannot be run: {reason(error)}") from error
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines() or ["failed without a word"]
         raise DataError(" ".join(command[-4:]), said[-1]) from error

@@ -1,4 +1,4 @@
-"""The page across experiments: one section per benchmark with a table, a chart, paired tests, and plates side by side."""
+"""The page across experiments: one section per benchmark with a table, charts, tests, and plates side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathsynth import charts, labels, pages
 from pathsynth.charts import Axis, Series
 from pathsynth.errors import DataError
 from pathsynth.pages import Chart, Picture, decimals
-from pathsynth.plates import BLOCK_GAP, CELL, COLUMNS, GAP, MARGIN
+from pathsynth.plates import DATA_SET, RAW, places
 
 # (revision, path) to the file's bytes, or None where the revision has no such file.
 FileOf = Callable[[str, str], bytes | None]
@@ -27,8 +27,9 @@ PREDICTIONS = "plots/evaluation/raw.csv"
 PLATE = "plots/evaluation/plates/{}.png"
 # What a chart and a screen hold beside each other; the table has them all.
 CHARTED, SIDE_BY_SIDE, STRIP_ROWS = 5, 6, 4
-BLOCK = COLUMNS * (CELL + GAP) - GAP
-PLATE_WIDTH, PLATE_TOP = 2 * MARGIN + 4 * (BLOCK + BLOCK_GAP) - BLOCK_GAP, MARGIN + 72
+OBSERVERS = ("gate", "judge")
+# For each test of a table at least so many random tables: corrected, the smallest p is then still 1/200.
+PERMUTATIONS, PERMUTATIONS_EACH = 2000, 200
 
 
 def render_comparison(rows: Sequence[Mapping[str, Any]], file_of: FileOf) -> str:
@@ -50,8 +51,10 @@ def render_comparison(rows: Sequence[Mapping[str, Any]], file_of: FileOf) -> str
     return pages.render("compare.html.j2", sections=sections, count=len(known))
 
 
-def paired_tests(rows: Sequence[Row], slugs: Sequence[str], file_of: FileOf) -> list[View]:
-    """Tests the first experiment against each other one whose raw images answer the same prompts and slots.
+def difference_tests(rows: Sequence[Row], slugs: Sequence[str], file_of: FileOf) -> list[View]:
+    """Tests the first experiment against each other one, by the raw images of both.
+
+    Images are paired where they answer the same prompts with the same noise; else the two sets are dealt anew.
 
     Args:
         rows: experiments of one benchmark, the best first.
@@ -59,41 +62,73 @@ def paired_tests(rows: Sequence[Row], slugs: Sequence[str], file_of: FileOf) -> 
         file_of: reads a file of an experiment's commit.
 
     Returns:
-        For each other experiment its name, by "gate" and "judge" the difference of macro F1 (best minus other) and p, and
-        `sentence` by the judge; `why` instead where there is nothing to pair.
+        For each other experiment its `name`; `unpaired`, why its images are not paired with those of the first, or nothing; by
+        "gate" and "judge" the difference of macro F1 (first minus other) and p, corrected for all tests of the list by Holm's
+        method; and `sentence` by the judge. `why` instead of all but the name where there is nothing to test.
     """
     best, *others = rows
-    first = _predictions(file_of(best["rev"], PREDICTIONS))
-    found = []
-    for row in others:
-        second = _predictions(file_of(row["rev"], PREDICTIONS))
-        names = (best["name"], row["name"])
-        if first is None or second is None:
-            missing = " and ".join(name for name, table in zip(names, (first, second), strict=True) if table is None)
-            found.append({"name": row["name"], "why": f"no table of raw images of {missing}"})
-        elif set(first) != set(second) or not {slug for slug, _ in first} <= set(slugs):
-            found.append({"name": row["name"], "why": "not the same prompts and slots"})
+    tables = [_predictions(file_of(row["rev"], PREDICTIONS)) for row in rows]
+    permutations = max(PERMUTATIONS, PERMUTATIONS_EACH * len(OBSERVERS) * len(others))
+    tests = [_test((best, row), (tables[0], table), slugs, permutations) for row, table in zip(others, tables[1:], strict=True)]
+    _correct([test for test in tests if "why" not in test], best["name"])
+    return tests
+
+
+def _test(
+    rows: tuple[Row, Row], tables: tuple[Predictions | None, Predictions | None], slugs: Sequence[str], permutations: int
+) -> View:
+    """One test of `difference_tests`, not yet corrected."""
+    from pathsynth.scores import classification_scores, paired_permutation_test, unpaired_permutation_test
+
+    (best, other), (first, second), seed = rows, tables, rows[0]["seed"] or 0
+    if first is None or second is None:
+        missing = [row["name"] for row, table in zip(rows, tables, strict=True) if table is None]
+        return {"name": other["name"], "why": f"no table of raw images of {' and '.join(missing)}"}
+    one, two = (_indices(table, slugs) for table in (first, second))
+    if min(labels.min() for table in (one, two) for labels in table.values()) < 0:
+        return {"name": other["name"], "why": "tissues of another benchmark"}
+    unpaired = _unpaired(best, other, first.keys() == second.keys())
+    test: View = {"name": other["name"], "unpaired": unpaired, "n": min(len(first), len(second))}
+    for by in OBSERVERS:
+        scores = [classification_scores(table["tissue"], table[by], slugs)["macro_f1"] for table in (one, two)]
+        if unpaired:
+            sets = one["tissue"], one[by], two["tissue"], two[by]
+            p = unpaired_permutation_test(*sets, len(slugs), seed, permutations)
         else:
-            found.append({"name": row["name"], **_paired(first, second, slugs, names, best["seed"] or 0)})
-    return found
+            p = paired_permutation_test(one["tissue"], one[by], two[by], len(slugs), seed, permutations)
+        test[by] = {"difference": scores[0] - scores[1], "p": p}
+    return test
 
 
-def _paired(first: Predictions, second: Predictions, slugs: Sequence[str], names: tuple[str, str], seed: int) -> View:
-    from pathsynth.scores import classification_scores, difference_sentence, paired_permutation_test
+def _correct(tests: Sequence[View], best: str) -> None:
+    """Corrects the p of all tests together, and puts them into words."""
+    from pathsynth.scores import difference_sentence, holm
 
-    index, images = {slug: number for number, slug in enumerate(slugs)}, sorted(first)
-    y_true = np.array([index[slug] for slug, _ in images])
-    tested: View = {"n": len(images)}
-    for column, by in enumerate(("gate", "judge")):
-        one, other = (np.array([index.get(table[image][column], -1) for image in images]) for table in (first, second))
-        if min(one.min(), other.min()) < 0:
-            return {"why": f"the {by} saw tissues of another benchmark"}
-        scores = [classification_scores(y_true, seen, slugs)["macro_f1"] for seen in (one, other)]
-        p = paired_permutation_test(y_true, one, other, len(slugs), seed)
-        tested[by] = {"difference": scores[0] - scores[1], "p": p}
-    judged = tested["judge"]
-    tested["sentence"] = difference_sentence(judged["difference"], judged["p"], len(images), names)
-    return tested
+    places = [(test, by) for test in tests for by in OBSERVERS]
+    corrected = holm([test[by]["p"] for test, by in places])
+    for (test, by), p in zip(places, corrected, strict=True):
+        test[by]["p"] = p
+    for test in tests:
+        judged = test["judge"]
+        test["sentence"] = difference_sentence(judged["difference"], judged["p"], test["n"], (best, test["name"]))
+
+
+def _unpaired(best: Row, other: Row, same_slots: bool) -> str | None:
+    """Why images of the same tissue and slot do not share prompt and noise, or nothing where they do."""
+    if best["benchmark"] != other["benchmark"]:
+        return "other benchmark"
+    if None in (best["seed"], other["seed"], best["texts"], other["texts"]):
+        return "seed or prompts not known"
+    differ = {"seed": best["seed"] != other["seed"], "prompts": best["texts"] != other["texts"], "slots": not same_slots}
+    return f"other {' and '.join(name for name, other in differ.items() if other)}" if any(differ.values()) else None
+
+
+def _indices(table: Predictions, slugs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Labels (N,) of tissue, gate and judge in the order of tissues and slots; -1 for one that is not among `slugs`."""
+    index, images = {slug: number for number, slug in enumerate(slugs)}, sorted(table)
+    columns = {"tissue": [tissue for tissue, _ in images]}
+    columns |= {by: [table[image][column] for image in images] for column, by in enumerate(OBSERVERS)}
+    return {name: np.array([index.get(slug, -1) for slug in column]) for name, column in columns.items()}
 
 
 def _section(anchor: str, benchmark: str, rows: list[Row], file_of: FileOf) -> View:
@@ -107,9 +142,9 @@ def _section(anchor: str, benchmark: str, rows: list[Row], file_of: FileOf) -> V
         "kind": "tissue" if tuple(words.values()) == labels.PATHMNIST else "class",
         "stand_in": any(row["dataset"].get("source") == "phantom" for row in rows),
         "rows": rows,
-        "charts": [_chart(anchor, charted[:CHARTED], words, by) for by in ("gate", "judge") if charted],
+        "charts": [_chart(anchor, charted[:CHARTED], words, by) for by in OBSERVERS if charted],
         "charted": CHARTED if len(charted) > CHARTED else 0,
-        "tests": paired_tests(rows, list(words), file_of) if len(rows) > 1 and words else [],
+        "tests": difference_tests(rows, list(words), file_of) if len(rows) > 1 and words else [],
         "plates": [plate for slug, label in words.items() if (plate := _plate(rows[:SIDE_BY_SIDE], slug, label, file_of))],
         "shown": min(len(rows), SIDE_BY_SIDE),
     }
@@ -162,32 +197,32 @@ def _predictions(data: bytes | None) -> Predictions | None:
 
 
 def _plate(rows: Sequence[Row], slug: str, label: str, file_of: FileOf) -> View | None:
-    """Raw images of one tissue of every experiment, and the data set's."""
+    """Raw images of one tissue of every experiment, and the data set's; plates that do not say where these lie as a whole."""
     strips: list[View] = []
+    real: list[View] = []
     for row in rows:
         data = file_of(row["rev"], PLATE.format(slug))
         with suppress(DataError):
             if data is not None:
-                real, raw = _strips(data, f"{row['rev']}: {slug}")
-                if real is not None and not strips:
-                    strips.append({"name": "data set", "picture": real})
-                strips.append({"name": row["name"], "picture": raw})
-    return {"label": label, "strips": strips} if strips else None
+                name = f"{row['rev']}: {slug}"
+                whole, parts = pages.picture(name, data), _strips(data, name)
+                said = f"raw images of {row['name']}" if parts else f"plate of {row['name']}"
+                strips.append({"name": row["name"], "said": said, "whole": not parts, "picture": parts.get(RAW, whole)})
+                if parts and not real:
+                    real = [{"name": DATA_SET, "said": "real images", "whole": False, "picture": parts[DATA_SET]}]
+    return {"label": label, "strips": real + strips} if strips else None
 
 
-def _strips(data: bytes, name: str) -> tuple[Picture | None, Picture]:
-    """The data set's and the raw images of a plate; nothing and the whole plate, where it is laid out in another way."""
+def _strips(data: bytes, name: str) -> dict[str, Picture]:
+    """The first rows of the data set's and of the raw images, or nothing where the plate does not say where they lie."""
     from PIL import Image
 
-    whole = pages.picture(name, data)
-    if whole.width != PLATE_WIDTH or whole.height <= PLATE_TOP + CELL:
-        return None, whole
-    bottom = min(whole.height - 58, PLATE_TOP + STRIP_ROWS * (CELL + GAP) - GAP)
-    with Image.open(io.BytesIO(data)) as plate:
-        lefts = [MARGIN + number * (BLOCK + BLOCK_GAP) for number in range(2)]
-        parts = [plate.crop((left, PLATE_TOP, left + BLOCK, bottom)) for left in lefts]
-    real, raw = (pages.picture(name, _png(part)) for part in parts)
-    return real, raw
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as plate:
+        known = places(plate)
+        if not {DATA_SET, RAW} <= set(known):
+            return {}
+        parts = {title: plate.crop(known[title].rows(STRIP_ROWS)) for title in (DATA_SET, RAW)}
+    return {title: pages.picture(name, _png(part)) for title, part in parts.items()}
 
 
 def _png(image: Any) -> bytes:

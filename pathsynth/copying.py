@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.neighbours import BLOCK, pieces, squared_distances
+from pathsynth.neighbours import BLOCK, doubles, squared_distances
 from pathsynth.rows import Rows
 from pathsynth.scores import plain
+
+if TYPE_CHECKING:
+    import torch
 
 # The share of validation images that lie closer to a training image than the limit.
 EXPECTED = 0.01
 # With fewer, the limit would lie below the smallest of them.
 FEWEST_VALIDATION = round(1 / EXPECTED) - 1
 VIEWS = 8
-BLOCK_NUMBERS = 2**21  # of a block, in all its rows: 16 MB
+BLOCK_NUMBERS = 2**22  # of a block of references, in all its rows
+# Of a block of queries in all its views: the references are read once for each block, 5 461 images of 32 x 32 pixels.
+QUERY_BYTES = 2**27
+# A sum of this many products of whole numbers from -128 to 127 is at most 2^24, up to which float32 holds every one.
+EXACT = 1024
 
 
 def nearest(
@@ -29,22 +37,25 @@ def nearest(
         device: where the distances are computed.
         views: the first so many of an image's turns and mirrors (see `turned`) in which it is compared; all 8 for images unless
             told otherwise, as an adapter that is trained on turned images copies turned images; features have one.
-        size: rows of a block; by default as many as fit into 16 MB.
+        size: rows of a block of either; by default as many as need about 256 MB in all at most.
 
     Returns:
         Distances float64 (N,), and indices int64 (N,), the first of equally near ones. The distance of images is the root mean
         square difference in [0, 1], of features the euclidean one.
 
     Raises:
-        ValueError: for no references, shapes that do not fit, an impossible `views`, or a number that is not finite.
+        ValueError: for no references, shapes that do not fit, images that are not uint8, an impossible `views`, or a number
+            that is not finite.
     """
     images, views = _checked(queries, references, views)
     numbers = int(np.prod(queries.shape[1:]))
+    # features are cast to float64 and copied
+    at_once = size or max(1, QUERY_BYTES // (numbers * (views if images else 16)))
     size = size or min(BLOCK, max(1, BLOCK_NUMBERS // numbers))
     distances, indices = np.empty(len(queries)), np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), size):
-        here = slice(start, start + size)
-        distances[here], indices[here] = _nearest_to(queries[here], references, device, views, size)
+    for start in range(0, len(queries), at_once):
+        here = slice(start, start + at_once)
+        distances[here], indices[here] = _nearest_to(_Block(queries[here], start, device, views), references, device, size)
     return np.sqrt(distances / numbers) / 255.0 if images else np.sqrt(distances), indices
 
 
@@ -85,8 +96,12 @@ def copying_scores(
     """Share of generated images that lie closer to a training image than 99 % of the validation images do.
 
     Distances count in units of `validation_units`; the limit is the quantile at rank 0.01 (V + 1), below which another
-    validation image is with a chance of 0.01 (Hyndman and Fan, 1996, definition 6). The interval is that of the share by
-    Clopper and Pearson (1934) with the limit held as it is.
+    validation image is with a chance of 0.01 (Hyndman and Fan, 1996, definition 6).
+
+    The interval is that of the share by Clopper and Pearson (1934) with the limit held as it is. The limit is itself one of a
+    few small distances of V validation images and varies with them, which low and high leave out: that 0.01 lies outside of
+    them does not yet tell of copies. `p_more` does, see `chance_of_more`, and leaves out only how the units vary. It expects
+    validation images of the same tissues in about the same proportions.
 
     Args:
         distances: of generated images to the nearest training image, float (N,).
@@ -96,8 +111,8 @@ def copying_scores(
         slugs: names of all tissues.
 
     Returns:
-        share_below, low, high in [0, 1], expected, n_images and n_val that count, left_out.{slug} with the reason where a
-        tissue has no unit. Where there is no share, `undefined.share_below` says why instead.
+        share_below, low, high, p_more in [0, 1], expected, n_images and n_val that count, left_out.{slug} with the reason
+        where a tissue has no unit. Where there is no share, `undefined.share_below` says why instead.
 
     Raises:
         ValueError: for unequal lengths, labels that are not indices into `slugs`, or distances that are not finite or below 0.
@@ -115,7 +130,8 @@ def copying_scores(
         return result | {"undefined": {"share_below": fault}}
     below = int((own < limit).sum())
     low, high = binomial_interval(below, len(own))
-    shares = {"share_below": below / len(own), "low": low, "high": high, "expected": EXPECTED}
+    p_more = chance_of_more(below, len(own), len(val))
+    shares = {"share_below": below / len(own), "low": low, "high": high, "p_more": p_more, "expected": EXPECTED}
     return {name: plain(value) for name, value in shares.items()} | result
 
 
@@ -131,6 +147,29 @@ def binomial_interval(hits: int, count: int, level: float = 0.95) -> tuple[float
 
     interval = binomtest(hits, count).proportion_ci(confidence_level=level, method="exact")
     return float(interval.low), float(interval.high)
+
+
+def chance_of_more(below: int, count: int, n_val: int) -> float:
+    """p-value of as many generated images below the limit if they were like the validation images.
+
+    If all distances are exchangeable, each order of them is as likely, and the number of `count` ones below the r-th smallest
+    of V others is beta-binomial with r and V - r + 1 (Wilks, Annals of Mathematical Statistics 1942). The limit at rank
+    0.01 (V + 1) lies between two of the V; r is the upper one, below which no fewer are, so that p errs to the safe side.
+
+    Args:
+        below: generated images below the limit, 0 to `count`.
+        count: generated images, at least 1.
+        n_val: V, at least `FEWEST_VALIDATION`.
+
+    Returns:
+        p in [0, 1], one-sided.
+    """
+    from scipy.stats import betabinom
+
+    # in whole numbers, as 0.01 (V + 1) in floats is at times a little more than the rank that it is
+    rank = -(-(n_val + 1) // round(1 / EXPECTED))
+    # the tail itself: 1 minus the rest would lose small ones
+    return min(1.0, float(betabinom.pmf(np.arange(below, count + 1), count, rank, n_val - rank + 1).sum()))
 
 
 def closest_pairs(
@@ -167,23 +206,78 @@ def closest_pairs(
     return counted[order], scaled[order]
 
 
-def _nearest_to(block: np.ndarray, references: Rows, device: str, views: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+class _Block:
+    """Rows on a device: images uint8 as they are, features float64; `turns` holds the images in each view, (n, D)."""
+
+    def __init__(self, rows: np.ndarray, start: int, device: str, views: int = 1):
+        import torch
+
+        if rows.ndim == 2:
+            self.turns = [doubles(rows, start, device)]
+        elif rows.dtype == np.uint8:
+            views_of = (turned(rows, view).reshape(len(rows), -1) for view in range(views))
+            self.turns = [torch.tensor(np.ascontiguousarray(view), device=device) for view in views_of]
+        else:
+            raise ValueError(f"images: {rows.dtype}, expected uint8")
+
+    def __len__(self) -> int:
+        return len(self.turns[0])
+
+
+def _nearest_to(block: _Block, references: Rows, device: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances and indices of the nearest reference of a block of queries."""
     import torch
 
-    turns = [next(pieces(turned(block, view) if view else block, device, len(block)))[1] for view in range(views)]
     best = torch.full((len(block),), torch.inf, dtype=torch.float64, device=device)
     index = torch.zeros(len(block), dtype=torch.int64, device=device)
-    for there, others in pieces(references, device, size):
-        squared = squared_distances(turns[0], others)
-        for turn in turns[1:]:
-            squared = torch.minimum(squared, squared_distances(turn, others))
-        # argmin gives the first of equals, and a later block has to be closer
-        nearest_here = squared.argmin(dim=1)
-        least = squared.gather(1, nearest_here[:, None])[:, 0]
-        index = torch.where(least < best, nearest_here + there.start, index)
-        best = torch.minimum(best, least)
+    for start in range(0, len(references), size):
+        others = _Block(references[start : start + size], start, device).turns[0]
+        images = others.dtype == torch.uint8
+        for first in range(0, len(block), size):
+            here = slice(first, first + size)
+            turns = [turn[here] for turn in block.turns]
+            squared = least_squared_differences(turns, others) if images else squared_distances(turns[0], others)
+            # argmin gives the first of equals, and a later block has to be closer
+            nearest_here = squared.argmin(dim=1)
+            least = squared.gather(1, nearest_here[:, None])[:, 0]
+            index[here] = torch.where(least < best[here], nearest_here + start, index[here])
+            best[here] = torch.minimum(best[here], least)
     return best.cpu().numpy(), index.cpu().numpy()
+
+
+def least_squared_differences(turns: Sequence[torch.Tensor], others: torch.Tensor) -> torch.Tensor:
+    """Sum of squared differences of images in whichever view it is least, without rounding.
+
+    The products are float32 matrix products, faster than float64, of `EXACT` numbers at a time around 0: such sums are whole
+    numbers that float32 holds, those of all numbers are not.
+
+    Args:
+        turns: the images uint8 (N, D) in each view.
+        others: images uint8 (M, D).
+
+    Returns:
+        float64 (N, M).
+    """
+    import torch
+
+    columns = _centred(others)
+    products = torch.full((len(turns[0]), len(others)), -torch.inf, dtype=torch.float64, device=others.device)
+    for turn in turns:
+        product = torch.zeros_like(products)
+        for piece, column in zip(_centred(turn), columns, strict=True):
+            product += piece @ column.T
+        torch.maximum(products, product, out=products)
+
+    def lengths(images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([piece.square().sum(dim=1, dtype=torch.float64) for piece in _centred(images)]).sum(dim=0)
+
+    # a turn changes no length
+    return (lengths(turns[0])[:, None] + lengths(others)).sub_(products, alpha=2.0)
+
+
+def _centred(images: torch.Tensor) -> list[torch.Tensor]:
+    """Images uint8 (n, D) as float32 from -128 to 127, `EXACT` numbers of each at a time."""
+    return [piece.float() - 128.0 for piece in images.split(EXACT, dim=1)]
 
 
 def _in_units(distances: np.ndarray, labels: np.ndarray, units: np.ndarray) -> np.ndarray:

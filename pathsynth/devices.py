@@ -32,6 +32,7 @@ class Stream(IntEnum):
     LORA_VIEWS = 7
     LORA_ROTATIONS = 8
     USEFULNESS = 9
+    DRAWN = 10
 
 
 def pick_device() -> str:

@@ -21,6 +21,7 @@ from pathsynth.generated import GeneratedSets
 from pathsynth.observed import OBSERVERS, Observed
 from pathsynth.realism import Reference, Settings, realism_scores
 from pathsynth.rows import Rows, chosen
+from pathsynth.sampling import drawn, in_proportion
 from pathsynth.scores import bootstrap_difference, bootstrap_scores, classification_scores, expected_calibration_error
 from pathsynth.settings import GenerationSettings, RealismSettings
 
@@ -138,7 +139,7 @@ def evaluate(
     if len(raw.labels) == 0:
         raise DataError("raw images", "none, expected the first attempt of every wanted image")
     scored = {key: score_set(seen[key[0]].labels, seen[key[0]].predicted(key[1]), slugs, seed, resamples) for key in KEYS}
-    copying, pairs = _copying(seen, real, slugs, realism.reference_per_tissue, device)
+    copying, pairs = _copying(seen, real, slugs, realism.reference_per_tissue, seed, device)
     metrics = {
         **scored[HEADLINE],
         **{name: scored[key] for key, name in KEYS.items() if name},
@@ -194,20 +195,32 @@ def _realism(
     seed: int,
     device: str,
 ) -> dict:
-    """Distances and variety of raw and accepted images, beside the floor: as many real test images."""
-    train, test = real["train"], real["test"]
-    kept = _first(train.labels, np.full(len(slugs), settings.reference_per_tissue))
-    reference = Reference(chosen(train.features, kept), train.labels[kept], settings.nearest_neighbours, device)
+    """Distances and variety of raw and accepted images, and of as many real ones: val, and the floor, which is test.
+
+    Each set is compared with training images in its own tissue proportions.
+    """
+    train, tissues = real["train"], len(slugs)
     estimated = Settings(settings.kernel_subsets, settings.kernel_subset_size, resamples)
-    floor = _first(test.labels, np.bincount(seen["raw"].labels, minlength=len(slugs)))
     compared: dict[str, tuple[Rows, np.ndarray]] = {
-        **{name: (seen[name].features, seen[name].labels) for name in ("raw", "accepted")},
-        "floor": (chosen(test.features, floor), test.labels[floor]),
+        name: (seen[name].features, seen[name].labels) for name in ("raw", "accepted")
     }
-    scores = {
-        name: realism_scores(rows, labels, reference, slugs=slugs, seed=seed, settings=estimated)
-        for name, (rows, labels) in compared.items()
-    }
+    wanted = np.bincount(seen["raw"].labels, minlength=tissues)
+    for name, split in (("val", "val"), ("floor", "test")):
+        labels = real[split].labels
+        some = drawn(labels, in_proportion(np.bincount(labels, minlength=tissues), wanted, most=1.0), seed)
+        compared[name] = (chosen(real[split].features, some), labels[some])
+    available = np.minimum(np.bincount(train.labels, minlength=tissues), settings.reference_per_tissue)
+    kept = drawn(train.labels, available, seed)
+    whole = Reference(chosen(train.features, kept), train.labels[kept], settings.nearest_neighbours, device)
+    mixed = {available.tobytes(): whole}
+    scores = {}
+    for name, (rows, labels) in compared.items():
+        counts = in_proportion(available, np.bincount(labels, minlength=tissues))
+        key = counts.tobytes()
+        if counts.any() and key not in mixed:
+            mixed[key] = whole.mixed(drawn(whole.labels, counts, seed))
+        reference = mixed.get(key, whole)
+        scores[name] = realism_scores(rows, labels, reference, slugs=slugs, seed=seed, settings=estimated)
     lost = {
         name: round(scores["raw"][name] - scores["accepted"][name], DIGITS)
         for name in ("recall", "coverage")
@@ -217,17 +230,12 @@ def _realism(
     return {**head, **scores, "variety_lost": lost}
 
 
-def _first(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sorted indices of the first `counts[tissue]` images of every tissue; all where there are fewer."""
-    return np.sort(np.concatenate([np.flatnonzero(labels == tissue)[:most] for tissue, most in enumerate(counts)]))
-
-
 def _copying(
-    seen: Mapping[str, Observed], real: Mapping[str, Observed], slugs: Sequence[str], most: int, device: str
+    seen: Mapping[str, Observed], real: Mapping[str, Observed], slugs: Sequence[str], most: int, seed: int, device: str
 ) -> tuple[dict, dict[str, Pairs]]:
     """Shares of images that are closer to a training image than real ones are, and the closest of the accepted images."""
     train, val = real["train"], real["val"]
-    some = _first(val.labels, np.full(len(slugs), most))
+    some = drawn(val.labels, np.full(len(slugs), most), seed)
     scores: dict = {"raw": {}, "accepted": {}}
     pairs = {}
     for space in ("features", "pixels"):

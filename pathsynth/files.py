@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -231,14 +232,30 @@ def read_json(path: str | Path) -> dict[str, Any]:
         DataError: if the file is missing, is not JSON or holds something else than an object.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise DataError(path, f"could not be read: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(path, f"is not JSON, or only a part of it: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise DataError(path, f"holds a JSON {type(data).__name__}, not an object")
+    # a number like 1e999 is read as infinite
+    if (key := next(_not_finite(data), None)) is not None:
+        raise DataError(path, f"{key}: not a finite number")
     return data
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file in hexadecimal digits.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(path, f"could not be read: {reason(error)}") from error
 
 
 def read_npy(path: str | Path) -> np.ndarray:
@@ -365,6 +382,10 @@ def _plain(array: np.ndarray) -> np.ndarray:
     if array.dtype.hasobject:
         raise ValueError("an array of Python objects would need pickle, which is never written")
     return array
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _not_finite(data: Any, key: str = "") -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pathsynth.cards import DATA_LICENCES, base_licence, base_name, cell, data_source
 from pathsynth.files import shown_path
 from pathsynth.lora import WEIGHTS
@@ -11,7 +13,7 @@ from pathsynth.settings import BaseModelSettings, Params
 _CARD = """\
 ---
 library_name: diffusers
-tags: [lora, text-to-image, histopathology, pathsynth]
+tags: [lora, text-to-image, pathsynth]
 ---
 
 # LoRA `{lora}` for {name}
@@ -29,7 +31,7 @@ from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained({load}, safety_checker=None)
 pipeline.load_lora_weights("models/lora", weight_name="{weights}")
-image = pipeline("{example}").images[0]
+image = pipeline({example}).images[0]
 ```
 
 ## Prompts
@@ -56,7 +58,7 @@ def model_card(params: Params, prepared: Prepared, prompts: list[str], result: d
         prompts=params.lora.prompts,
         seed=params.seed,
         weights=WEIGHTS,
-        example=prompts[0],
+        example=json.dumps(prompts[0], ensure_ascii=False),
         rows=rows,
         **result,
     )
@@ -66,8 +68,6 @@ def _arguments(base: BaseModelSettings) -> str:
     """What `from_pretrained` is given to load the base."""
     name = base.pretrained_model_name_or_path
     options = {"revision": base.revision, "variant": base.variant}
-    given = [
-        f'"{name if base.revision else shown_path(name)}"',
-        *(f'{key}="{value}"' for key, value in options.items() if value),
-    ]
+    shown = json.dumps(name if base.revision else shown_path(name), ensure_ascii=False)
+    given = [shown, *(f'{key}="{value}"' for key, value in options.items() if value)]
     return ", ".join(given)

@@ -5,6 +5,8 @@ Times differ from run to run, and an out that held them would never be the same 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import resource
 import sys
@@ -47,6 +49,12 @@ def log_path(logs: Path, params: Params, stage: str) -> Path:
     return logs / params.benchmark_name / params.lora_name / f"{stage}.json"
 
 
+def fingerprint(params: Params) -> str:
+    """Sixteen hexadecimal digits that are others for other parameters, so that no log is taken for that of another run."""
+    content = json.dumps(params.model_dump(exclude={"processes"}), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def _measures(stage: str, params: Params, seconds: float) -> dict[str, Any]:
     import torch
 
@@ -57,6 +65,7 @@ def _measures(stage: str, params: Params, seconds: float) -> dict[str, Any]:
         "benchmark": params.benchmark_name,
         "lora": params.lora_name,
         "seed": params.seed,
+        "fingerprint": fingerprint(params),
         "processes": params.processes,
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak / PER_MEGABYTE),

@@ -24,13 +24,28 @@ def pieces(rows: Rows, device: str = "cpu", size: int = BLOCK) -> Iterator[tuple
     Raises:
         ValueError: for a number that is not finite.
     """
+    for start in range(0, len(rows), size):
+        block = doubles(rows[start : start + size], start, device)
+        yield slice(start, start + len(block)), block
+
+
+def doubles(block: np.ndarray, start: int = 0, device: str = "cpu") -> torch.Tensor:
+    """Rows (n, ...) as float64 (n, D) on a device.
+
+    Args:
+        block: the rows.
+        start: where they begin among all rows, for the message.
+        device: where they go.
+
+    Raises:
+        ValueError: for a number that is not finite.
+    """
     import torch
 
-    for start in range(0, len(rows), size):
-        block = np.asarray(rows[start : start + size], np.float64)
-        if not np.isfinite(block).all():
-            raise ValueError(f"rows {start} to {start + len(block) - 1}: some numbers are not finite")
-        yield slice(start, start + len(block)), torch.tensor(block.reshape(len(block), -1), device=device)
+    block = np.asarray(block, np.float64)
+    if not np.isfinite(block).all():
+        raise ValueError(f"rows {start} to {start + len(block) - 1}: some numbers are not finite")
+    return torch.tensor(block.reshape(len(block), -1), device=device)
 
 
 def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +14,20 @@ from pathsynth.classifier import Classifier
 from pathsynth.colours import ColourControl, colour_histograms, fit_colours, load_colours, save_colours
 from pathsynth.errors import DataError
 from pathsynth.extractors import Extractor, JudgeExtractor
-from pathsynth.files import NpyWriter, read_json, write_json, write_whole
+from pathsynth.files import NpyWriter, read_json, sha256_of, write_json, write_whole
 from pathsynth.pixels import as_batch, as_images
 from pathsynth.prepared import Prepared
 from pathsynth.progress import bar
 from pathsynth.rows import RowFile, Rows
+from pathsynth.sampling import drawn
 
 CARD, COLOURS = "card.json", "colours.npz"
 OBSERVERS = ("gate", "judge", "colour")
 # Side of the pictures in which pixels are compared: small enough for 90 000 of them, fine enough for a copy to show.
 PIXELS = 32
-# Images in memory at a time; a multiple of the classifiers' batches.
-PIECE = 512
+# Images in memory at a time take so many bytes, and are whole batches of the classifiers.
+PIECE_BYTES = 2**23
+BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,10 @@ def observe(folder: Path, name: str, images: Rows, labels: np.ndarray, observers
     with ExitStack() as stack:
         writers: dict[str, NpyWriter] = {}
         # one pass even over no images, so that every file is written
-        starts = range(0, max(1, count), PIECE)
+        piece = _piece(images)
+        starts = range(0, max(1, count), piece)
         for start in bar(starts, f"looking at {name}", hidden=len(starts) < 2):
-            for kind, rows in observers.look(images[start : start + PIECE]).items():
+            for kind, rows in observers.look(images[start : start + piece]).items():
                 if kind not in writers:
                     part = stack.enter_context(write_whole(_path(folder, name, kind)))
                     writers[kind] = stack.enter_context(NpyWriter(part, (count, *rows.shape[1:]), rows.dtype))
@@ -116,45 +119,60 @@ def open_observed(folder: Path, name: str, labels: np.ndarray) -> Observed:
     return Observed(np.asarray(labels, np.int64), probabilities, rows["features"], rows["pixels"])
 
 
-def observe_real(
-    folder: Path, prepared: Prepared, gate: Classifier, judge: Classifier, extractor: Extractor, most: int
-) -> None:
-    """Fits the colour control and looks at every real image; `open_real` opens what this writes.
+def observe_real(folder: Path, prepared: Prepared, observers: Observers, models: Sequence[Path]) -> None:
+    """Looks at every real image; `open_real` opens what this writes.
 
     Args:
         folder: where the files go.
         prepared: the real images.
-        gate, judge, extractor: who looks, besides the colour control.
-        most: most training images of a tissue that the colour control learns from.
+        observers: who looks.
+        models: folders of gate and judge, whose weights are named in the card.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: a file cannot be read or written.
     """
-    labels = prepared.labels_of("train")
-    some = np.sort(np.concatenate([np.flatnonzero(labels == tissue)[:most] for tissue in range(len(prepared.slugs))]))
-    images = prepared.images("train")
-    histograms = [colour_histograms(images[some[start : start + PIECE]]) for start in range(0, len(some), PIECE)]
-    colour = fit_colours(np.concatenate(histograms), labels[some], len(prepared.slugs))
-    save_colours(folder / COLOURS, colour)
-    observers = Observers(gate, judge, colour, extractor)
+    save_colours(folder / COLOURS, observers.colour)
     for split in SPLITS:
         observe(folder, split, prepared.images(split), prepared.labels_of(split), observers)
-    card = {"name": prepared.name, "extractor": extractor.name, "dimensions": extractor.dimensions}
-    write_json(folder / CARD, card)
+    write_json(folder / CARD, _card(prepared, observers.extractor, models))
 
 
-def open_real(folder: Path, prepared: Prepared, extractor: Extractor) -> tuple[ColourControl, dict[str, Observed]]:
+def fit_control(prepared: Prepared, most: int, seed: int) -> ColourControl:
+    """Fits the colour-only control to at most `most` training images of each tissue, drawn by `seed`."""
+    labels, images = prepared.labels_of("train"), prepared.images("train")
+    some = drawn(labels, np.full(len(prepared.slugs), most), seed)
+    piece = _piece(images)
+    histograms = [colour_histograms(images[some[start : start + piece]]) for start in range(0, len(some), piece)]
+    return fit_colours(np.concatenate(histograms), labels[some], len(prepared.slugs))
+
+
+def open_real(
+    folder: Path, prepared: Prepared, extractor: Extractor, models: Sequence[Path]
+) -> tuple[ColourControl, dict[str, Observed]]:
     """The colour control, and the real images as they were seen, by split.
 
     Raises:
-        DataError: a file is missing, damaged, or made from other data or by another extractor.
+        DataError: a file is missing, damaged, or made from other data, by other classifiers or by another extractor.
     """
-    card = read_json(folder / CARD)
-    expected = {"name": prepared.name, "extractor": extractor.name, "dimensions": extractor.dimensions}
-    if card != expected:
-        raise DataError(folder / CARD, f"holds {card}, expected {expected}; run the stage observe_real")
+    found, expected = read_json(folder / CARD), _card(prepared, extractor, models)
+    if found != expected:
+        others = ", ".join(key for key in expected if found.get(key) != expected[key]) or "another set of keys"
+        raise DataError(folder / CARD, f"was made with other {others}; run the stage observe_real")
     colour = load_colours(folder / COLOURS, len(prepared.slugs))
     return colour, {split: open_observed(folder, split, prepared.labels_of(split)) for split in SPLITS}
+
+
+def _card(prepared: Prepared, extractor: Extractor, models: Sequence[Path]) -> dict[str, str | int]:
+    """What the observations depend on: features of one network cannot be compared with those of another."""
+    gate, judge = (sha256_of(folder / "model.safetensors") for folder in models)
+    data = sha256_of(prepared.folder / "card.json")
+    return {"data": data, "gate": gate, "judge": judge, "extractor": extractor.name, "dimensions": extractor.dimensions}
+
+
+def _piece(images: Rows) -> int:
+    """How many images are looked at together."""
+    batches = PIECE_BYTES // max(1, BATCH * int(np.prod(images.shape[1:], dtype=np.int64)))
+    return BATCH * max(1, batches)
 
 
 def _path(folder: Path, name: str, kind: str) -> Path:

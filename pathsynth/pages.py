@@ -6,11 +6,15 @@ import base64
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pathsynth import files
 from pathsynth.errors import DataError, one_line
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 NOTHING = "-"
 MINUTE, HOUR = 60, 3600
@@ -35,15 +39,21 @@ class Chart:
 
 def render(template: str, **values: Any) -> str:
     """Renders a template of the package; every value is escaped, and a name that is not given is an error."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("pathsynth"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        decimals=decimals, percent=percent, significant=significant, whole=whole, seconds=seconds, size=size, span=span
+        decimals=decimals, percent=percent, significant=significant, whole=whole, seconds=seconds, probability=probability
     )
-    return environment.get_template(template).render(**values)
+    environment.globals["interval"] = interval
+    return environment
 
 
 def read_picture(path: Path) -> Picture:
@@ -127,6 +137,27 @@ def size(value: float | None) -> str:
     return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
 
 
-def span(low: float | None, high: float | None, digits: int = 2) -> str:
-    """An interval in words, or nothing."""
-    return "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+def probability(value: float | None) -> str:
+    """A p-value, or a dash; none is written as 0, which it never is."""
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def interval(low: float | None, high: float | None, count: int | None = None) -> str:
+    """An interval in words, or nothing.
+
+    One without width says nothing of what other images would score: where all of `count` images were right, or none, that is
+    said instead.
+
+    Args:
+        low: its lower end, in [0, 1] where `count` is given.
+        high: its upper end.
+        count: how many images were scored, where the score is 1 if all are right and 0 if none is.
+    """
+    if low is None or high is None:
+        return ""
+    if low == high:
+        return {1.0: f"all of {count:,}", 0.0: f"none of {count:,}"}.get(low, "") if count else ""
+    digits = next((more for more in (2, 3, 4) if f"{low:.{more}f}" != f"{high:.{more}f}"), 5)
+    return f"{low:.{digits}f} to {high:.{digits}f}"

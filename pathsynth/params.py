@@ -6,6 +6,7 @@ wrong is one line that names file, key, value and what is allowed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from pathsynth.errors import ParamsError, one_line
 from pathsynth.settings import Benchmark, LoraSettings, Params, Section
 
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
 AnySection = TypeVar("AnySection", bound=Section)
 # Fields that are one of several sections, picked by the value of a key; pydantic puts that value into the location of a fault,
 # where the file has no key.
@@ -120,6 +122,10 @@ def _select(path: Path, tree: dict[str, Any], selector: str, table: str) -> obje
         raise ParamsError(path, table, "must map names to entries")
     if not isinstance(name, str) or name not in entries:
         raise ParamsError(path, selector, f"{name!r} is not an entry of {table}; allowed: {', '.join(map(str, entries))}")
+    if not NAME.fullmatch(name):
+        raise ParamsError(
+            path, selector, f"{name!r}: names have letters, digits, '_', '-' and '.' only, as they name files and rows"
+        )
     return entries[name]
 
 

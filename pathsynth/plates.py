@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from pathsynth.files import write_whole
 from pathsynth.generated import GeneratedSets, LabelledImages, refused
@@ -19,6 +21,9 @@ MARGIN = 36
 COLUMNS, ROWS = 3, 6
 PLATE_IMAGES = COLUMNS * ROWS
 OVERVIEW_IMAGES = 4
+DATA_SET, RAW = "data set", "raw (first attempts)"
+# The text chunk of a plate's PNG that says where its blocks lie.
+BLOCKS = "pathsynth:blocks"
 
 STAND_IN_CAPTION = "synthetic images, {benchmark} benchmark: a stand-in, not medical"
 CAPTION = "synthetic images, {benchmark} benchmark: research only, not for diagnosis"
@@ -58,6 +63,44 @@ class Block:
         return Block(self.title, self.images[:most], self.notes[:most])
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a block lies in its plate, in pixels.
+
+    Attributes:
+        title: the block's.
+        left, top, width, height: its images with their notes; of an empty block the field that says so.
+        pitch: from one row of images to the next.
+    """
+
+    title: str
+    left: int
+    top: int
+    width: int
+    height: int
+    pitch: int
+
+    def rows(self, most: int) -> tuple[int, int, int, int]:
+        """The box of the first `most` rows: left, top, right, bottom."""
+        return self.left, self.top, self.left + self.width, self.top + min(self.height, most * self.pitch)
+
+
+def places(plate: Image.Image) -> dict[str, Place]:
+    """Where the blocks of a plate lie, by their titles; nothing for a picture that does not say so."""
+    try:
+        found = [Place(**place) for place in json.loads(plate.info[BLOCKS])]
+        for place in found:
+            numbers = (place.left, place.top, place.width, place.height, place.pitch)
+            left, top, right, bottom = place.rows(ROWS)
+            if not all(type(number) is int for number in numbers) or not (
+                0 <= left < right <= plate.width and 0 <= top < bottom <= plate.height
+            ):
+                return {}
+        return {place.title: place for place in found}
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+
+
 def caption(benchmark: str, stand_in: bool) -> str:
     """The line under every picture: what the images are, and what they are not for."""
     return (STAND_IN_CAPTION if stand_in else CAPTION).format(benchmark=benchmark)
@@ -86,8 +129,8 @@ def draw_plates(
     wrong = refused(sets.raw, seen, slugs, PLATE_IMAGES)
     for tissue, (slug, label) in enumerate(words.items()):
         blocks = [
-            Block("data set", real.of(tissue, PLATE_IMAGES)),
-            Block("raw (first attempts)", sets.raw.of(tissue, PLATE_IMAGES)),
+            Block(DATA_SET, real.of(tissue, PLATE_IMAGES)),
+            Block(RAW, sets.raw.of(tissue, PLATE_IMAGES)),
             Block("accepted by the gate", sets.accepted.of(tissue, PLATE_IMAGES)),
         ]
         notes = tuple(words[name] for name in wrong[tissue].seen)
@@ -97,14 +140,17 @@ def draw_plates(
 
 
 def write_plates(folder: Path, plates: Mapping[str, Image.Image]) -> None:
-    """Writes NAME.png for each plate.
+    """Writes NAME.png for each plate; that of a tissue says in a text chunk where its blocks lie, for `places`.
 
     Raises:
         DataError: when a file cannot be written.
     """
     for name, plate in plates.items():
+        said = PngInfo()
+        if BLOCKS in plate.info:
+            said.add_text(BLOCKS, plate.info[BLOCKS])
         with write_whole(folder / f"{name}.png") as path:
-            plate.save(path, format="PNG", optimize=True)
+            plate.save(path, format="PNG", optimize=True, pnginfo=said)
 
 
 def draw_plate(label: str, blocks: Sequence[Block], caption: str) -> Image.Image:
@@ -116,12 +162,14 @@ def draw_plate(label: str, blocks: Sequence[Block], caption: str) -> Image.Image
         caption: one line at the foot.
 
     Returns:
-        Palette image, four blocks are about 1350 pixels wide; the same input gives the same pixels.
+        Palette image, four blocks are about 1350 pixels wide; the same input gives the same pixels. Its `info` has where the
+        blocks lie.
     """
     pitches = [_pitch(block) for block in blocks]
     shown = [block.first(COLUMNS * (ROWS * (CELL + GAP) // pitch)) for block, pitch in zip(blocks, pitches, strict=True)]
-    height = max(pitch * max(1, -(-len(block.images) // COLUMNS)) for block, pitch in zip(shown, pitches, strict=True))
-    step, top = _block_width(COLUMNS) + BLOCK_GAP, MARGIN + 72
+    heights = [pitch * max(1, -(-len(block.images) // COLUMNS)) for block, pitch in zip(shown, pitches, strict=True)]
+    width, height, top = _block_width(COLUMNS), max(heights), MARGIN + 72
+    step = width + BLOCK_GAP
     sheet = Image.new("RGB", (2 * MARGIN + len(blocks) * step - BLOCK_GAP, top + height + 58), PAPER)
     draw = ImageDraw.Draw(sheet)
     _text(draw, (MARGIN, MARGIN - 10), label, TITLE_SIZE, INK)
@@ -130,7 +178,13 @@ def draw_plate(label: str, blocks: Sequence[Block], caption: str) -> Image.Image
         _text(draw, (left, top - 30), block.title, HEAD_SIZE, FAINT)
         _draw_block(sheet, block, left, top, pitch, COLUMNS)
     _draw_caption(sheet, caption)
-    return _with_palette(sheet)
+    plate = _with_palette(sheet)
+    lie = [
+        Place(block.title, MARGIN + number * step, top, width, tall - GAP, pitch)
+        for number, (block, tall, pitch) in enumerate(zip(shown, heights, pitches, strict=True))
+    ]
+    plate.info[BLOCKS] = json.dumps([asdict(place) for place in lie])
+    return plate
 
 
 def draw_overview(rows: Sequence[tuple[str, Sequence[Block]]], caption: str, columns: int = 4) -> Image.Image:

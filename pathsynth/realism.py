@@ -7,6 +7,7 @@ the same reference.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,17 +22,54 @@ from pathsynth.scores import DIGITS
 
 if TYPE_CHECKING:
     import torch
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-# The sums over rows of torchmetrics' FrechetInceptionDistance: of features, of their outer products, and their number.
-Sums = dict[str, "torch.Tensor"]
-SUMS = ("features_sum", "features_cov_sum", "features_num_samples")
 
 # What has an interval over all tissues, and the score it is of.
 INTERVALS = {"frechet": "frechet_distance", "kernel": "kernel_distance", "precision": "precision", "density": "density"}
 KERNEL_DIGITS = 8
 # A neighbour at exactly the radius is outside, whatever the rounding of two ways to the same distance.
 TIE = 1.0 - 1e-9
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over rows; those of parts add up to those of the whole.
+
+    Attributes:
+        count: number of rows.
+        total: sum of the rows, float64 (D,).
+        outer: sum of their outer products, float64 (D, D).
+    """
+
+    count: int
+    total: torch.Tensor
+    outer: torch.Tensor
+
+    def without(self, part: Sums) -> Sums:
+        """Sums over the rows that are not in a part of them."""
+        return Sums(self.count - part.count, self.total - part.total, self.outer - part.outer)
+
+    def mean(self) -> torch.Tensor:
+        """Mean (D,), of at least 1 row."""
+        return self.total / self.count
+
+    def covariance(self) -> torch.Tensor:
+        """Unbiased covariance (D, D), of at least 2 rows."""
+        return (self.outer - self.total[:, None] * self.mean()) / (self.count - 1)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """The normal distribution that others are compared with in a Fréchet distance.
+
+    Attributes:
+        mean: float64 (D,).
+        trace: of the covariance.
+        root: symmetric root of the covariance, float64 (D, D).
+    """
+
+    mean: torch.Tensor
+    trace: float
+    root: torch.Tensor
 
 
 @dataclass
@@ -49,9 +87,9 @@ class RealImages:
     device: str = "cpu"
 
     @cached_property
-    def sums(self) -> Sums:
-        """Sums for the Fréchet distance."""
-        return feature_sums(self.rows)
+    def normal(self) -> Normal:
+        """Their side of the Fréchet distance."""
+        return normal(feature_sums(self.rows))
 
     @cached_property
     def radii(self) -> torch.Tensor:
@@ -76,15 +114,25 @@ class Reference:
         if neighbours < 1:
             raise ValueError(f"neighbours: {neighbours} is less than 1")
         self.labels = _checked(rows, labels, "reference")
+        self._rows = rows
         self.whole = RealImages(rows, neighbours, device)
         self._tissues: dict[int, RealImages] = {}
 
     def tissue(self, index: int) -> RealImages:
         """The images of one tissue."""
         if index not in self._tissues:
-            rows = chosen(self.whole.rows, np.flatnonzero(self.labels == index))
+            rows = chosen(self._rows, np.flatnonzero(self.labels == index))
             self._tissues[index] = RealImages(rows, self.whole.neighbours, self.whole.device)
         return self._tissues[index]
+
+    def mixed(self, indices: np.ndarray) -> Reference:
+        """The same with these of its images, sorted indices (n,), as the whole; each tissue keeps all of its own.
+
+        For sets whose tissues are mixed otherwise: the whole is then mixed like them.
+        """
+        other = copy.copy(self)
+        other.whole = RealImages(chosen(self._rows, indices), self.whole.neighbours, self.whole.device)
+        return other
 
 
 class Settings(NamedTuple):
@@ -147,55 +195,65 @@ def realism_scores(
 
 
 def feature_sums(rows: Rows, size: int = BLOCK) -> Sums:
-    """Sums of features (N, D) that a Fréchet distance needs, in blocks of rows; sums of parts add up to those of the whole."""
-    metric = _frechet_metric(rows.shape[1])
+    """Sums of features (N, D), in blocks of rows."""
+    import torch
+
+    total = torch.zeros(rows.shape[1], dtype=torch.float64)
+    outer = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
     for _, block in pieces(rows, size=size):
-        metric.update(block, real=True)
-    return {name: getattr(metric, f"real_{name}") for name in SUMS}
+        total += block.sum(dim=0)
+        outer.addmm_(block.T, block)
+    return Sums(len(rows), total, outer)
 
 
-def frechet_distance(real: Sums, scored: Sums) -> float:
-    """Fréchet distance of two normal distributions with these moments (Heusel et al., NeurIPS 2017, equation 6).
+def normal(sums: Sums) -> Normal:
+    """The normal distribution with the mean and the covariance of at least 2 rows."""
+    import torch
 
-    By torchmetrics' FrechetInceptionDistance, with the unbiased covariances.
+    covariance = sums.covariance()
+    with _one_thread():
+        values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0.0).sqrt() @ vectors.T
+    return Normal(sums.mean(), float(covariance.trace()), root)
+
+
+def frechet_distance(real: Normal, scored: Sums) -> float:
+    """Fréchet distance of two normal distributions (Heusel et al., NeurIPS 2017, equation 6).
+
+    |m - n|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) of the means m, n and the unbiased covariances A, B. A B has the eigenvalues
+    of A^(1/2) B A^(1/2), which is symmetric.
 
     Args:
-        real: sums over at least 2 rows.
+        real: of at least 2 rows.
         scored: sums over at least 2 rows.
 
     Returns:
-        Distance >= 0; a root of rounding errors below 0 counts as 0.
+        Distance >= 0; what rounding leaves below 0 counts as 0.
     """
-    metric = _frechet_metric(len(real["features_sum"]))
-    # no rows: this only tells the metric in which precision to answer
-    metric.update(real["features_sum"][None][:0], real=True)
-    states = {f"{side}_{name}": sums[name] for side, sums in (("real", real), ("fake", scored)) for name in SUMS}
-    metric.merge_state(states)
+    import torch
+
+    covariance = scored.covariance()
+    both = real.root @ covariance @ real.root
     with _one_thread():
-        return max(0.0, float(metric.compute()))
+        values = torch.linalg.eigvalsh(both)
+    roots = values.clamp(min=0.0).sqrt().sum()
+    means = (real.mean - scored.mean()).square().sum()
+    return max(0.0, float(means + real.trace + covariance.trace() - 2.0 * roots))
 
 
-def frechet_interval(features: Rows, groups: np.ndarray, real: RealImages) -> tuple[float, float]:
-    """95 % interval of the Fréchet distance by the delete-a-group jackknife (see `jackknife_half_width`).
+def frechet_half_width(features: Rows, total: Sums, groups: np.ndarray, real: RealImages) -> float:
+    """Half the width of the 95 % interval of the Fréchet distance by the delete-a-group jackknife (see `jackknife_half_width`).
 
     It says how the distance would vary with other images of the same number, bias included, which `frechet_bias` measures.
 
     Args:
         features: (N, D).
+        total: sums over them.
         groups: integers (N,) from 0, see `jackknife_groups`.
         real: the real images.
-
-    Returns:
-        Lower bound >= 0, and upper bound.
     """
-    total = feature_sums(features)
-    without = []
-    for group in range(groups.max() + 1):
-        left_out = feature_sums(chosen(features, np.flatnonzero(groups == group)))
-        without.append(frechet_distance(real.sums, _minus(total, left_out)))
-    distance = frechet_distance(real.sums, total)
-    half = jackknife_half_width(without)
-    return max(0.0, distance - half), distance + half
+    parts = (feature_sums(chosen(features, np.flatnonzero(groups == group))) for group in range(groups.max() + 1))
+    return jackknife_half_width([frechet_distance(real.normal, total.without(part)) for part in parts])
 
 
 def frechet_bias(count: int, real: RealImages, rng: np.random.Generator) -> float:
@@ -208,15 +266,16 @@ def frechet_bias(count: int, real: RealImages, rng: np.random.Generator) -> floa
         real: the real images.
         rng: draws.
     """
-    drawn = np.sort(rng.choice(len(real.rows), count, replace=False))
-    sums = feature_sums(chosen(real.rows, drawn))
-    return frechet_distance(_minus(real.sums, sums), sums)
+    drawn = np.zeros(len(real.rows), bool)
+    drawn[rng.choice(len(drawn), count, replace=False)] = True
+    own, others = (feature_sums(chosen(real.rows, np.flatnonzero(which))) for which in (drawn, ~drawn))
+    return frechet_distance(normal(others), own)
 
 
 def kernel_distance(features: Rows, real: RealImages, subsets: int, size: int, rng: np.random.Generator) -> tuple[float, float]:
     """Kernel distance: squared maximum mean discrepancy, mean over subsets (Bińkowski et al., ICLR 2018, section 4).
 
-    The kernel is (x y / D + 1)^3; each subset's estimate, torchmetrics' `poly_mmd`, is unbiased and may be below 0.
+    Each subset's estimate is unbiased and may be below 0.
 
     Args:
         features: (N, D), N >= 2.
@@ -228,8 +287,6 @@ def kernel_distance(features: Rows, real: RealImages, subsets: int, size: int, r
     Returns:
         The mean, and its variance by the choice of the subsets alone.
     """
-    from torchmetrics.image.kid import poly_mmd
-
     size = min(size, len(features), len(real.rows))
 
     def draw(rows: Rows) -> torch.Tensor:
@@ -237,8 +294,26 @@ def kernel_distance(features: Rows, real: RealImages, subsets: int, size: int, r
         return next(block for _, block in pieces(chosen(rows, indices), real.device, size))
 
     with _one_thread():
-        values = np.array([float(poly_mmd(draw(real.rows), draw(features))) for _ in range(subsets)])
+        values = np.array([unbiased_discrepancy(draw(real.rows), draw(features)) for _ in range(subsets)])
     return float(values.mean()), float(values.var(ddof=1) / subsets) if subsets > 1 else 0.0
+
+
+def polynomial_kernel(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Kernel (x y / D + 1)^3 (N, M) of rows (N, D) and (M, D)."""
+    return (first @ second.T).div_(first.shape[1]).add_(1.0).pow_(3)
+
+
+def unbiased_discrepancy(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Squared maximum mean discrepancy of rows (N, D) and (M, D), at least 2 of each, by `polynomial_kernel`.
+
+    The estimate without a row's kernel with itself (Gretton et al., JMLR 2012, lemma 6).
+    """
+
+    def mean_of_pairs(rows: torch.Tensor) -> torch.Tensor:
+        kernel = polynomial_kernel(rows, rows)
+        return (kernel.sum() - kernel.trace()) / (len(rows) * (len(rows) - 1))
+
+    return float(mean_of_pairs(first) + mean_of_pairs(second) - 2.0 * polynomial_kernel(first, second).mean())
 
 
 def kernel_half_width(features: Rows, groups: np.ndarray, real: RealImages, choice: float) -> float:
@@ -325,7 +400,11 @@ def recall(features: Rows, real: RealImages, size: int = BLOCK) -> float:
 
 
 def bootstrap_mean(values: np.ndarray, labels: np.ndarray, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a mean (N,), stratified by tissue as `scores.bootstrap_macro_f1`."""
+    """95 % percentile bootstrap interval of a mean (N,), stratified by tissue as `scores.bootstrap_macro_f1`.
+
+    Where the values of each tissue are all equal, such as 1 when every image is in a ball, the interval has no width: nothing
+    that could be drawn differs. It does not say that other images would give the same mean.
+    """
     totals = np.zeros(resamples)
     for tissue in np.unique(labels):
         kinds, counts = np.unique(values[labels == tissue], return_counts=True)
@@ -356,13 +435,13 @@ class _Comparison:
 
     def frechet(self) -> dict:
         few = min(len(self.features), len(self.real.rows))
-        scores = {
-            "frechet_distance": frechet_distance(self.real.sums, feature_sums(self.features)),
-            "frechet_full_rank": few > self.features.shape[1],
-        }
+        sums = feature_sums(self.features)
+        distance = frechet_distance(self.real.normal, sums)
+        scores = {"frechet_distance": distance, "frechet_full_rank": few > self.features.shape[1]}
         if self.groups is None:
             return scores
-        return scores | _ends("frechet", *frechet_interval(self.features, self.groups, self.real))
+        half = frechet_half_width(self.features, sums, self.groups, self.real)
+        return scores | _ends("frechet", max(0.0, distance - half), distance + half)
 
     def bias(self) -> dict:
         return {"frechet_bias": frechet_bias(len(self.features), self.real, self.rng(0))}
@@ -441,7 +520,6 @@ def _rounded(scores: dict) -> dict:
 def _kernel_sums(features: Rows, groups: np.ndarray, real: RealImages) -> tuple[np.ndarray, np.ndarray]:
     """Sums of the kernel over pairs of different images by group (G, G), and over pairs of an image and a real one (G,)."""
     import torch
-    from torchmetrics.image.kid import poly_kernel
 
     member = torch.nn.functional.one_hot(torch.tensor(groups, device=real.device)).double()
     within = torch.zeros(member.shape[1], member.shape[1], dtype=torch.float64, device=real.device)
@@ -450,25 +528,15 @@ def _kernel_sums(features: Rows, groups: np.ndarray, real: RealImages) -> tuple[
         for there, others in pieces(features, real.device):
             if there.start > here.start:
                 break
-            sums = member[here].T @ _without_self(poly_kernel(block, others), here == there) @ member[there]
+            sums = member[here].T @ _without_self(polynomial_kernel(block, others), here == there) @ member[there]
             within += sums if here == there else sums + sums.T
         for _, others in pieces(real.rows, real.device):
-            across += member[here].T @ poly_kernel(block, others).sum(dim=1)
+            across += member[here].T @ polynomial_kernel(block, others).sum(dim=1)
     return within.cpu().numpy(), across.cpu().numpy()
 
 
 def _without_self(kernel: torch.Tensor, same: bool) -> torch.Tensor:
     return kernel.fill_diagonal_(0.0) if same else kernel
-
-
-def _frechet_metric(dimensions: int) -> FrechetInceptionDistance:
-    """The metric of torchmetrics, of features that are already there."""
-    import torch
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    network = torch.nn.Identity()
-    network.register_buffer("num_features", torch.tensor(dimensions))
-    return FrechetInceptionDistance(feature=network)
 
 
 @contextmanager
@@ -482,10 +550,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _minus(total: Sums, part: Sums) -> Sums:
-    return {name: total[name] - part[name] for name in SUMS}
 
 
 def _checked(rows: Rows, labels: np.ndarray, name: str) -> np.ndarray:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pathsynth import charts
 from pathsynth.charts import Axis, Series
 from pathsynth.pages import Chart, decimals, seconds, size, whole
+from pathsynth.report_input import ReportInput, Table
 from pathsynth.report_words import View, kind, spoken_ends
-
-if TYPE_CHECKING:
-    from pathsynth.report import ReportInput, Table
 
 SLOWEST = 5
 
@@ -67,7 +65,8 @@ def _facts(content: ReportInput, found: Mapping[str, Any]) -> Iterator[View]:
     trained, generated = content.logs.get("train_lora"), content.logs.get("generate_filtered")
     yield _fact("Training of the LoRA", *_measured(trained, seconds((trained or {}).get("seconds"))))
     for log, words in ((trained, "training"), (generated, "generation")):
-        yield _fact(f"Most memory, {words}", *_measured(log, _memory(log or {})))
+        first = " (first process)" if (log or {}).get("processes", 1) != 1 else ""
+        yield _fact(f"Most memory, {words}{first}", *_measured(log, _memory(log or {})))
     yield _fact("Time per accepted image", *_measured(generated, seconds(_seconds_per_accepted(content))))
 
 
@@ -76,7 +75,11 @@ def _fact(name: str, value: str, note: str = "") -> View:
 
 
 def _measured(log: Mapping[str, Any] | None, value: str) -> tuple[str, str]:
-    return ("not measured here", "") if log is None else (value, f"on {log.get('device', 'a device that is not known')}")
+    if log is None:
+        return "not measured here", ""
+    processes = log.get("processes", 1)
+    beside = f", {processes} processes" if processes != 1 else ""
+    return value, f"on {log.get('device', 'a device that is not known')}{beside}"
 
 
 def _memory(log: Mapping[str, Any]) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pathsynth import charts
+from pathsynth import charts, labels
 from pathsynth.charts import Axis, Series
-from pathsynth.pages import Chart, decimals, significant
+from pathsynth.pages import Chart, decimals, interval, significant
+from pathsynth.report_input import ReportInput
 from pathsynth.report_words import View, kind, spoken
-
-if TYPE_CHECKING:
-    from pathsynth.report import ReportInput
 
 # Score, its name, how its interval's keys begin, which way is better, and what it says.
 REALISM = (
@@ -30,10 +28,22 @@ REALISM = (
     ("density", "Density", "density", "higher", "how many real images a generated one is close to; may pass 1"),
     ("coverage", "Coverage", "coverage", "higher", "share of real images with a generated one close by: variety"),
 )
-SCORED = (("raw", "raw"), ("accepted", "accepted"), ("floor", "real test images"))
-TRAINED_ON = (("real", "real images"), ("synthetic", "synthetic images"), ("real_and_synthetic", "real and synthetic images"))
+# Key, name, and the name where there is little room.
+SCORED = (
+    ("raw", "raw", "raw"),
+    ("accepted", "accepted", "accepted"),
+    ("val", "real validation images", "val"),
+    ("floor", "real test images", "test"),
+)
+TRAINED_ON = (
+    ("real", "real images"),
+    ("synthetic", "synthetic images"),
+    ("real_and_synthetic", "real and synthetic images"),
+    ("twice_real", "twice as many real images"),
+)
+CHANCE = 0.05
 LOOKED_AT = (("features", "by features of the network"), ("pixels", "by pixels"))
-_TISSUE_GROUPS = (("frechet_distance", "precision", "recall", "coverage"), ("kernel_distance", "density"))
+_TISSUE_GROUPS = (("frechet_distance", "kernel_distance"), ("precision", "density"), ("recall", "coverage"))
 
 
 def realism(content: ReportInput) -> View:
@@ -48,10 +58,11 @@ def realism(content: ReportInput) -> View:
     axis, told = Axis("kernel distance", (None, None)), spoken("Kernel distance", content.labels, apart, significant)
     distance = charts.bars("distance", content.labels, apart, axis, told)
     return {
+        "other_centre": content.labels == labels.PATHMNIST,
         "extractor": found.get("extractor", "not known"),
         "dimensions": found.get("dimensions"),
         "neighbours": found.get("nearest_neighbours"),
-        "heads": [{"name": words, "scores": scored} for words, scored in sets],
+        "heads": [{"name": words, "short": short, "scores": found[key]} for key, words, short in SCORED],
         "rows": [_measure(measure, sets) for measure in REALISM],
         "few": few(content),
         "undefined": [reason for words, scored in sets for reason in _undefined(words, scored)],
@@ -80,7 +91,7 @@ def few(content: ReportInput) -> list[str]:
 def _compared(content: ReportInput) -> list[tuple[str, Mapping[str, Any]]]:
     """Every set that was compared with real images: its name and its scores."""
     found = content.evaluation["realism"]
-    return [(words, found[key]) for key, words in SCORED if key in found]
+    return [(words, found[key]) for key, words, _ in SCORED]
 
 
 def _of_tissue(scored: Mapping[str, Any], slug: str) -> Mapping[str, Any]:
@@ -92,8 +103,11 @@ def _measure(measure: tuple[str, str, str, str, str], sets: Sequence[tuple[str, 
     cells = []
     for _, scored in sets:
         low, high, shown = scored.get(f"{prefix}_low"), scored.get(f"{prefix}_high"), _written(key)
-        interval = "" if low is None or high is None else f"{shown(low)} to {shown(high)}"
-        cells.append({"value": shown(scored.get(key)), "interval": interval})
+        if low is None or high is None or low == high:
+            between = interval(low, high, scored["n_images"]) if key == "precision" else ""
+        else:
+            between = f"{shown(low)} to {shown(high)}"
+        cells.append({"value": shown(scored.get(key)), "interval": between})
     return {"name": name, "better": better, "words": words, "cells": cells, "part": not better}
 
 
@@ -126,7 +140,7 @@ def usefulness(content: ReportInput) -> View | None:
     found = content.usefulness
     if found is None:
         return None
-    rows = [{"name": name, "scores": found[key]} for key, name in TRAINED_ON if key in found]
+    rows = [{"name": name, "scores": found[key]} for key, name in TRAINED_ON]
     series = []
     for row in rows:
         means, deviations = (
@@ -142,7 +156,7 @@ def usefulness(content: ReportInput) -> View | None:
         told = spoken("Mean F1 on real test images by what was learnt from", content.labels, series)
         drawn = charts.bars("usefulness", content.labels, series, Axis("F1 on real test images"), told)
         chart = Chart(drawn, f"Mean F1 over {found['repeats']} trainings; the whiskers are one standard deviation each way.")
-    return {"repeats": found.get("repeats"), "rows": rows, "chart": chart}
+    return {"repeats": found["repeats"], "steps": found["steps"], "made": found["trained_on"], "rows": rows, "chart": chart}
 
 
 def copying(content: ReportInput) -> View:
@@ -170,9 +184,6 @@ def copying(content: ReportInput) -> View:
 def _copying_verdict(found: Mapping[str, Any]) -> str:
     if "share_below" not in found:
         return "; ".join(found.get("undefined", {}).values()) or "not measured"
-    low, high, expected = found.get("low"), found.get("high"), found.get("expected", 0.01)
-    if low is None or high is None:
-        return ""
-    if low > expected:
-        return "more than chance: look at the pairs"
-    return "fewer than chance" if high < expected else "no more than chance"
+    if found["p_more"] < CHANCE:
+        return "more than chance would give: look at the pairs"
+    return "no more than chance would give"

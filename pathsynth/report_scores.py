@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pathsynth import charts, labels
 from pathsynth.charts import Axis, Series
 from pathsynth.pages import Chart, percent
-from pathsynth.report_words import View, kind, on_real, spoken, spoken_ends, trust
-
-if TYPE_CHECKING:
-    from pathsynth.report import ReportInput, Table
+from pathsynth.report_input import ReportInput, Table
+from pathsynth.report_words import View, kind, on_real, spoken, spoken_ends, trust, without_width
 
 # Published in arXiv 2506.00786; the interval is our bootstrap of its confusion matrix of 90 images.
 ARXIV = "2506.00786"
@@ -26,6 +24,14 @@ SETS = (
     ("filtered_colour", "Accepted, by colour alone", "colour", "control, after filtering"),
     ("untuned", "Untuned base, by the judge", "judge", "the same prompts without the LoRA"),
 )
+# What is otherwise of a set that another generator made: nothing was drawn again.
+OF_A_SET = {
+    "": "the paper's measure: all images, seen by the gate",
+    "filtered_judge": "those in which the gate sees the class, seen by the network that took no part",
+    "filtered_colour": "control, of those in which the gate sees the class",
+    "raw": "all images",
+    "accepted": "those in which the gate sees the class",
+}
 MATRICES = (
     ("raw", "gate", "Raw images, by the gate", "first attempts"),
     ("raw", "judge", "Raw images, by the judge", "the same images"),
@@ -43,6 +49,7 @@ def scored_sets(content: ReportInput) -> list[View]:
         scores = content.evaluation.get(key) if key else content.evaluation
         # a set that another generator made has no untuned base
         if scores is not None:
+            note = note if content.of_lora else OF_A_SET.get(key, note)
             found.append({"name": name, "note": note, "scores": scores, "on_real": on_real(content, by), "by": by})
     return found
 
@@ -56,6 +63,7 @@ def headline(content: ReportInput) -> View:
         "gaming": content.evaluation["gate_gaming"],
         "trust": trust(content, "judge"),
         "gate_trust": trust(content, "gate"),
+        "without_width": without_width(content.evaluation),
     }
 
 
@@ -71,6 +79,7 @@ def tissues(content: ReportInput) -> View | None:
     found: list[View] = []
     for label, slug in zip(content.labels, content.slugs, strict=True):
         row: View = {"label": label, "generation": (content.generation or {}).get("per_tissue", {}).get(slug)}
+        row["n"] = {name: int(content.confusion[name, "gate"][len(found)].sum()) for name in ("raw", "accepted")}
         for name, key in (("gate", ""), ("judge", "judge"), ("colour", "colour"), ("accepted", "filtered_judge")):
             scored = content.evaluation.get(key, {}) if key else content.evaluation
             row[name] = scored.get("per_tissue", {}).get(slug, {})
@@ -104,6 +113,8 @@ def confusion(content: ReportInput) -> View:
     """Prompted against predicted tissue, counted."""
     matrices = []
     for name, by, title, note in MATRICES:
+        if by == "gate" and name == "raw" and not content.of_lora:
+            note = OF_A_SET["raw"]
         worth = f"; the judge is {trust(content, by)}" if by == "judge" and trust(content, by) else ""
         rows = list(_matrix_rows(content.labels, content.confusion[name, by]))
         matrices.append({"title": title, "note": note + worth, "rows": rows})
@@ -154,12 +165,16 @@ def _threshold_charts(content: ReportInput, rows: Table) -> Iterator[Chart]:
     ]
     drawn = charts.lines("threshold", both, x, Axis("share", (0.0, 1.02), percent=True), spoken_ends("Threshold", both))
     yield Chart(drawn, "What it buys: how many raw images are kept, and how many of those are right by the judge.")
-    price = [Series("attempts per accepted image", [row["attempts_per_accepted"] for row in rows], x=xs)]
+    price = [Series("expected attempts per accepted image", [row["expected_attempts"] for row in rows], x=xs)]
     if any(value is not None for value in price[0].values):
         drawn = charts.lines("price", price, x, Axis("attempts per image", (0.0, None)), spoken_ends("Price", price))
-        yield Chart(
-            drawn, f"What it costs: attempts per accepted image; the line ends where some {kind(content)} keeps nothing."
-        )
+        words = f"What it costs: attempts per accepted image, as first attempts let expect, the mean over {_kinds(content)}"
+        other = " (the section on cost counts all attempts together)" if "cost" in content.evaluation else ""
+        yield Chart(drawn, f"{words}{other}; the line ends where a {kind(content)} keeps nothing.")
+
+
+def _kinds(content: ReportInput) -> str:
+    return "tissues" if kind(content) == "tissue" else "classes"
 
 
 def robustness(content: ReportInput) -> View | None:
@@ -174,14 +189,16 @@ def robustness(content: ReportInput) -> View | None:
         for one, case, words in cases
         if case != "undefined"
     ]
-    reasons = [(one, found.get("gate", {}).get(one, {}).get("undefined")) for one in CORRUPTED]
+    missing = {
+        one: why for by in ("gate", "judge") for one in CORRUPTED if (why := found.get(by, {}).get(one, {}).get("undefined"))
+    }
     names = [words for _, case, words in cases if case != "undefined"]
     series = [Series(by, [row[by].get("macro_f1") for row in rows]) for by in ("gate", "judge")]  # type: ignore[attr-defined]
     drawn = charts.bars("robustness", names, series, Axis("macro F1"), spoken("Macro F1 on real test images", names, series))
     return {
         "rows": rows,
         "n_images": found.get("n_images"),
-        "undefined": [f"{one}: {why}" for one, why in reasons if why],
+        "undefined": [f"{one}: {why}" for one, why in missing.items()],
         "chart": Chart(drawn, "Macro F1 of gate and judge on the same real test images, as they are and worse."),
     }
 
@@ -216,8 +233,13 @@ def training(content: ReportInput) -> View | None:
     if of_classifiers:
         told = spoken_ends("Macro F1 on validation images", of_classifiers)
         svg = charts.lines("learning", of_classifiers, Axis("epoch", (None, None)), Axis("macro F1", (None, None)), told)
-        drawn.append(Chart(svg, "Macro F1 of gate and judge on validation images; the epoch kept is the best or the last."))
+        drawn.append(Chart(svg, f"Macro F1 of gate and judge on validation images. {_kept(content)}"))
     return {"charts": drawn} if drawn else None
+
+
+def _kept(content: ReportInput) -> str:
+    """Which epoch was kept of gate and judge."""
+    return "Kept: " + ", ".join(f"the {kept} epoch of the {by}" for by, kept in content.checkpoints.items()) + "."
 
 
 def _thinned(steps: list[float], values: list[float | None]) -> tuple[list[float], list[float | None]]:
@@ -248,4 +270,5 @@ def classifiers(content: ReportInput) -> View:
     ]
     colour = content.evaluation["real_images"].get("colour", {})
     rows += [{"name": "colour alone", "split": words, "scores": {"accuracy": colour.get(split)}} for split, words in splits]
-    return {"rows": rows, "published": content.labels == labels.PATHMNIST}
+    best = [by for by, kept in content.checkpoints.items() if kept == "best"]
+    return {"rows": rows, "published": content.labels == labels.PATHMNIST, "chosen": " and ".join(best)}

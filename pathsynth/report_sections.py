@@ -5,36 +5,65 @@ A section whose numbers were not measured is left out; its function gives None t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pathsynth import labels, pages
+from pathsynth.errors import DataError, one_line
 from pathsynth.pages import flat
 from pathsynth.report_cost import cost
+from pathsynth.report_input import ReportInput
 from pathsynth.report_realism import copying, few, realism, usefulness
 from pathsynth.report_scores import calibration, classifiers, confusion, headline, robustness, scores, tissues, training
 from pathsynth.report_words import View, kind
 
-if TYPE_CHECKING:
-    from pathsynth.report import ReportInput
+# Where the numbers of a section come from, if not from what the stage evaluate leaves alone.
+SOURCES = {
+    "heading": ("metrics/evaluation.json or metrics/generation.json", "evaluate"),
+    "tissues": ("metrics/evaluation.json or metrics/generation.json", "evaluate"),
+    "usefulness": ("metrics/usefulness.json", "measure_usefulness"),
+    "cost": ("metrics/evaluation.json, metrics/generation.json, metrics/lora.json or logs", "evaluate"),
+    "robustness": ("metrics/robustness.json", "observe_real"),
+    "training": ("plots/curves", "train_lora"),
+    "classifiers": ("metrics/gate.json or metrics/judge.json", "train_classifier"),
+    "parameters": ("logs", "train_lora"),
+}
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section: its anchor, from which its template is named, its heading, and what its template shows."""
+    """One section: its anchor, its heading, and the HTML below it."""
 
     anchor: str
     title: str
-    view: View
+    body: str
 
-    @property
-    def template(self) -> str:
-        """Name of the template."""
-        return f"report_{self.anchor}.html.j2"
+
+@contextmanager
+def blamed(section: str) -> Iterator[None]:
+    """Turns what a value of the wrong kind does to the code of a section into one line on the files it comes from.
+
+    Raises:
+        DataError: naming the files, the section's anchor and the stage to run.
+    """
+    from jinja2 import UndefinedError
+
+    try:
+        yield
+    except (UndefinedError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        source, stage = SOURCES.get(section, ("metrics/evaluation.json", "evaluate"))
+        problem = f"lacks a value, or has one of another kind, for the section {section} ({one_line(error)})"
+        raise DataError(source, f"{problem}; run the stage {stage} anew") from error
 
 
 def sections(content: ReportInput) -> list[Section]:
-    """The sections of the page, in order, without those that have nothing to show."""
+    """The sections of the page, in order, without those that have nothing to show.
+
+    Raises:
+        DataError: as `blamed`.
+    """
     word = kind(content)
     views: tuple[tuple[str, str, Callable[[ReportInput], View | None]], ...] = (
         ("headline", f"Macro F1 of prompted against predicted {word}", headline),
@@ -53,8 +82,14 @@ def sections(content: ReportInput) -> list[Section]:
         ("limits", "What may not be concluded", limits),
         ("parameters", "Parameters and versions", parameters),
     )
-    found = ((anchor, title, view(content)) for anchor, title, view in views)
-    return [Section(anchor, title, view) for anchor, title, view in found if view is not None]
+    found = []
+    for anchor, title, view in views:
+        with blamed(anchor):
+            shown = view(content)
+            if shown is not None:
+                body = pages.render(f"report_{anchor}.html.j2", content=content, kind=word, view=shown)
+                found.append(Section(anchor, title, body))
+    return found
 
 
 def pictures(content: ReportInput) -> View | None:
@@ -71,7 +106,12 @@ def pictures(content: ReportInput) -> View | None:
 def limits(content: ReportInput) -> View:
     """What the figures do not say."""
     extractor = str(content.evaluation["realism"].get("extractor"))
-    return {"by_judge": "judge" in extractor, "few": bool(few(content)), "useful": content.usefulness is not None}
+    return {
+        "by_judge": "judge" in extractor,
+        "few": bool(few(content)),
+        "useful": content.usefulness is not None,
+        "other_centre": content.labels == labels.PATHMNIST,
+    }
 
 
 def parameters(content: ReportInput) -> View:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pathsynth import labels
 from pathsynth.charts import Series
-from pathsynth.pages import decimals, percent, significant, span
-
-if TYPE_CHECKING:
-    from pathsynth.report import ReportInput
+from pathsynth.pages import decimals, interval, percent, significant
+from pathsynth.report_input import ReportInput
 
 View = dict[str, Any]
 
@@ -57,6 +55,16 @@ def points(series: Series) -> list[tuple[float, float]]:
     return [(x, value) for x, value in zip(series.x, series.values, strict=True) if value is not None]
 
 
+def without_width(scores: Mapping[str, Any]) -> bool:
+    """Whether some score, or one nested in it, has an interval whose ends are the same."""
+    return any(
+        without_width(value)
+        if isinstance(value, Mapping)
+        else key.endswith("_low") and value is not None and value == scores.get(f"{key.removesuffix('_low')}_high")
+        for key, value in scores.items()
+    )
+
+
 def _span(series: Series, row: int) -> str:
-    shown = span(series.low[row], series.high[row]) if len(series.low) else ""
+    shown = interval(series.low[row], series.high[row]) if len(series.low) else ""
     return f" ({shown})" if shown else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +13,11 @@ from numpy.lib import format as npy
 
 from pathsynth.errors import DataError
 from pathsynth.files import DAMAGE, HEADER_READERS, reason
+
+# Rows that lie apart by no more bytes are read together: what is between them costs less than one more access.
+GAP = 2**15
+# Most bytes that are read together with what is between.
+SPAN = 2**22
 
 
 class Rows(Protocol):
@@ -29,7 +36,8 @@ class Rows(Protocol):
 class RowFile:
     """The array of a .npy file, of which only the rows that are asked for are in memory.
 
-    numpy's memory maps would do, but the pages that they have read count as the process's memory.
+    numpy's memory maps would do, but the pages that they have read count as the process's memory. The file is opened once, and
+    closed when the object goes.
 
     Attributes:
         shape: (N, ...).
@@ -47,6 +55,8 @@ class RowFile:
                 self.shape, fortran, self.dtype = HEADER_READERS[version](file)
                 self._start = file.tell()
                 held = file.seek(0, 2) - self._start
+                self._descriptor = os.dup(file.fileno())
+                weakref.finalize(self, os.close, self._descriptor)
         except OSError as error:
             raise DataError(path, f"could not be read: {reason(error)}") from error
         except (*DAMAGE, KeyError) as error:
@@ -65,18 +75,38 @@ class RowFile:
                 raise ValueError("rows are read from start to stop, without steps")
             return self._read(start, max(0, stop - start))
         indices = np.asarray(key)
-        # neighbours are read together, so that a run of rows is one access
-        runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1) if len(indices) else []
-        parts = [self._read(int(run[0]), len(run)) for run in runs]
-        return np.concatenate(parts) if parts else self._read(0, 0)
+        picked = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        row = max(1, self._row)
+        for here in _spans(indices, near=GAP // row, most=max(1, SPAN // row)):
+            first, last = int(indices[here.start]), int(indices[here.stop - 1])
+            picked[here] = self._read(first, last + 1 - first)[indices[here] - first]
+        return picked
 
     def _read(self, start: int, count: int) -> np.ndarray:
-        with open(self.path, "rb") as file:
-            file.seek(self._start + start * self._row)
-            data = file.read(count * self._row)
-        if len(data) != count * self._row:
-            raise DataError(self.path, f"ends before row {start + count}")
-        return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+        rows = np.empty((count, *self.shape[1:]), self.dtype)
+        room, done = rows.reshape(-1).view(np.uint8).data, 0
+        try:
+            # one access reads 2 GB at most
+            while done < len(room):
+                read = os.preadv(self._descriptor, [room[done:]], self._start + start * self._row + done)
+                if read == 0:
+                    raise DataError(self.path, f"ends before row {start + count}")
+                done += read
+        except OSError as error:
+            raise DataError(self.path, f"could not be read: {reason(error)}") from error
+        return rows
+
+
+def _spans(indices: np.ndarray, near: int, most: int) -> Iterator[slice]:
+    """Yields which indices are read together: none further than `near` rows after the one before, `most` rows in all."""
+    steps = np.diff(indices)
+    breaks = np.flatnonzero((steps < 0) | (steps > near + 1)) + 1
+    start = 0
+    for stop in [*breaks.tolist(), len(indices)]:
+        while start < stop:
+            end = start + int(np.searchsorted(indices[start:stop], indices[start] + most))
+            yield slice(start, end)
+            start = end
 
 
 class _Chosen:

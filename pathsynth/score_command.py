@@ -9,21 +9,18 @@ import click
 import numpy as np
 
 from pathsynth.archives import SPLITS, read_generated
-from pathsynth.classifier import Classifier, load_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.errors import DataError, PathsynthError
 from pathsynth.evaluation import write_tables
-from pathsynth.extractors import load_extractor
 from pathsynth.files import read_json, write_json
 from pathsynth.generated import GeneratedSets, LabelledImages, check_labels
 from pathsynth.params import load_params
 from pathsynth.plates import write_plates
-from pathsynth.prepared import Prepared, open_prepared
 from pathsynth.processes import temporary_folder
 from pathsynth.report import read_report, write_report
 from pathsynth.rows import chosen
-from pathsynth.scoring import score_sets
+from pathsynth.scoring import Bench, open_bench, score_sets
 from pathsynth.settings import Params
 from pathsynth.summary import headlines
 from pathsynth.usefulness import usefulness
@@ -54,18 +51,17 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
 
     The benchmark's classifiers must be there: `dvc repro observe_real` or `dvc pull`.
     """
-    params, device = load_params(params_path), pick_device()
+    params = load_params(params_path)
     _check_new(out)
-    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
-    gate, judge = (load_classifier(models / role, device, data.slugs) for role in ("gate", "judge"))
+    bench = open_bench(params, params_path.parent, prepared, observed, models / "gate", models / "judge")
     shared = {role: read_json(metrics / f"{role}.json") for role in SHARED}
-    extractor = load_extractor(params.benchmark.evaluation.realism.features, params_path.parent, device, judge)
     with temporary_folder(scratch) as folder:
-        sets = _as_sets(archive, split, data, gate, folder)
-        result, sheets = score_sets(sets, params, data, observed, gate, judge, extractor, folder)
+        sets = _as_sets(archive, split, bench, folder)
+        result, sheets = score_sets(sets, params, bench, folder)
         if useful:
             settings = params.benchmark.evaluation.usefulness
-            shared["usefulness"] = usefulness(data, sets.raw, settings, params.seed, device, params_path.parent)
+            given = (bench.prepared, sets.raw, settings, params.seed, pick_device(), params_path.parent)
+            shared["usefulness"] = usefulness(*given, trained_on="raw")
     try:
         _write(out, params, name or archive.name, result, sheets, shared)
     except PathsynthError:
@@ -83,8 +79,9 @@ def _check_new(out: Path) -> None:
         raise DataError(out, f"cannot be used: {error.strerror}") from error
 
 
-def _as_sets(archive: Path, split: str, data: Prepared, gate: Classifier, folder: Path) -> GeneratedSets:
+def _as_sets(archive: Path, split: str, bench: Bench, folder: Path) -> GeneratedSets:
     """The set as raw images, and those of them that the gate lets through."""
+    data, gate = bench.prepared, bench.observers.gate
     images, labels = read_generated(archive, folder, split, data.image_size)
     if not len(labels):
         raise DataError(archive, f"{split}_images: none, expected at least one image")

@@ -264,6 +264,30 @@ def unpaired_permutation_test(
     return _permutation_p(one, other, draw, permutations)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm, Scandinavian Journal of Statistics 1979).
+
+    The i-th smallest of m counts m - i + 1 times, and none less than a smaller one; with those at most 0.05 called differences,
+    one that is none is among them in at most 1 of 20 such families, however the tests depend on each other.
+
+    Args:
+        p_values: m numbers in [0, 1], unadjusted.
+
+    Returns:
+        Adjusted ones in [0, 1], in the order that was given.
+
+    Raises:
+        ValueError: for a number outside [0, 1].
+    """
+    p = np.asarray(p_values, np.float64)
+    if p.ndim != 1 or not ((p >= 0.0) & (p <= 1.0)).all():
+        raise ValueError(f"p_values: {p.tolist()}, expected numbers in [0, 1]")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return [plain(value) for value in adjusted]
+
+
 def difference_sentence(difference: float, p: float, n: int, names: tuple[str, str], level: float = 0.05) -> str:
     """Says in words whether one of two sets is better.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathsynth.classifier import Classifier
+from pathsynth.classifier import load_pair
+from pathsynth.devices import pick_device
 from pathsynth.evaluation import Evaluation, Pairs, evaluate
-from pathsynth.extractors import Extractor
+from pathsynth.extractors import load_extractor
 from pathsynth.generated import GeneratedSets, LabelledImages
-from pathsynth.observed import Observers, observe, open_real
+from pathsynth.observed import Observed, Observers, observe, open_real
 from pathsynth.plates import Block, caption, draw_overview, draw_plates
-from pathsynth.prepared import Prepared
+from pathsynth.prepared import Prepared, open_prepared
 from pathsynth.rows import Rows
 from pathsynth.settings import Params
 
@@ -22,35 +24,56 @@ if TYPE_CHECKING:
 SPACES = {"features": "closest by features", "pixels": "closest by pixels"}
 
 
-def score_sets(
-    sets: GeneratedSets,
-    params: Params,
-    prepared: Prepared,
-    observed: Path,
-    gate: Classifier,
-    judge: Classifier,
-    extractor: Extractor,
-    scratch: Path,
-) -> tuple[Evaluation, dict[str, Image.Image]]:
+@dataclass(frozen=True)
+class Bench:
+    """What generated sets are held against.
+
+    Attributes:
+        prepared: the real images.
+        real: the same by split, as they were seen.
+        observers: who looks.
+    """
+
+    prepared: Prepared
+    real: Mapping[str, Observed]
+    observers: Observers
+
+
+def open_bench(params: Params, folder: Path, prepared: Path, observed: Path, gate: Path, judge: Path) -> Bench:
+    """Opens what the stages prepare, train_classifier and observe_real have left.
+
+    Args:
+        params: whose benchmark it is.
+        folder: what a relative path in the params is relative to.
+        prepared, observed, gate, judge: folders of the stages.
+
+    Raises:
+        DataError, ModelError, FetchError: something is missing, damaged, or does not belong to the rest.
+    """
+    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
+    filtering, judging = load_pair(gate, judge, pick_device(), data.slugs)
+    extractor = load_extractor(params.benchmark.evaluation.realism.features, folder, judging.device, judging)
+    colour, real = open_real(observed, data, extractor, (gate, judge))
+    return Bench(data, real, Observers(filtering, judging, colour, extractor))
+
+
+def score_sets(sets: GeneratedSets, params: Params, bench: Bench, scratch: Path) -> tuple[Evaluation, dict[str, Image.Image]]:
     """Looks at all generated images, scores them, and draws the plates and the closest pairs.
 
     Args:
         sets: the generated images.
         params: how they are scored.
-        prepared: the real images.
-        observed: folder in which the stage observe_real has left what was seen of them.
-        gate, judge, extractor: who looks, besides the colour control.
+        bench: what they are held against.
         scratch: folder for what is seen, used meanwhile.
 
     Returns:
         The evaluation, and a picture per tissue, `overview` and `pairs`.
 
     Raises:
-        DataError: when there are no raw images, or files do not belong together or cannot be written.
+        DataError: when there are no raw images, or a file cannot be written.
         MemoryFault: a batch does not fit into memory.
     """
-    colour, real = open_real(observed, prepared, extractor)
-    observers = Observers(gate, judge, colour, extractor)
+    prepared, observers = bench.prepared, bench.observers
     seen = {
         name: observe(scratch / "seen", name, images.images, images.labels, observers)
         for name, images in (("raw", sets.raw), ("accepted", sets.accepted), ("untuned", sets.untuned))
@@ -58,14 +81,14 @@ def score_sets(
     result = evaluate(
         sets,
         seen,
-        real,
+        bench.real,
         slugs=prepared.slugs,
-        extractor=extractor.name,
+        extractor=observers.extractor.name,
         realism=params.benchmark.evaluation.realism,
         generation=params.benchmark.generation,
         resamples=params.benchmark.evaluation.bootstrap_resamples,
         seed=params.seed,
-        device=judge.device,
+        device=observers.judge.device,
     )
     words = caption(params.benchmark_name, prepared.stand_in)
     val = LabelledImages(prepared.images("val"), prepared.labels_of("val"))

@@ -295,8 +295,18 @@ class RealismSettings(Section):
     kernel_subset_size: Annotated[int, Field(ge=2)]
 
 
+class RobustnessSettings(Section):
+    """Real test images that are damaged on purpose: how many of each tissue, and whether they are stained by H&E."""
+
+    images_per_tissue: PositiveInt
+    haematoxylin_eosin: bool
+
+
 class UsefulnessSettings(Section):
-    """Classifiers that are trained on synthetic images and tested on real ones: which, and how many times anew."""
+    """Classifiers that are trained on synthetic images and tested on real ones: which, and how many times anew.
+
+    An epoch of the classifier has as many steps as one of the synthetic images, whatever it is trained on.
+    """
 
     repeats: Annotated[int, Field(ge=2, le=100)]
     classifier: ClassifierSettings
@@ -309,10 +319,14 @@ class UsefulnessSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Scoring: number of bootstrap resamples, realism, usefulness, real test images per tissue that are damaged on purpose."""
+    """Scoring: number of bootstrap resamples, what the colour control learns from, realism, robustness, usefulness.
+
+    `colour_images_per_tissue` is the most real training images of each tissue that the colour-only control is fitted to.
+    """
 
     bootstrap_resamples: Annotated[int, Field(ge=100)]
-    robustness_per_tissue: PositiveInt
+    colour_images_per_tissue: PositiveInt
+    robustness: RobustnessSettings
     realism: RealismSettings
     usefulness: UsefulnessSettings
 

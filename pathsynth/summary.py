@@ -11,6 +11,7 @@ import click
 from pathsynth import files
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import DataError
+from pathsynth.pages import interval
 
 HEADS = ("class", "precision", "recall", "F1", "accepted", "unfilled")
 SETS = (
@@ -71,8 +72,9 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
 def _headline(name: str, scores: Mapping[str, Any]) -> str:
     if not scores["n_images"]:
         return f"{name:<28}no images"
-    low, high = scores["macro_f1_low"], scores["macro_f1_high"]
-    return f"{name:<28}macro F1 {scores['macro_f1']:.3f} (95 % {low:.2f} to {high:.2f}), {scores['n_images']} images"
+    between = interval(scores["macro_f1_low"], scores["macro_f1_high"])
+    shown = f" (95 % {between})" if between else ""
+    return f"{name:<28}macro F1 {scores['macro_f1']:.3f}{shown}, {scores['n_images']} images"
 
 
 @click.command()

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pathsynth.classifier_training import Indexable, epochs, new_classifier
+from pathsynth.classifier_training import Indexable, epochs, new_classifier, steps_per_epoch
 from pathsynth.devices import Stream, mix_seed
 from pathsynth.generated import LabelledImages
 from pathsynth.prepared import Prepared
+from pathsynth.sampling import drawn
 from pathsynth.scores import classification_scores
 from pathsynth.settings import ClassifierSettings, UsefulnessSettings
 
-SOURCES = ("real", "synthetic", "real_and_synthetic")
+SOURCES = ("real", "synthetic", "real_and_synthetic", "twice_real")
 DIGITS = 6
 
 
@@ -61,10 +62,14 @@ def usefulness(
     seed: int,
     device: str,
     folder: Path = Path(),
+    *,
+    trained_on: str,
 ) -> dict:
     """Trains classifiers anew on real, on synthetic and on both images, and tests them on all real test images.
 
-    Of every tissue there are as many real images as synthetic ones, or all where there are fewer, drawn anew for each repeat.
+    Of every tissue there are as many real images as synthetic ones, or all where there are fewer, drawn anew for each repeat;
+    as real and synthetic images together are twice as many, there is also a training on twice as many real ones. All trainings
+    have the same number of optimiser steps: more images are not more training.
 
     Args:
         prepared: real images; train is drawn from, test is tested on.
@@ -73,44 +78,49 @@ def usefulness(
         seed: global seed.
         device: torch device.
         folder: what a relative path in the settings is relative to.
+        trained_on: what the synthetic images are, "accepted" or "raw".
 
     Returns:
-        `repeats`, and for `real`, `synthetic` and `real_and_synthetic` n_images, accuracy_mean, accuracy_std, macro_f1_mean,
-        macro_f1_std and per_tissue.{slug}.{f1_mean,f1_std}; std is the deviation between repeats, with n - 1. Where there are
-        less than two synthetic images nothing can be trained, and `undefined` says so.
+        `repeats`, `trained_on`, `steps` of each training, and for `real`, `synthetic`, `real_and_synthetic` and `twice_real`
+        n_images, accuracy_mean, accuracy_std, macro_f1_mean,
+        macro_f1_std and per_tissue.{slug}.{f1_mean,f1_std}; std is the deviation between repeats, with n - 1. What cannot be
+        trained has `undefined` with the reason: less than two synthetic images, less than twice as many real ones.
 
     Raises:
         TrainingError, ModelError, MemoryFault: as in training any classifier.
     """
-    if len(synthetic.labels) < 2:
-        nothing = {"n_images": len(synthetic.labels), "undefined": "less than 2 synthetic images to train on"}
-        return {"repeats": settings.repeats, **{source: dict(nothing) for source in SOURCES}}
+    count = len(synthetic.labels)
+    steps = steps_per_epoch(count, settings.classifier.batch_size)
+    head = {"repeats": settings.repeats, "trained_on": trained_on, "steps": steps * settings.classifier.epochs}
+    if count < 2:
+        nothing = {"n_images": count, "undefined": "less than 2 synthetic images to train on"}
+        return {**head, **{source: dict(nothing) for source in SOURCES}}
     rounds: dict[str, list[tuple[int, dict]]] = {source: [] for source in SOURCES}
     for repeat in range(settings.repeats):
-        classifier = settings.classifier.model_copy(
-            update={"seed": mix_seed(Stream.USEFULNESS, settings.classifier.seed, repeat)}
-        )
+        own_seed = mix_seed(Stream.USEFULNESS, settings.classifier.seed, repeat)
+        classifier = settings.classifier.model_copy(update={"seed": own_seed})
         for source, (images, labels) in _sources(prepared, synthetic, seed, repeat).items():
-            rounds[source].append((len(images), _tested(prepared, images, labels, classifier, seed, device, folder)))
-    return {"repeats": settings.repeats, **{source: _folded(rounds[source], prepared.slugs) for source in SOURCES}}
+            scores = _tested(prepared, images, labels, classifier, seed, steps, device, folder)
+            rounds[source].append((len(images), scores))
+    missing = {"n_images": 0, "undefined": "not twice as many real images of every tissue"}
+    return {**head, **{name: _folded(done, prepared.slugs) if done else missing for name, done in rounds.items()}}
 
 
 def _sources(prepared: Prepared, synthetic: LabelledImages, seed: int, repeat: int) -> dict[str, tuple[Indexable, np.ndarray]]:
     """Images and labels, int64 (N,), of every source for one repeat."""
     labels, made = prepared.labels_of("train"), np.asarray(synthetic.labels, np.int64)
-    rng = np.random.default_rng(mix_seed(Stream.USEFULNESS, seed, repeat, 1))
-    drawn = []
-    for tissue, wanted in enumerate(np.bincount(made, minlength=len(prepared.slugs))):
-        there = np.flatnonzero(labels == tissue)
-        drawn.append(rng.choice(there, min(wanted, len(there)), replace=False))
-    chosen = np.sort(np.concatenate(drawn))
-    real = _Some(prepared.images("train"), chosen)
-    both = _Joined(real, synthetic.images)
-    return {
+    counts, images = np.bincount(made, minlength=len(prepared.slugs)), prepared.images("train")
+    chosen = drawn(labels, counts, seed, repeat)
+    real = _Some(images, chosen)
+    sources: dict[str, tuple[Indexable, np.ndarray]] = {
         "real": (real, labels[chosen]),
         "synthetic": (synthetic.images, made),
-        "real_and_synthetic": (both, np.concatenate([labels[chosen], made])),
+        "real_and_synthetic": (_Joined(real, synthetic.images), np.concatenate([labels[chosen], made])),
     }
+    if (np.bincount(labels, minlength=len(counts)) >= 2 * counts).all():
+        more = drawn(labels, 2 * counts, seed, repeat)
+        sources["twice_real"] = (_Some(images, more), labels[more])
+    return sources
 
 
 def _tested(
@@ -119,12 +129,13 @@ def _tested(
     labels: np.ndarray,
     settings: ClassifierSettings,
     seed: int,
+    steps: int,
     device: str,
     folder: Path,
 ) -> dict:
     """Scores on the real test images of a classifier that has learnt from `images`."""
     classifier = new_classifier(settings, prepared.slugs, seed, device, folder)
-    for _ in epochs(classifier, images, labels, settings, seed):
+    for _ in epochs(classifier, images, labels, settings, seed, steps):
         pass
     predicted = classifier.probabilities(prepared.images("test")).argmax(axis=1)
     return classification_scores(prepared.labels_of("test"), predicted, prepared.slugs)

@@ -3,20 +3,15 @@
 import click
 
 from pathsynth.cards import dataset_card
-from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.errors import ModelError
 from pathsynth.evaluation import write_tables
-from pathsynth.extractors import load_extractor
 from pathsynth.files import read_json, write_json, write_text
 from pathsynth.generated import read_sets
 from pathsynth.measured import measured
 from pathsynth.params import load_params
 from pathsynth.plates import write_plates
-from pathsynth.prepared import open_prepared
 from pathsynth.processes import temporary_folder
-from pathsynth.scoring import score_sets
+from pathsynth.scoring import open_bench, score_sets
 
 
 @click.command()
@@ -54,15 +49,11 @@ def main(
     logs,
 ):
     """Scores the generated images and writes metrics and plots."""
-    params, device = load_params(params_path), pick_device()
-    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
+    params = load_params(params_path)
+    bench = open_bench(params, params_path.parent, prepared, observed, gate, judge)
     with measured("evaluate", params, logs), temporary_folder(scratch) as folder:
-        sets = read_sets(generated, untuned / params.lora.prompts, data.slugs, folder)
-        filtering, judging = (load_classifier(where, device, data.slugs) for where in (gate, judge))
-        if filtering.card.architecture == judging.card.architecture:
-            raise ModelError(judge, f"is a {judging.card.architecture} like the gate; the judge must be another architecture")
-        extractor = load_extractor(params.benchmark.evaluation.realism.features, params_path.parent, device, judging)
-        result, sheets = score_sets(sets, params, data, observed, filtering, judging, extractor, folder)
+        sets = read_sets(generated, untuned / params.lora.prompts, bench.prepared.slugs, folder)
+        result, sheets = score_sets(sets, params, bench, folder)
         write_tables(tables, result)
         write_plates(plates, sheets)
         text = dataset_card(params, read_json(generation_metrics), read_json(gate_metrics), result.metrics)

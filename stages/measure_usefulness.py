@@ -30,7 +30,8 @@ def main(params_path, prepared, generated, out, scratch, logs):
     with measured("measure_usefulness", params, logs), temporary_folder(scratch) as folder:
         synthetic = LabelledImages(*read_generated(generated / "accepted.npz", folder))
         check_labels(generated / "accepted.npz", synthetic.labels, data.slugs)
-        write_json(out, usefulness(data, synthetic, settings, params.seed, pick_device(), params_path.parent))
+        given = (data, synthetic, settings, params.seed, pick_device(), params_path.parent)
+        write_json(out, usefulness(*given, trained_on="accepted"))
 
 
 if __name__ == "__main__":

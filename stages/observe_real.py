@@ -1,16 +1,19 @@
 """Stage observe_real: what the classifiers and the feature extractor make of the real images, whole and damaged."""
 
 import click
+import numpy as np
 
-from pathsynth.classifier import load_classifier
+from pathsynth.classifier import load_pair
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.extractors import load_extractor
 from pathsynth.files import write_json
-from pathsynth.observed import observe_real
+from pathsynth.observed import Observers, fit_control, observe_real
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
 from pathsynth.robustness import robustness_scores
+from pathsynth.rows import chosen
+from pathsynth.sampling import drawn
 
 
 @click.command()
@@ -26,12 +29,14 @@ def main(params_path, prepared, gate, judge, out, metrics):
     params, device = load_params(params_path), pick_device()
     settings = params.benchmark.evaluation
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
-    filtering, judging = (load_classifier(folder, device, data.slugs) for folder in (gate, judge))
+    filtering, judging = load_pair(gate, judge, device, data.slugs)
     extractor = load_extractor(settings.realism.features, params_path.parent, device, judging)
-    observe_real(out, data, filtering, judging, extractor, settings.realism.reference_per_tissue)
-    classifiers = {"gate": filtering, "judge": judging}
-    labels, most = data.labels_of("test"), settings.robustness_per_tissue
-    write_json(metrics, robustness_scores(classifiers, data.images("test"), labels, data.slugs, most))
+    colour = fit_control(data, settings.colour_images_per_tissue, params.seed)
+    observe_real(out, data, Observers(filtering, judging, colour, extractor), (gate, judge))
+    labels, robustness = data.labels_of("test"), settings.robustness
+    some = drawn(labels, np.full(len(data.slugs), robustness.images_per_tissue), params.seed)
+    seen = ({"gate": filtering, "judge": judging}, chosen(data.images("test"), some), labels[some], data.slugs)
+    write_json(metrics, robustness_scores(*seen, haematoxylin_eosin=robustness.haematoxylin_eosin))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,8 @@ def tiny_tree(base: Path | str = "base") -> dict:
         },
         "evaluation": {
             "bootstrap_resamples": 100,
-            "robustness_per_tissue": 1,
+            "colour_images_per_tissue": 4,
+            "robustness": {"images_per_tissue": 1, "haematoxylin_eosin": True},
             "realism": {
                 "features": {"extractor": "judge"}, "nearest_neighbours": 1, "reference_per_tissue": 4,
                 "kernel_subsets": 2, "kernel_subset_size": 4,

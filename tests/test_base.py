@@ -45,7 +45,7 @@ def test_every_thing_leaves_a_mark(thing):
 def test_no_tissue_renderer_is_reachable_from_the_base():
     modules = {path: path.read_text() for path in (ROOT / "pathsynth" / "base").glob("*.py")}
     imported = {alias for text in modules.values() for alias in _imports(text) if alias.startswith("pathsynth")}
-    shared = ("drawing", "errors", "files", "labels", "params", "pixels", "progress", "snr")
+    shared = ("drawing", "errors", "files", "labels", "pixels", "progress", "settings", "snr")
     own = {f"pathsynth.base.{path.stem}" for path in (ROOT / "pathsynth" / "base").glob("*.py")}
     assert imported <= own | {f"pathsynth.{name}" for name in shared}
     for name in shared:

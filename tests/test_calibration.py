@@ -44,7 +44,7 @@ def test_thresholds_by_hand():
     confidence = np.array([0.9, 0.6, 0.99, 0.95, 0.7, 0.5])
     judge = np.array([0, 1, 0, 1, 1, 0])
     rows = calibration.threshold_curve(y_true, gate, confidence, judge, ("a", "b", "c"), (0.0, 0.7, 0.92, 1.0))
-    names = ("threshold", "kept_share", "judge_accuracy", "attempts_per_accepted", "n_kept", "tissues_lost")
+    names = ("threshold", "kept_share", "judge_accuracy", "expected_attempts", "n_kept", "tissues_lost")
     assert [tuple(row[name] for name in names) for row in rows] == [
         (0.0, 0.833333, 0.6, 1.25, 5, 0),
         (0.7, 0.5, 1.0, 2.25, 3, 0),
@@ -71,7 +71,7 @@ def test_a_stricter_threshold_keeps_no_more(seed: int):
     rows = calibration.threshold_curve(*images, "abcde", thresholds)
     assert (np.diff([row["n_kept"] for row in rows]) <= 0).all()
     assert rows[0]["n_kept"] == (images[0] == images[1]).sum()
-    costs = [row["attempts_per_accepted"] for row in rows if row["attempts_per_accepted"] is not None]
+    costs = [row["expected_attempts"] for row in rows if row["expected_attempts"] is not None]
     assert (np.diff(costs) >= -1e-6).all()
     assert min(costs) >= 1.0
     assert rows == calibration.threshold_curve(*(values[order] for values in images), "abcde", thresholds)

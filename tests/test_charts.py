@@ -80,6 +80,14 @@ def test_what_has_no_value_says_so_and_long_words_are_cut():
     assert max(len(text or "") for text in texts) <= 60
 
 
+def test_interval_without_width_has_no_whisker():
+    def drawn(*ends: float) -> str:
+        low, high = ([ends[0]], [ends[1]]) if ends else ((), ())
+        return bars("a", ("adipose",), [Series("gate", [1.0], low, high)], Axis("F1"), "F1")
+
+    assert drawn(1.0, 1.0) == drawn() != drawn(0.9, 1.0)
+
+
 def test_no_bar_is_clipped_where_the_axis_has_an_open_end():
     svg = bars("a", ("adipose",), [Series("distance", [40.0])], Axis("distance", (0.0, None)), "40")
     texts = [element.text for element in ElementTree.fromstring(svg).iter("text")]

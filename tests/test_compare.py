@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import write_yaml
 from fake_results import SLUGS, write_run
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from test_report import HOSTILE, Tags
 
-from pathsynth import compare, labels
-from pathsynth.compare import UNSAVED, experiments, fill_readme, markdown, table
-from pathsynth.compare_page import paired_tests, render_comparison
+from pathsynth import compare, labels, plates
+from pathsynth.compare import UNSAVED, experiments, fill_readme, markdown, scored_by_its_params, table
+from pathsynth.compare_page import STRIP_ROWS, difference_tests, render_comparison
 from pathsynth.errors import DataError
 
 
@@ -55,11 +60,20 @@ def _old(rev):
     return {"rev": rev, "data": files}
 
 
+def _plate(label):
+    shades = {plates.DATA_SET: 40, plates.RAW: 200}
+    return plates.draw_plate(
+        label, [plates.Block(title, np.full((18, 24, 24, 3), shade, np.uint8)) for title, shade in shades.items()], "caption"
+    )
+
+
 @pytest.fixture(scope="module")
 def commits(tmp_path_factory) -> dict[str, Path]:
     """Three commits as folders: two configurations that differ, and one without tables and newer metrics."""
     folder = tmp_path_factory.mktemp("commits")
     found = {letter * 40: write_run(folder / letter, seed, skill) for letter, seed, skill in (("a", 0, 1.0), ("b", 1, 0.0))}
+    # the other's plates do not say where their blocks lie
+    plates.write_plates(found["a" * 40] / "plots" / "evaluation" / "plates", {slug: _plate(slug) for slug in SLUGS})
     return found | {"c" * 40: folder / "c"}
 
 
@@ -68,13 +82,13 @@ def rows(commits: dict[str, Path]) -> list[dict]:
     """Rows of the table of these commits."""
     shown = []
     for (rev, folder), lora in zip(list(commits.items())[:2], ("good", "bad"), strict=True):
-        dataset = {"source": "phantom", "labels": "pathmnist"}
+        benchmark = {"dataset": {"source": "phantom", "labels": "pathmnist"}, "prompts": {"plain": "an image of {label}"}}
         loras = {lora: {"prompts": "plain"}}
         params = {
             "benchmark": "phantom",
             "lora": lora,
             "seed": 7,
-            "benchmarks": {"phantom": {"dataset": dataset}},
+            "benchmarks": {"phantom": benchmark},
             "loras": loras,
         }
         metrics = {f"metrics/{path.name}": {"data": json.loads(path.read_text())} for path in (folder / "metrics").iterdir()}
@@ -121,20 +135,97 @@ def test_readme_tables_are_replaced_between_marks_only():
         fill_readme("<!-- results: moon -->\n<!-- end -->", frame)
 
 
+def test_names_and_prompts_cannot_end_a_cell():
+    row = _revision("a" * 40, "r|4", 0.6)
+    row["data"]["params"]["params.yaml"]["data"]["loras"]["r|4"]["prompts"] = "<b>\n| x"
+    line = markdown(table(list(experiments([row])))).splitlines()[2]
+    assert line.startswith("| `r\\|4` | &lt;b&gt; \\| x | 0.600")
+
+
+def _params(benchmark="phantom", lora="r4", seed=1, steps=9):
+    entries = {"benchmarks": {benchmark: {"prompts": {"plain": "x"}}}, "loras": {lora: {"prompts": "plain", "steps": steps}}}
+    return {"seed": seed, "benchmark": benchmark, "lora": lora, **entries}
+
+
+def _lock(path, evaluated, trained=None):
+    def recorded(**values):
+        return {"cmd": "true", "params": {"params.yaml": values}}
+
+    prompts = {f"benchmarks.{evaluated['benchmark']}.prompts": {"plain": "x"}}
+    lora = {f"loras.{evaluated['lora']}": (trained or evaluated)["loras"][evaluated["lora"]]}
+    stages = {
+        "prepare": recorded(**{"benchmarks.any.dataset": 1}),
+        "train_lora": recorded(seed=evaluated["seed"], **lora),
+        "evaluate": recorded(seed=evaluated["seed"], lora=evaluated["lora"], **prompts),
+    }
+    write_yaml(path, {"schema": "2.0", "stages": stages})
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "ran", [{}, {"benchmark": "moon"}, {"benchmark": "phan"}, {"lora": "r16"}, {"seed": 2}, {"steps": 10}, {"lora": "r4.b"}]
+)
+def test_scores_count_only_if_the_params_could_have_made_them(ran, tmp_path: Path):
+    lock = _lock(tmp_path / "dvc.lock", _params())
+    assert scored_by_its_params(_params(**ran), lock) == (not ran)
+    assert scored_by_its_params(_params(**ran), _lock(tmp_path / "own.lock", _params(**ran)))
+
+
+def test_training_that_the_params_do_not_describe_counts_as_little_as_an_evaluation(tmp_path: Path):
+    assert not scored_by_its_params(_params(), _lock(tmp_path / "dvc.lock", _params(), trained=_params(steps=8)))
+
+
+@pytest.mark.parametrize(
+    "lock", [None, b"", b"\xff", b"a: [", b"[1]", b"stages:", b"stages: {evaluate: {cmd: x}}", b"stages: {prepare: {}}"]
+)
+def test_commits_that_recorded_no_params_are_kept(lock):
+    assert scored_by_its_params(_params(), lock)
+
+
+def _named(rows, **changed):
+    return [row | {"name": row["lora"]} | (changed if number else {}) for number, row in enumerate(rows)]
+
+
 def test_better_set_is_told_from_the_worse_by_images_that_belong_together(rows, file_of):
-    named = [row | {"name": row["lora"]} for row in rows]
     assert [row["lora"] for row in rows] == ["good", "bad", "old"]
-    bad, old = paired_tests(named, SLUGS, file_of)
+    named = _named(rows)
+    bad, old = difference_tests(named, SLUGS, file_of)
+    assert bad["unpaired"] is None
     assert bad["gate"]["difference"] > 0.05 and bad["gate"]["p"] < 0.05
     assert bad["judge"]["difference"] == pytest.approx(rows[0]["judge_f1"] - rows[1]["judge_f1"], abs=1e-5)
     assert "good is better than bad at n = 180" in bad["sentence"]
     assert old == {"name": "old", "why": "no table of raw images of old"}
-    (same,) = paired_tests([named[0], named[0]], SLUGS, file_of)
+    (same,) = difference_tests([named[0], named[0]], SLUGS, file_of)
     assert same["judge"] == {"difference": 0.0, "p": 1.0}
 
 
-def test_sets_of_other_slots_or_tissues_are_not_paired(rows, file_of):
-    named = [row | {"name": row["lora"]} for row in rows[:2]]
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"seed": 8}, "other seed"),
+        ({"texts": "a picture of {label}"}, "other prompts"),
+        ({"seed": 8, "texts": "a picture of {label}"}, "other seed and prompts"),
+        ({"seed": None}, "seed or prompts not known"),
+        ({"benchmark": "moon"}, "other benchmark"),
+    ],
+)
+def test_images_that_share_no_noise_are_not_paired(rows, file_of, changed, why):
+    (test,) = difference_tests(_named(rows[:2], **changed), SLUGS, file_of)
+    assert test["unpaired"] == why
+    assert test["gate"]["difference"] > 0.05 and test["gate"]["p"] < 0.05
+
+
+def test_p_values_of_a_table_are_corrected_together(rows, file_of):
+    best, bad = _named(rows[:2])
+    (alone,) = difference_tests([best, bad], SLUGS, file_of)
+    tests = difference_tests([best, *[bad] * 10], SLUGS, file_of)
+    assert len({test["judge"]["p"] for test in tests}) == 1
+    assert tests[0]["judge"]["p"] > alone["judge"]["p"]
+    assert f"p = {tests[0]['judge']['p']:.2g}" in tests[0]["sentence"]
+
+
+def test_sets_of_other_slots_are_not_paired_and_of_other_tissues_not_tested(rows, file_of):
+    named = _named(rows[:2])
 
     def fewer(rev: str, path: str) -> bytes | None:
         data = file_of(rev, path)
@@ -143,9 +234,47 @@ def test_sets_of_other_slots_or_tissues_are_not_paired(rows, file_of):
     def damaged(rev: str, path: str) -> bytes | None:
         return b"\xff\xfe" if rev == named[1]["rev"] else file_of(rev, path)
 
-    assert paired_tests(named, SLUGS, fewer) == [{"name": "bad", "why": "not the same prompts and slots"}]
-    assert paired_tests(named, SLUGS[:5], file_of) == [{"name": "bad", "why": "not the same prompts and slots"}]
-    assert paired_tests(named, SLUGS, damaged) == [{"name": "bad", "why": "no table of raw images of bad"}]
+    (test,) = difference_tests(named, SLUGS, fewer)
+    assert test["unpaired"] == "other slots" and "at n = 179" in test["sentence"]
+    assert difference_tests(named, SLUGS[:5], file_of) == [{"name": "bad", "why": "tissues of another benchmark"}]
+    assert difference_tests(named, SLUGS, damaged) == [{"name": "bad", "why": "no table of raw images of bad"}]
+
+
+def test_plate_says_where_its_blocks_lie(tmp_path: Path):
+    for folder in ("one", "two"):
+        plates.write_plates(tmp_path / folder, {"mucus": _plate("mucus")})
+    path = tmp_path / "one" / "mucus.png"
+    assert path.read_bytes() == (tmp_path / "two" / "mucus.png").read_bytes()
+    with Image.open(path) as plate:
+        known = plates.places(plate)
+        for title, shade in ((plates.DATA_SET, 40), (plates.RAW, 200)):
+            part = np.array(plate.crop(known[title].rows(STRIP_ROWS)).convert("L"), int)
+            cells = [
+                part[row * 100 : row * 100 + 96, column * 100 : column * 100 + 96] for row in range(4) for column in range(3)
+            ]
+            assert part.shape == (400, 296) and np.abs(np.stack(cells) - shade).max() <= 4
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "no JSON",
+        "{}",
+        "[1]",
+        '[{"title": "raw"}]',
+        '[{"title": [], "left": 0, "top": 0, "width": 9, "height": 9, "pitch": 9}]',
+        '[{"title": "raw", "left": 0, "top": 0, "width": 99, "height": 9, "pitch": 9}]',
+        '[{"title": "raw", "left": -1, "top": 0, "width": 9, "height": 9, "pitch": 9}]',
+        '[{"title": "raw", "left": 0, "top": 0, "width": 9, "height": "9", "pitch": 9}]',
+        '[{"title": "raw", "left": 0, "top": 0, "width": 9, "height": 9, "pitch": 0}]',
+    ],
+)
+def test_plate_that_says_nonsense_says_nothing(said, tmp_path: Path):
+    info = PngInfo()
+    info.add_text(plates.BLOCKS, said)
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png", pnginfo=info)
+    with Image.open(tmp_path / "a.png") as plate:
+        assert plates.places(plate) == {}
 
 
 def test_page_shows_every_experiment_its_plates_and_the_tests(rows, file_of):
@@ -155,6 +284,9 @@ def test_page_shows_every_experiment_its_plates_and_the_tests(rows, file_of):
         "Benchmark phantom",
         "Stand-in data",
         "good is better than bad",
+        "corrected for its number of tests",
+        "picked by its score",
+        "<small>paired</small>",
         "41.2",
         "0.700",
         "1,056,256",
@@ -165,8 +297,12 @@ def test_page_shows_every_experiment_its_plates_and_the_tests(rows, file_of):
     for label in labels.PATHMNIST:
         assert f"<summary>{label}</summary>" in page
     pictures = [attributes for tag, attributes in found if tag == "img"]
-    assert len(pictures) == 3 * len(SLUGS)
-    assert {picture["width"] for picture in pictures} == {"296"}
+    assert [picture["width"] for picture in pictures] == ["296", "296", "1352"] * len(SLUGS)
+    assert [picture["alt"].split(": ")[1] for picture in pictures[:3]] == [
+        "real images.",
+        "raw images of good.",
+        "plate of bad.",
+    ]
     ids = [attributes["id"] for _, attributes in found if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert page == render_comparison(rows, file_of)
@@ -179,16 +315,22 @@ def test_names_are_only_text_and_missing_files_only_missing(rows):
     assert f"seed 7, {'a' * 7}" in page and "no table of raw images" in page
 
 
-def test_command_prints_and_writes_the_page(commits, file_of, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def _answers(shown, file_of):
+    """What git and DVC would say."""
+
     def output(*command: str) -> bytes:
-        if command[0] == "git":
+        if command[:2] == ("git", "show"):
             rev, path = command[2].split(":")
             if (data := file_of(rev, path)) is None:
                 raise DataError("git show", "no such path")
             return data
-        return json.dumps([_old("c" * 40)]).encode()
+        return json.dumps(shown).encode()
 
-    monkeypatch.setattr(compare, "_output", output)
+    return output
+
+
+def test_command_prints_and_writes_the_page(file_of, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(compare, "_output", _answers([_old("c" * 40)], file_of))
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(compare.main, [])
     assert result.exit_code == 0, result.output
@@ -196,6 +338,47 @@ def test_command_prints_and_writes_the_page(commits, file_of, monkeypatch: pytes
     Tags((tmp_path / "reports" / "compare.html").read_text(encoding="utf-8"))
     result = CliRunner().invoke(compare.main, ["--report", "a/b.html"])
     assert result.exit_code == 0 and (tmp_path / "a" / "b.html").is_file()
+
+
+def test_command_leaves_out_scores_of_another_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    lock = _lock(tmp_path / "dvc.lock", _params())
+    shown = [_revision("a" * 40, "r4", 0.6), _revision("b" * 40, "r8", 0.6)]
+    for revision in shown:
+        params = revision["data"]["params"]["params.yaml"]["data"]
+        params.update(_params(lora=params["lora"]))
+    monkeypatch.chdir(tmp_path)
+
+    monkeypatch.setattr(compare, "_output", _answers(shown, lambda rev, path: lock if path == "dvc.lock" else None))
+    result = CliRunner().invoke(compare.main, [])
+    assert result.exit_code == 0, result.output
+    assert "`r4`" in result.output and "`r8`" not in result.output
+    assert "left out, as their scores were made with other params than theirs: bbbbbbb" in result.output
+    monkeypatch.setattr(compare, "_output", _answers(shown[1:], lambda rev, path: lock if path == "dvc.lock" else None))
+    result = CliRunner().invoke(compare.main, [])
+    assert result.exit_code == 1 and "knows no finished experiment" in result.output
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("no repository", "compare: needs the git repository that holds the experiments"),
+        ("no git", "(git: cannot be run: No such file or directory)"),
+        ("no DVC", "compare: needs DVC, which is not installed"),
+        ("no DVC repository", "you are not inside of a DVC repository"),
+    ],
+)
+def test_command_says_in_one_line_what_it_lacks(case, said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    if case != "no repository":
+        subprocess.run(["git", "init", "-q"], check=True)
+    if case == "no git":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    if case == "no DVC":
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(compare.main, [])
+    assert result.exit_code == 1 and said in result.output
+    assert len(result.output.splitlines()) == 1 and result.output.startswith("error: ")
 
 
 def test_file_of_a_commit_comes_from_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -37,6 +37,49 @@ def test_distance_of_images_is_the_root_mean_square_difference():
     assert distances == pytest.approx(slow.min(axis=1), rel=1e-9)
 
 
+@pytest.mark.parametrize("fill", ["random", "extreme"])
+def test_distances_of_images_are_exact(fill: str):
+    rng = np.random.default_rng(0)
+    queries, references = (rng.integers(0, 256, (n, 32, 32, 3), np.uint8) for n in (9, 14))
+    if fill == "extreme":
+        # the largest sums that there are, and images that differ in a single number from one of them
+        queries[:], references[:] = 255, 0
+        references[3:5] = 255
+        references[3, 0, 0, 0], references[4, 1, 2, 0] = 253, 254
+    distances, indices = copying.nearest(queries, references)
+    squared = np.full((9, 14), 2**40)
+    for view in range(8):
+        turned = copying.turned(queries, view).astype(np.int64)
+        squared = np.minimum(squared, np.square(turned[:, None] - references.astype(np.int64)).sum(axis=(2, 3, 4)))
+    assert (indices == squared.argmin(axis=1)).all()
+    assert distances.tolist() == (np.sqrt(squared.min(axis=1) / 3072) / 255.0).tolist()
+
+
+class Counted:
+    """Rows that know how many of them were read."""
+
+    def __init__(self, array: np.ndarray):
+        self.array, self.shape, self.read = array, array.shape, 0
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        self.read += len(self.array[key])
+        return self.array[key]
+
+
+def test_references_are_read_once_for_thousands_of_queries(monkeypatch):
+    queries, references = random_images(0, 2500), Counted(random_images(1, 20))
+    expected = copying.nearest(queries, references)
+    assert references.read == 20
+    # in blocks of 1000, of which each holds 8 views of 108 numbers
+    monkeypatch.setattr(copying, "QUERY_BYTES", 1000 * 8 * 108)
+    distances, indices = copying.nearest(queries, references)
+    assert references.read == 20 + 3 * 20
+    assert (distances.tolist(), indices.tolist()) == (expected[0].tolist(), expected[1].tolist())
+
+
 @pytest.mark.parametrize("view", range(8))
 def test_copies_are_found_in_every_turn_and_mirror(view: int):
     references = random_images(0, 12)
@@ -99,6 +142,7 @@ def test_share_by_hand():
     low, high = copying.binomial_interval(2, 4)
     assert result == {
         "share_below": 0.5, "low": round(low, 6), "high": round(high, 6), "expected": 0.01, "n_images": 4, "n_val": 199,
+        "p_more": round(copying.chance_of_more(2, 4, 199), 6),
     }  # fmt: skip
 
 
@@ -108,6 +152,58 @@ def test_interval_is_that_of_clopper_and_pearson():
     assert copying.binomial_interval(3, 40) == pytest.approx((beta.ppf(0.025, 3, 38), beta.ppf(0.975, 4, 37)))
     assert copying.binomial_interval(0, 40) == pytest.approx((0.0, 1 - 0.025 ** (1 / 40)))
     assert copying.binomial_interval(40, 40)[1] == 1.0
+
+
+def test_chance_of_more_by_hand():
+    # below the second smallest of 199, or the first of 99: two or one of the places that a new one may take among them
+    assert copying.chance_of_more(1, 1, 199) == pytest.approx(2 / 200)
+    assert copying.chance_of_more(1, 1, 99) == pytest.approx(1 / 100)
+    # both of two: the second has one place more of one more
+    assert copying.chance_of_more(2, 2, 199) == pytest.approx(2 / 200 * 3 / 201)
+    assert copying.chance_of_more(2, 2, 99) == pytest.approx(1 / 100 * 2 / 101)
+    # between the second and the third the third is meant
+    assert copying.chance_of_more(1, 1, 200) == pytest.approx(3 / 201)
+    assert [copying.chance_of_more(0, count, 540) for count in (1, 450)] == pytest.approx([1.0, 1.0])
+    assert 0.0 < copying.chance_of_more(400, 450, 540) < 1e-100
+
+
+@pytest.mark.parametrize("n_val", [99, 199, 299, 540, 999, 7199])
+def test_rank_is_the_first_that_is_not_below_the_limit(n_val: int):
+    limit = np.quantile(np.arange(1.0, n_val + 1), copying.EXPECTED, method="weibull")
+    rank = round(copying.chance_of_more(1, 1, n_val) * (n_val + 1))
+    assert rank - 1 < limit <= rank + 1e-9
+
+
+@pytest.mark.parametrize("n_val", [199, 540])
+@pytest.mark.parametrize("count", [450, 2000])
+def test_chance_of_more_is_seldom_small_without_copies(count: int, n_val: int):
+    rng = np.random.default_rng(0)
+    limits = np.quantile(rng.random((8000, n_val)), copying.EXPECTED, axis=1, method="weibull")
+    below = rng.binomial(count, limits)
+    p = np.array([copying.chance_of_more(k, count, n_val) for k in range(below.max() + 1)])[below]
+    for level in (0.01, 0.05, 0.2):
+        spread = np.sqrt(level * (1 - level) / len(p))
+        assert (p <= level).mean() <= level + 3 * spread
+    # as though the limit were known, more than twice as many as the 2.5 % of an end are called copies
+    low = np.array([copying.binomial_interval(k, count)[0] for k in range(below.max() + 1)])[below]
+    assert (low > copying.EXPECTED).mean() > 0.05
+
+
+def test_scores_without_copies_are_seldom_called_copies_and_with_some_often():
+    scale = np.geomspace(1e-3, 1.0, 9)
+
+    def distances(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 9
+        return scale[labels] * rng.lognormal(0.0, 0.3, count), labels
+
+    p = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        (own, labels), (val, val_labels) = distances(rng, 450), distances(rng, 540)
+        copied = np.where(np.arange(450) < 30, 0.0, own)
+        p.append([copying.copying_scores(d, labels, val, val_labels, "abcdefghi")["p_more"] for d in (own, copied)])
+    assert np.mean(np.array(p)[:, 0] <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+    assert np.mean(np.array(p)[:, 1] <= 0.05) > 0.95
 
 
 def test_flat_background_does_not_set_the_scale():
@@ -181,6 +277,7 @@ FEATURES = np.ones((2, 3))
         (lambda: copying.nearest(FEATURES, FEATURES[:, :2]), "expected the same"),
         (lambda: copying.nearest(FEATURES, FEATURES, views=2), "views: 2"),
         (lambda: copying.nearest(random_images(0, 1)[:, :4], random_images(0, 1)[:, :4]), "square"),
+        (lambda: copying.nearest(random_images(0, 1) / 255.0, random_images(0, 1)), "images: float64, expected uint8"),
         (lambda: copying.nearest(FEATURES, FEATURES * np.nan), "not finite"),
         (lambda: copying.nearest(FEATURES * np.inf, FEATURES), "not finite"),
         (lambda: copying.copying_scores(-np.ones(1), [0], np.ones(1), [0], SLUGS), "distances: some"),

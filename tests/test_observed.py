@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 
 from pathsynth import colours, files, rows
 from pathsynth.archives import SPLITS
-from pathsynth.classifier import Classifier, build_network, card_of
+from pathsynth.classifier import Classifier, build_network, card_of, save_classifier
 from pathsynth.errors import DataError
 from pathsynth.extractors import JudgeExtractor
-from pathsynth.observed import PIXELS, Observed, Observers, observe, observe_real, open_observed, open_real
+from pathsynth.observed import PIXELS, Observed, Observers, fit_control, observe, observe_real, open_observed, open_real
+from pathsynth.prepared import open_prepared
+from pathsynth.sampling import drawn, in_proportion
 from pathsynth.settings import ClassifierSettings
 
 
@@ -32,14 +35,27 @@ def pair(tiny_prepared) -> tuple[Classifier, Classifier]:
 
 
 @pytest.fixture(scope="module")
-def observed(pair, tiny_prepared, tmp_path_factory) -> Path:
+def models(pair, tmp_path_factory) -> tuple[Path, Path]:
+    folders = tmp_path_factory.mktemp("gate"), tmp_path_factory.mktemp("judge")
+    for folder, trained in zip(folders, pair, strict=True):
+        save_classifier(folder, trained)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def observers(pair, tiny_prepared) -> Observers:
+    return Observers(*pair, fit_control(tiny_prepared, 3, seed=1), JudgeExtractor(pair[1]))
+
+
+@pytest.fixture(scope="module")
+def observed(observers, models, tiny_prepared, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("observed")
-    observe_real(folder, tiny_prepared, *pair, JudgeExtractor(pair[1]), most=3)
+    observe_real(folder, tiny_prepared, observers, models)
     return folder
 
 
-def test_real_images_are_seen_by_everyone(observed, pair, tiny_prepared):
-    control, real = open_real(observed, tiny_prepared, JudgeExtractor(pair[1]))
+def test_real_images_are_seen_by_everyone(observed, pair, models, tiny_prepared):
+    control, real = open_real(observed, tiny_prepared, JudgeExtractor(pair[1]), models)
     assert list(real) == list(SPLITS)
     seen = real["val"]
     images = tiny_prepared.images("val")
@@ -53,19 +69,27 @@ def test_real_images_are_seen_by_everyone(observed, pair, tiny_prepared):
     np.testing.assert_array_equal(seen.pixels[:], images)
 
 
-def test_observations_of_other_data_or_by_another_extractor_are_refused(observed, pair, tiny_prepared):
-    with pytest.raises(DataError, match="run the stage observe_real"):
-        open_real(observed, tiny_prepared, JudgeExtractor(pair[0]))
+def test_observations_of_other_data_models_or_extractors_are_refused(observed, pair, models, tiny_prepared, tmp_path):
+    with pytest.raises(DataError, match="was made with other dimensions; run the stage observe_real"):
+        open_real(observed, tiny_prepared, JudgeExtractor(pair[0]), models)
+    # of the same architecture, trained otherwise
+    save_classifier(tmp_path, classifier(tiny_prepared.slugs, "shufflenet_v2_x0_5", 3))
+    with pytest.raises(DataError, match="was made with other judge; run"):
+        open_real(observed, tiny_prepared, JudgeExtractor(pair[1]), (models[0], tmp_path))
+    shutil.copytree(tiny_prepared.folder, tmp_path / "prepared")
+    card = tmp_path / "prepared" / "card.json"
+    card.write_text(card.read_text().replace("phantom", "another"))
+    with pytest.raises(DataError, match="was made with other data; run"):
+        open_real(observed, open_prepared(card.parent), JudgeExtractor(pair[1]), models)
     with pytest.raises(DataError, match="18 rows for 17 images"):
         open_observed(observed, "val", np.zeros(17, np.int64))
 
 
-def test_pieces_change_nothing(observed, pair, tiny_prepared, tmp_path, monkeypatch):
-    control, _ = open_real(observed, tiny_prepared, JudgeExtractor(pair[1]))
-    observers = Observers(*pair, control, JudgeExtractor(pair[1]))
+def test_pieces_change_nothing(observers, tiny_prepared, tmp_path, monkeypatch):
     images, labels = tiny_prepared.images("train"), tiny_prepared.labels_of("train")
     whole = observe(tmp_path / "a", "x", images, labels, observers)
-    monkeypatch.setattr("pathsynth.observed.PIECE", 16)
+    monkeypatch.setattr("pathsynth.observed.BATCH", 16)
+    monkeypatch.setattr("pathsynth.observed.PIECE_BYTES", 1)
     parts = observe(tmp_path / "b", "x", images, labels, observers)
     for name in whole.probabilities:
         np.testing.assert_array_equal(whole.probabilities[name], parts.probabilities[name])
@@ -73,9 +97,7 @@ def test_pieces_change_nothing(observed, pair, tiny_prepared, tmp_path, monkeypa
     np.testing.assert_array_equal(whole.pixels[:], parts.pixels[:])
 
 
-def test_no_images_are_seen_as_none(observed, pair, tiny_prepared, tmp_path):
-    control, _ = open_real(observed, tiny_prepared, JudgeExtractor(pair[1]))
-    observers = Observers(*pair, control, JudgeExtractor(pair[1]))
+def test_no_images_are_seen_as_none(observers, pair, tiny_prepared, tmp_path):
     seen = observe(tmp_path, "none", tiny_prepared.images("val")[:0], np.zeros(0, np.int64), observers)
     assert isinstance(seen, Observed) and len(seen.features) == len(seen.pixels) == len(seen.predicted("judge")) == 0
     assert seen.features.shape[1] == pair[1].dimensions
@@ -140,3 +162,21 @@ def test_damaged_rows_are_one_line(damage, tmp_path):
     with pytest.raises(DataError, match=r"a\.npy: ") as error:
         rows.RowFile(path)
     assert "\n" not in str(error.value)
+
+
+def test_images_are_drawn_within_each_tissue_by_seed():
+    labels = np.repeat([0, 1, 2], [5, 50, 2])
+    some = drawn(labels, np.array([5, 10, 9]), 1)
+    assert np.bincount(labels[some]).tolist() == [5, 10, 2] and (np.diff(some) > 0).all()
+    assert drawn(labels, np.array([5, 10, 9]), 1).tolist() == some.tolist() != drawn(labels, np.array([5, 10, 9]), 2).tolist()
+    assert some[5:15].tolist() != list(range(5, 15)), "not the first ones"
+    assert drawn(labels, np.zeros(3, int), 1).tolist() == []
+
+
+def test_proportions_are_kept_as_far_as_images_are_there():
+    available, wanted = np.array([100, 400, 50]), np.array([10, 10, 10])
+    assert in_proportion(available, wanted).tolist() == [50, 50, 50]
+    assert in_proportion(available, wanted, most=1.0).tolist() == [10, 10, 10]
+    assert in_proportion(available, np.array([0, 30, 10])).tolist() == [0, 150, 50]
+    assert in_proportion(np.array([3, 9]), np.array([90, 1])).tolist() == [3, 1]
+    assert in_proportion(available, np.zeros(3, int)).tolist() == [0, 0, 0]

@@ -53,6 +53,14 @@ def test_an_entry_that_is_not_selected_may_be_wrong(tmp_path):
     assert load_params(write_yaml(tmp_path / "params.yaml", tree)).lora_name == "r2"
 
 
+def test_names_are_fit_for_files_and_tables(tmp_path):
+    tree = tiny_tree()
+    tree["lora"] = "=r2 | x"
+    tree["loras"]["=r2 | x"] = tree["loras"]["r2"]
+    with pytest.raises(ParamsError, match=r"lora: '=r2 \| x': names have letters, digits"):
+        load_params(write_yaml(tmp_path / "params.yaml", tree))
+
+
 def _set(*path_and_value):
     *path, value = path_and_value
 

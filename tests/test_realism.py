@@ -46,27 +46,39 @@ def scipy_frechet(own: np.ndarray, real: np.ndarray) -> float:
     return float(np.square(own.mean(0) - real.mean(0)).sum() + np.trace(a + b - 2.0 * sqrtm(a @ b).real))
 
 
+def frechet(real: np.ndarray, own: np.ndarray) -> float:
+    return realism.frechet_distance(realism.normal(realism.feature_sums(real, size=64)), realism.feature_sums(own, size=7))
+
+
 @pytest.mark.parametrize(("count", "dimensions"), [(200, 6), (30, 40)])
 def test_frechet_distance_is_that_of_scipy_and_torchmetrics(count: int, dimensions: int):
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     own, real = features(0, count, 0.5, dimensions), features(1, 300, 0.0, dimensions)
-    ours = realism.frechet_distance(realism.feature_sums(real, size=64), realism.feature_sums(own, size=7))
-    assert ours == pytest.approx(scipy_frechet(own, real), rel=1e-4)
+    assert frechet(real, own) == pytest.approx(scipy_frechet(own, real), rel=1e-4)
     network = torch.nn.Flatten()
     network.register_buffer("num_features", torch.tensor(dimensions))
     theirs = FrechetInceptionDistance(feature=network)
     theirs.update(torch.tensor(real).double(), real=True)
     theirs.update(torch.tensor(own).double(), real=False)
-    assert ours == pytest.approx(float(theirs.compute()), rel=1e-6)
+    assert frechet(real, own) == pytest.approx(float(theirs.compute()), rel=1e-4)
+    # which of the two covariances has its root taken does not matter
+    assert frechet(own, real) == pytest.approx(frechet(real, own), rel=1e-6)
 
 
 def test_frechet_distance_of_two_known_normal_distributions():
     # moments are all that counts: these rows have mean (0, 0) or (3, 4), and variance 1 or 4 in each direction
     square = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]) * np.sqrt(3 / 4)
-    near, far = realism.feature_sums(square), realism.feature_sums(2.0 * square + [3.0, 4.0])
-    assert realism.frechet_distance(near, far) == pytest.approx(25.0 + 2 * (2.0 - 1.0) ** 2)
-    assert realism.frechet_distance(near, near) == pytest.approx(0.0, abs=1e-6)
+    assert frechet(square, 2.0 * square + [3.0, 4.0]) == pytest.approx(25.0 + 2 * (2.0 - 1.0) ** 2)
+    assert frechet(square, square) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_sums_of_parts_add_up():
+    rows = features(0, 60)
+    rest = realism.feature_sums(rows).without(realism.feature_sums(rows[:25]))
+    assert rest.count == 35
+    assert rest.mean().numpy() == pytest.approx(rows[25:].mean(axis=0), rel=1e-5)
+    assert rest.covariance().numpy() == pytest.approx(np.cov(rows[25:].astype(float).T), rel=1e-9)
 
 
 def test_kernel_distance_is_that_of_torchmetrics_and_of_the_formula():
@@ -148,8 +160,10 @@ def test_block_size_does_not_matter(size: int):
     assert (counts == expected[0]).all()
     assert (held == expected[1]).all()
     assert realism.recall(own, real, size) == realism.recall(own, real)
-    for name, value in realism.feature_sums(own, size).items():
-        assert torch.allclose(value, realism.feature_sums(own)[name], rtol=1e-12), name
+    ours, whole = realism.feature_sums(own, size), realism.feature_sums(own)
+    assert ours.count == whole.count
+    assert torch.allclose(ours.total, whole.total, rtol=1e-12)
+    assert torch.allclose(ours.outer, whole.outer, rtol=1e-12)
 
 
 def test_order_of_images_does_not_matter():
@@ -198,16 +212,24 @@ def test_jackknife_intervals_are_as_wide_as_other_images_scatter():
     for seed in range(60):
         own = features(seed, 200, 0.5, dimensions=4)
         groups = realism.jackknife_groups(np.zeros(200, int), 10)
-        low, high = realism.frechet_interval(own, groups, real)
-        values["frechet"].append((realism.frechet_distance(real.sums, realism.feature_sums(own)), (high - low) / 2))
+        sums = realism.feature_sums(own)
+        half = realism.frechet_half_width(own, sums, groups, real)
+        values["frechet"].append((realism.frechet_distance(real.normal, sums), half))
         kernel, choice = realism.kernel_distance(own, real, 20, 60, np.random.default_rng(seed))
         values["kernel"].append((kernel, realism.kernel_half_width(own, groups, real, choice)))
     for name, pairs in values.items():
-        scores, half = np.array(pairs).T
+        scores, halves = np.array(pairs).T
         # 2.26: Student's factor with 9 degrees of freedom
-        assert np.sqrt(np.square(half / 2.26).mean()) == pytest.approx(scores.std(ddof=1), rel=0.4), name
-        covered = np.abs(scores - scores.mean()) <= half
+        assert np.sqrt(np.square(halves / 2.26).mean()) == pytest.approx(scores.std(ddof=1), rel=0.4), name
+        covered = np.abs(scores - scores.mean()) <= halves
         assert covered.mean() >= 0.85, name
+
+
+def test_half_width_of_the_frechet_distance_leaves_groups_out():
+    own, real = features(0, 33, 0.5), RealImages(features(1, 50), 3)
+    groups = realism.jackknife_groups(labels(33), 10)
+    slow = realism.jackknife_half_width([scipy_frechet(own[groups != group], real.rows[:]) for group in range(10)])
+    assert realism.frechet_half_width(own, realism.feature_sums(own), groups, real) == pytest.approx(slow, rel=1e-4)
 
 
 def test_jackknife_of_a_mean_is_the_formula_for_a_mean():
@@ -373,6 +395,34 @@ def test_impossible_input_is_refused(call, message: str):
         call()
 
 
+@pytest.mark.parametrize(("gap", "span"), [(0, 1), (0, 100), (48, 2**22), (200, 24), (2**16, 2**22)])
+def test_rows_are_the_same_whatever_is_read_together(gap: int, span: int, tmp_path, monkeypatch):
+    array = features(0, 100)
+    write_npy(tmp_path / "rows.npy", array)
+    monkeypatch.setattr("pathsynth.rows.GAP", gap)
+    monkeypatch.setattr("pathsynth.rows.SPAN", span)
+    on_disk = RowFile(tmp_path / "rows.npy")
+    for indices in (np.arange(0, 100, 9), np.arange(100), np.array([0, 1, 2, 50, 52, 99]), np.array([99]), np.array([7, 7, 3])):
+        np.testing.assert_array_equal(on_disk[indices], array[indices])
+
+
 def test_a_tissues_rows_are_read_in_place():
     rows = chosen(features(0, 10), np.array([1, 4, 7]))
     assert squared_radii(rows, 2).shape == (3,)
+
+
+def test_a_mixed_reference_compares_like_with_like_and_keeps_its_tissues():
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [400, 100])
+    rows = rng.normal(size=(500, 4)) + 6.0 * labels[:, None]
+    asked = np.repeat([0, 1], 60)
+    features = rng.normal(size=(120, 4)) + 6.0 * asked[:, None]
+    whole = Reference(rows, labels, 3)
+    even = whole.mixed(np.concatenate([np.arange(100), np.arange(400, 500)]))
+    slugs = ("a", "b")
+    uneven_scores = realism.realism_scores(features, asked, whole, slugs=slugs, seed=1)
+    even_scores = realism.realism_scores(features, asked, even, slugs=slugs, seed=1)
+    # the features of each tissue are distributed as its real ones: all that is left is how the tissues are mixed
+    assert even_scores["frechet_distance"] < 1.0 < 10.0 < uneven_scores["frechet_distance"]
+    assert even_scores["n_reference"] == 200
+    assert even_scores["per_tissue"] == uneven_scores["per_tissue"]

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from conftest import tiny_tree, write_yaml
 from fake_results import SLUGS, N, log, write_run
 
-from pathsynth import labels, report
+from pathsynth import charts, labels, pages, report
 from pathsynth.errors import DataError
 from pathsynth.params import load_params
 from pathsynth.report import ReportInput, read_report
@@ -95,7 +96,10 @@ def test_every_section_of_the_contract_is_there(page: str):
     for text in (
         "97.2 % right on real test images", "Gate-gaming", "Accepted, by colour alone", "the diagonal by construction",
         "Few images for the Fréchet distance", "Variety lost by filtering", "images: 3, at least 6 are needed",
-        "at least 1900 are needed", "± 0.013", "no more than chance", "more than chance: look at the pairs", "1,056,256",
+        "at least 1900 are needed", "± 0.013", "no more than chance would give", "more than chance would give: look",
+        "1,056,256", "0.774", "0.003", "without correction", "real validation images", "twice as many real images",
+        "optimiser steps, 120, however", "Expected attempts",
+        "after regeneration", "chose the epoch that was kept of gate and judge", "from the very images that are the reference",
         "4.2 MB", "12.6 min", "0.76 s", "cpu (2 threads)", "haematoxylin times 0.75", "running mean", "torch", "2.14.1",
         "validation images: 18, a quantile of 0.01 needs 100", "left out: smooth muscle: no unit",
     ):  # fmt: skip
@@ -187,16 +191,166 @@ def test_set_of_another_generator_is_not_told_of_the_lora(run: Path):
     page = report.render_report(content)
     assert "set <b>my GAN</b>" in page
     assert not content.of_lora and content.lora is None and not content.logs
-    for text in ("1,056,256", "lora_name", "Loss of the LoRA", "Training of the LoRA"):
+    assert "those in which the gate sees the class" in page
+    assert "after regeneration" not in page and "first attempts, seen by" not in page
+    for text in (
+        "1,056,256",
+        "lora_name",
+        "Loss of the LoRA",
+        "Training of the LoRA",
+    ):
         assert text not in page
 
 
 def test_log_of_another_run_does_not_count(run: Path):
     path = run / "logs" / "tiny" / "r2" / "generate_filtered.json"
-    path.write_text(json.dumps(log("generate_filtered", 123.5) | {"seed": 8}))
-    content = read(run)
-    assert set(content.logs) == {"train_lora"}
-    assert "not measured here" in report.render_report(content)
+    for other in ({"seed": 8}, {"fingerprint": "0" * 16}):
+        path.write_text(json.dumps(log(run, "generate_filtered", 123.5) | other))
+        content = read(run)
+        assert set(content.logs) == {"train_lora"}
+        assert "not measured here" in report.render_report(content)
+
+
+def test_log_of_several_processes_says_whose_memory_it_tells(run: Path, page: str):
+    assert "processes" not in page.partition('id="cost"')[2].partition("</section>")[0]
+    change(run / "logs" / "tiny" / "r2" / "generate_filtered.json", processes=4)
+    page = report.render_report(read(run))
+    assert "Most memory, generation (first process)" in page and "cpu (2 threads), 4 processes" in page
+    assert "Most memory, training (first process)" not in page
+
+
+def test_interval_without_width_is_left_out_with_one_note(run: Path, page: str):
+    assert "rule of three" not in page
+    path = run / "metrics" / "evaluation.json"
+    perfect = {name: 1.0 for key in ("macro_f1", "accuracy") for name in (key, f"{key}_low", f"{key}_high")}
+    tissues = {slug: dict.fromkeys(("precision", "recall", "f1", "f1_low", "f1_high"), 1.0) for slug in SLUGS}
+    gaming = {"difference": 0.0, "low": 0.0, "high": 0.0}
+    judged = json.loads(path.read_text())["judge"] | perfect | {"per_tissue": tissues}
+    change(path, **perfect, judge=judged, gate_gaming=gaming)
+    page = report.render_report(read(run))
+    assert "1.00 to 1.00" not in page and "1.000 to 1.000" not in page
+    assert "all of 180" in page and "all of 20<" in page
+    assert page.count("rule of three") == 1 and "of 180 images that is 1.7 %" in page
+    assert "+0.000 to +0.000" not in page and "score alike however these images are drawn again" in page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count", "words"),
+    [
+        (0.5, 0.75, 9, "0.50 to 0.75"),
+        (0.996, 1.0, 9, "0.996 to 1.000"),
+        (1.0, 1.0, 1200, "all of 1,200"),
+        (0.0, 0.0, 50, "none of 50"),
+        (1.0, 1.0, None, ""),
+        (0.4, 0.4, 50, ""),
+        (None, 1.0, 50, ""),
+    ],
+)
+def test_interval_in_words(low: float | None, high: float, count: int | None, words: str):
+    assert pages.interval(low, high, count) == words
+
+
+def test_columns_of_realism_are_no_limit(page: str):
+    assert "hoped for" not in page and "fewer than chance" not in page
+    section = page.partition('id="realism"')[2].partition("</section>")[0]
+    heads = re.findall(r'<th scope="col">(real [a-z ]+|raw|accepted)<small>', section)
+    assert heads == ["raw", "accepted", "real validation images", "real test images"]
+
+
+def test_stain_that_was_not_measured_says_why(run: Path):
+    path = run / "metrics" / "robustness.json"
+    data = json.loads(path.read_text())
+    missing = {by: data[by] | {"stain": {"undefined": "not stained so"}} for by in ("gate", "judge")}
+    change(path, **missing)
+    page = report.render_report(read(run))
+    assert "Not measured: stain: not stained so" in page and "haematoxylin times" not in page
+    Tags(page)
+
+
+def test_usefulness_of_too_few_real_images_says_so(run: Path):
+    few = {"n_images": 0, "undefined": "not twice as many real images of every tissue"}
+    change(run / "metrics" / "usefulness.json", twice_real=few, trained_on="raw")
+    page = report.render_report(read(run))
+    assert "not measured: not twice as many" in page and "Synthetic images are all of the set" in page
+
+
+def test_kept_epochs_are_those_of_the_parameters(content: ReportInput):
+    page = report.render_report(replace(content, checkpoints={"gate": "last", "judge": "last"}))
+    assert "No epoch was chosen by them" in page and "the last epoch of the judge" in page
+
+
+# A key of each kind of section, which a template or the code behind it asks for.
+NEEDED = [
+    ("evaluation", "gate_gaming.low", "evaluate"),
+    ("evaluation", "macro_f1", "evaluate"),
+    ("evaluation", "judge.macro_f1", "evaluate"),
+    ("evaluation", "realism.val", "evaluate"),
+    ("evaluation", "realism.raw.n_images", "evaluate"),
+    ("evaluation", "copying.accepted.features.p_more", "evaluate"),
+    ("generation", "per_tissue.mucus.attempted", "generate_filtered"),
+    ("generation", "accepted", "generate_filtered"),
+    ("usefulness", "steps", "measure_usefulness"),
+    ("usefulness", "twice_real", "measure_usefulness"),
+]
+
+
+def alter(path: Path, key: str, *value) -> None:
+    """Takes the value at a dotted key of a JSON file away, or puts another in its place."""
+    data = json.loads(path.read_text())
+    *parents, last = key.split(".")
+    parent = data
+    for name in parents:
+        parent = parent[name]
+    del parent[last]
+    if value:
+        parent[last] = value[0]
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(("name", "key", "stage"), NEEDED)
+def test_missing_key_is_named_with_its_file_and_stage(run: Path, name: str, key: str, stage: str):
+    alter(run / "metrics" / f"{name}.json", key)
+    with pytest.raises(DataError, match=rf"{name}\.json: has no {re.escape(key)}; run the stage {stage}$"):
+        report.render_report(read(run))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [None, "x", {}])
+@pytest.mark.parametrize(("name", "key", "stage"), NEEDED)
+def test_value_of_another_kind_is_no_traceback(run: Path, name: str, key: str, stage: str, value: object):
+    alter(run / "metrics" / f"{name}.json", key, value)
+    try:
+        report.render_report(read(run))
+    except DataError as error:
+        assert "run the stage" in str(error) and "metrics" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["evaluation", "generation", "usefulness", "robustness", "gate", "lora"])
+def test_every_key_taken_away_leaves_a_page_or_one_line(run: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    for drawing in ("bars", "lines"):
+        # drawings take long, and so do pictures
+        monkeypatch.setattr(charts, drawing, lambda *_, **__: "")
+    shutil.rmtree(run / "plots" / "evaluation" / "plates")
+    path = run / "metrics" / f"{name}.json"
+    text = path.read_text()
+    for key in sorted(set(_keys(json.loads(text)))):
+        path.write_text(text)
+        alter(path, key)
+        try:
+            report.render_report(read(run))
+        except DataError as error:
+            assert re.search(r"; run the stage \w+( anew)?$", str(error)), key
+
+
+def _keys(data: dict, prefix: str = "") -> Iterator[str]:
+    """Dotted keys; of all tissues, whose rows are alike, the first."""
+    for key, value in data.items():
+        if key in SLUGS[1:]:
+            continue
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 @pytest.mark.parametrize(
@@ -221,6 +375,8 @@ def test_missing_file_is_named_with_its_stage(run: Path, name: str, stage: str):
     [
         ("metrics/evaluation.json", "{", "is not JSON.*run the stage evaluate"),
         ("metrics/evaluation.json", '{"macro_f1": 1}', "has no n_images; run the stage evaluate"),
+        ("metrics/evaluation.json", '{"n_images": NaN}', "is not JSON.*NaN.*run the stage evaluate"),
+        ("metrics/evaluation.json", '{"n_images": -Infinity}', "is not JSON.*Infinity.*run the stage evaluate"),
         ("metrics/lora.json", "[]", "not an object; run the stage train_lora"),
         ("metrics/robustness.json", "", "is not JSON.*run the stage observe_real"),
         ("metrics/usefulness.json", "", "is not JSON.*run the stage measure_usefulness"),

@@ -84,6 +84,7 @@ def test_missing_parts_and_a_full_folder_are_one_line(finished, tmp_path):
     for more, message in (
         (("--split", "val"), "has no array val_images"),
         (("--observed", str(tmp_path / "nowhere")), "card.json: could not be read"),
+        (("--observed", str(finished / "data" / "prepared")), "run the stage observe_real"),
         (("--models", str(tmp_path / "nowhere")), "run the stage train_classifier first"),
     ):
         result = score(finished, made, tmp_path / "out", *more)
@@ -119,6 +120,7 @@ def test_set_has_a_card_with_what_it_is(finished):
 
 def test_card_is_not_to_be_fooled(finished):
     assert cards.cell("a | b\n<script>") == "a \\| b &lt;script&gt;"
+    assert cards.cell("![x](y) `z`") == "\\!\\[x\\](y) \\`z\\`"
     params = load_params(finished / "params.yaml")
     assert cards.base_name(params.benchmark.base) == "base"
 

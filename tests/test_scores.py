@@ -392,6 +392,31 @@ def test_sentence_of_a_difference(difference: float, p: float, sentence: str):
     assert scores.difference_sentence(difference, p, 450, ("r16", "r4")) == sentence
 
 
+@pytest.mark.parametrize(
+    ("given", "adjusted"),
+    [
+        # by hand: 0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1 is less than the one before
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.02, 0.5], [1.0, 0.06, 1.0]),
+        ([0.3, 0.3], [0.6, 0.6]),
+        ([0.04], [0.04]),
+        ([0.0, 1.0], [0.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_by_hand(given: list[float], adjusted: list[float]):
+    assert scores.holm(given) == pytest.approx(adjusted, abs=1e-9)
+    assert all(type(value) is float for value in scores.holm(given))
+
+
+def test_holm_calls_a_difference_where_there_is_none_in_one_family_of_twenty():
+    rng = np.random.default_rng(0)
+    families = rng.random((2000, 5))
+    called = np.array([min(scores.holm(family)) <= 0.05 for family in families])
+    assert called.mean() == pytest.approx(0.05, abs=0.015)
+    assert (families.min(axis=1) <= 0.05).mean() > 0.2
+
+
 ONE, TWO = np.array([0]), np.array([0, 1])
 
 
@@ -409,6 +434,8 @@ ONE, TWO = np.array([0]), np.array([0, 1])
         (lambda: scores.paired_permutation_test(TWO, TWO, TWO, N, 0, permutations=0), "permutations"),
         (lambda: scores.unpaired_permutation_test(TWO, TWO, EMPTY, EMPTY, N, 0), "no images"),
         (lambda: scores.unpaired_permutation_test(TWO, TWO, TWO, TWO, N, 0, permutations=0), "permutations"),
+        (lambda: scores.holm([0.5, 1.5]), "p_values"),
+        (lambda: scores.holm([0.5, float("nan")]), "p_values"),
     ],
 )
 def test_impossible_comparisons_are_refused(call, message: str):
