@@ -36,8 +36,8 @@ and teaching only.
   seed {seed}
 - source of the images that generator and gate learnt from: {source}
 - licence: of those images, {licence}; of the base, {base_licence}. Check both before you pass images on.
-- gate: a {gate} that accepts an image if it sees the prompted class; right on {gate_val:.1%} of real validation and \
-{gate_test:.1%} of real test images
+- gate: a {gate} that accepts an image if it sees the prompted class; right on {gate_val:.1%} of the data set's validation and
+  {gate_test:.1%} of its test images
 - acceptance: {accepted} of {attempted} attempts ({rate:.1%}), at most {most} per image; {unfilled} of {wanted} wanted images
   are missing
 
@@ -76,9 +76,9 @@ _SCORES = """\
 |---|---|---|
 {rows}
 
-The judge is another architecture that took no part in filtering; on real test images it is right on {judge:.1%}. Of the
-accepted images {closer} lie closer to a training image than 99 % of real validation images do (1 % is expected), by features.
-Fréchet distance to real training images {frechet}, kernel distance {kernel}, coverage {coverage}; real validation images have
+The judge is another architecture that took no part in filtering; on the data set's test images it is right on {judge:.1%}. Of
+the accepted images {closer} lie closer to a training image than 99 % of validation images do (1 % is expected), by features.
+Fréchet distance to the training images {frechet}, kernel distance {kernel}, coverage {coverage}; validation images have
 {real_frechet}, {real_kernel} and {real_coverage}."""
 
 
