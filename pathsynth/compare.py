@@ -26,12 +26,14 @@ from pathsynth import compare_page
 from pathsynth.cards import cell
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import DataError, one_line
-from pathsynth.files import reason, write_csv, write_text, write_whole
+from pathsynth.files import read_json, reason, write_csv, write_text, write_whole
+from pathsynth.score_table import score_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OVERVIEW = "plots/evaluation/plates/overview.png"
+SCORES_MARKS = re.compile(r"(<!-- scores: ([\w/]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MARKS = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Column: the metrics file and the keys that lead to the value.
 SCORES: dict[str, tuple[str, ...]] = {
@@ -118,7 +120,7 @@ def markdown(frame: pd.DataFrame) -> str:
     for row in frame.to_dict("records"):
         gate, judge = (_interval(row, name) for name in ("macro_f1", "judge_f1"))
         cells = [
-            f"`{cell(row['lora'])}`",
+            _code(row["lora"]),
             cell(_text(row["prompts"])),
             gate,
             judge,
@@ -129,6 +131,24 @@ def markdown(frame: pd.DataFrame) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _code(name: str) -> str:
+    """A name as code in a cell of a table, where backslashes would show; names of old commits may be anything."""
+    return f"`{re.sub(r'[`|<>]', '', ' '.join(str(name).split()))}`"
+
+
+def fill_scores(text: str, folder: Path) -> str:
+    """Replaces what stands between `<!-- scores: FOLDER -->` and `<!-- end -->` by what else that folder's metrics say."""
+
+    def replacement(match: re.Match) -> str:
+        evaluation, usefulness = (read_json(folder / match[2] / f"{name}.json") for name in ("evaluation", "usefulness"))
+        try:
+            return match[1] + score_table(evaluation, usefulness) + match[3]
+        except KeyError as error:
+            raise DataError(folder / match[2], f"its scores lack {error.args[0]!r}; run the stage evaluate anew") from error
+
+    return SCORES_MARKS.sub(replacement, text)
 
 
 def fill_readme(text: str, frame: pd.DataFrame) -> str:
@@ -209,6 +229,7 @@ def _fill(readme: Path, saved: Path) -> None:
         if not path.is_file():
             raise DataError(path, "is not there")
     text = fill_readme(readme.read_text(encoding="utf-8"), pd.read_csv(saved))
+    text = fill_scores(text, readme.parent)
     write_text(readme, text)
 
 

@@ -17,9 +17,10 @@ from PIL.PngImagePlugin import PngInfo
 from test_report import HOSTILE, Tags
 
 from pathsynth import compare, labels, plates
-from pathsynth.compare import UNSAVED, experiments, fill_readme, markdown, scored_by_its_params, table
+from pathsynth.compare import UNSAVED, experiments, fill_readme, fill_scores, markdown, scored_by_its_params, table
 from pathsynth.compare_page import STRIP_ROWS, difference_tests, render_comparison
 from pathsynth.errors import DataError
+from pathsynth.score_table import score_table
 
 
 def _revision(rev, lora, gate, benchmark="phantom", seed=1):
@@ -390,3 +391,29 @@ def test_file_of_a_commit_comes_from_git(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "a.csv").unlink()
     assert compare.file_of("HEAD", "a.csv") == b"1\r\n\xff"
     assert compare.file_of("HEAD", "b.csv") is None
+
+
+def test_readme_tells_what_accuracy_does_not(tmp_path):
+    write_run(tmp_path)
+    text = "a\n<!-- scores: metrics -->\nold\n<!-- end -->\nb\n"
+    filled = fill_scores(text, tmp_path)
+    usefulness = json.loads((tmp_path / "metrics" / "usefulness.json").read_text())
+    assert filled.startswith("a\n<!-- scores: metrics -->\n| question |") and filled.endswith("|\n<!-- end -->\nb\n")
+    assert f"{usefulness['synthetic']['accuracy_mean']:.3f} ± " in filled and "old" not in filled
+    assert fill_scores(filled, tmp_path) == filled
+    (tmp_path / "metrics" / "usefulness.json").write_text("{}")
+    with pytest.raises(DataError, match="its scores lack 'synthetic'; run the stage evaluate anew"):
+        fill_scores(text, tmp_path)
+
+
+def test_scores_that_cannot_be_had_are_said_in_the_readme(tmp_path):
+    write_run(tmp_path)
+    evaluation = json.loads((tmp_path / "metrics" / "evaluation.json").read_text())
+    usefulness = json.loads((tmp_path / "metrics" / "usefulness.json").read_text())
+    del evaluation["realism"]["accepted"]["recall"]
+    evaluation["realism"]["accepted"]["undefined"] = {"recall": "images: 0, at least 6 are needed"}
+    evaluation["copying"]["accepted"]["features"] = {"n_images": 0, "n_val": 0, "undefined": {"share_below": "no images"}}
+    usefulness["twice_real"] = {"n_images": 0, "undefined": "not twice as many"}
+    table = score_table(evaluation, usefulness)
+    for text in ("images: 0, at least 6 are needed", "not defined (no images)", "not defined (not twice as many)"):
+        assert text in table
