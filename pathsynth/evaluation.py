@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -221,13 +221,30 @@ def _realism(
             mixed[key] = whole.mixed(drawn(whole.labels, counts, seed))
         reference = mixed.get(key, whole)
         scores[name] = realism_scores(rows, labels, reference, slugs=slugs, seed=seed, settings=estimated)
-    lost = {
-        name: round(scores["raw"][name] - scores["accepted"][name], DIGITS)
-        for name in ("recall", "coverage")
-        if name in scores["raw"] and name in scores["accepted"]
-    }
     head = {"dimensions": train.features.shape[1], "nearest_neighbours": settings.nearest_neighbours}
-    return {**head, **scores, "variety_lost": lost}
+    return {**head, **scores, "variety_lost": variety_lost(scores["raw"], scores["accepted"])}
+
+
+def variety_lost(raw: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[str, float]:
+    """Recall and coverage of raw minus accepted images, means over tissues, each against all of its real images.
+
+    Of all tissues together the two sets may be compared with other mixtures of real images. A tissue of which nothing was
+    accepted has lost all; one with too few images for a score counts in neither mean.
+
+    Args:
+        raw, accepted: what `realism_scores` gives.
+    """
+    lost = {}
+    for name in ("recall", "coverage"):
+        pairs = []
+        for slug, before in raw["per_tissue"].items():
+            after = accepted["per_tissue"][slug]
+            kept = 0.0 if not after["n_images"] else after.get(name)
+            if name in before and kept is not None:
+                pairs.append(before[name] - kept)
+        if pairs:
+            lost[name] = round(float(np.mean(pairs)), DIGITS)
+    return lost
 
 
 def _copying(

@@ -151,7 +151,10 @@ def test_no_accepted_images_is_no_score(drawn: LabelledImages):
     assert metrics["filtered_judge"] == metrics["untuned"] == {"n_images": 0}
     assert set(metrics["realism"]["accepted"]["undefined"]) >= {"frechet_distance", "kernel_distance", "precision"}
     assert "share_below" in metrics["copying"]["accepted"]["pixels"]["undefined"]
-    assert metrics["realism"]["variety_lost"] == {} and "cost" not in metrics
+    raw = metrics["realism"]["raw"]["per_tissue"]
+    every = {name: np.mean([part[name] for part in raw.values()]) for name in ("recall", "coverage")}
+    assert metrics["realism"]["variety_lost"] == pytest.approx(every, abs=1e-6), "all is lost where nothing is accepted"
+    assert "cost" not in metrics
     assert files.json_text("evaluation.json", metrics)
     assert result.tables["per_tissue"]["accepted_judge_f1"].isna().all()
     assert result.tables["per_tissue"]["raw_gate_f1"].notna().all()
@@ -338,3 +341,17 @@ def test_summary_command(result: evaluation.Evaluation, generation: dict, tmp_pa
     wrong = CliRunner().invoke(summary.main, call)
     assert wrong.exit_code == 1
     assert len(wrong.output.splitlines()) == 1
+
+
+def test_variety_is_lost_where_a_tissue_is_filtered_away():
+    labels_ = np.repeat(np.arange(N), 12)
+    raw, accepted = observed(labels_), observed(labels_[labels_ > 0])
+    same = observed(labels_)
+    lost = evaluated(raw, accepted, same).metrics["realism"]
+    alone = lost["raw"]["per_tissue"][SLUGS[0]]["coverage"]
+    assert alone > 0.2
+    kept = [
+        lost["raw"]["per_tissue"][slug]["coverage"] - lost["accepted"]["per_tissue"][slug]["coverage"] for slug in SLUGS[1:]
+    ]
+    assert lost["variety_lost"]["coverage"] == pytest.approx((alone + sum(kept)) / N, abs=1e-5)
+    assert evaluated(raw, same, same).metrics["realism"]["variety_lost"] == {"recall": 0.0, "coverage": 0.0}
