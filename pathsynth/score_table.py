@@ -24,7 +24,7 @@ def score_table(evaluation: Mapping[str, Any], usefulness: Mapping[str, Any]) ->
         KeyError: a part is missing.
     """
     colour, realism = evaluation["colour"], evaluation["realism"]
-    accepted, val, test = (realism[name] for name in ("accepted", "val", "floor"))
+    accepted = realism["accepted"]
     features = f"by features of {realism['extractor']}"
     copies = evaluation["copying"]["accepted"]["features"]
     rows = [
@@ -36,14 +36,10 @@ def score_table(evaluation: Mapping[str, Any], usefulness: Mapping[str, Any]) ->
         (
             f"do accepted images look like the data set? Fréchet distance {features}",
             _with_interval(accepted, "frechet"),
-            f"validation {_number(val, 'frechet_distance')}, test {_number(test, 'frechet_distance')}",
+            _of_data_set(realism, "frechet_distance"),
         ),
         *(
-            (
-                f"are they as varied? {name}",
-                _number(accepted, name),
-                f"validation {_number(val, name)}, test {_number(test, name)}",
-            )
+            (f"are they as varied? {name}", _number(accepted, name), _of_data_set(realism, name))
             for name in ("recall", "coverage")
         ),
         (
@@ -63,6 +59,16 @@ def score_table(evaluation: Mapping[str, Any], usefulness: Mapping[str, Any]) ->
         ),
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in (HEAD, ("---",) * len(HEAD), *rows))
+
+
+def _of_data_set(realism: Mapping[str, Any], name: str) -> str:
+    """The score of validation and test images, with their number where it is another one: distances depend on it."""
+    cells = []
+    for words, key in (("validation", "val"), ("test", "floor")):
+        count = realism[key]["n_images"]
+        more = "" if count == realism["accepted"]["n_images"] else f" ({count} images)"
+        cells.append(f"{words} {_number(realism[key], name)}{more}")
+    return ", ".join(cells)
 
 
 def _number(scores: Mapping[str, Any], name: str) -> str:
