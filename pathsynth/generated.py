@@ -92,7 +92,8 @@ def read_sets(generated: Path, untuned: Path, slugs: Sequence[str], scratch: Pat
 def check_labels(where: object, labels: np.ndarray, slugs: Sequence[str]) -> None:
     """Raises DataError for a label that is no index into `slugs`."""
     if len(labels) and labels.max() >= len(slugs):
-        raise DataError(where, f"label {labels.max()} is not one of 0 to {len(slugs) - 1}")
+        known = ", ".join(f"{number} {slug}" for number, slug in enumerate(slugs))
+        raise DataError(where, f"label {labels.max()} is not one of 0 to {len(slugs) - 1}: {known}")
 
 
 def read_attempts(path: Path) -> pd.DataFrame:

@@ -270,7 +270,7 @@ def _with_palette(sheet: Image.Image) -> Image.Image:
     ramps = [255 * (1 - share) + inks * share for share in (0.25, 0.5, 0.75, 1.0)]
     fixed = np.concatenate([[ImageColor.getrgb(colour) for colour in (PAPER, EMPTY, RULE)], *ramps]).astype(np.uint8)
     free = PALETTE - len(fixed)
-    adapted = np.reshape(sheet.quantize(free, kmeans=1).getpalette() or (), (-1, 3))[:free].astype(np.uint8)
+    adapted = np.reshape(_sampled(sheet).quantize(free, kmeans=1).getpalette() or (), (-1, 3))[:free].astype(np.uint8)
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.concatenate([fixed, adapted]).tobytes())
     # Without dithering: its hatching would be taken for the generator's.
@@ -280,6 +280,11 @@ def _with_palette(sheet: Image.Image) -> Image.Image:
     result = Image.fromarray(indices, "P")
     result.putpalette(palette.getpalette() or ())
     return result
+
+
+def _sampled(sheet: Image.Image) -> Image.Image:
+    """Every fourth pixel of a large sheet: its colours, in a fraction of the time where there are very many, as in noise."""
+    return Image.fromarray(np.asarray(sheet)[::2, ::2])
 
 
 def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str) -> None:

@@ -50,7 +50,16 @@ def scored_sets(content: ReportInput) -> list[View]:
         # a set that another generator made has no untuned base
         if scores is not None:
             note = note if content.of_lora else OF_A_SET.get(key, note)
-            found.append({"name": name, "note": note, "scores": scores, "on_real": on_real(content, by), "by": by})
+            found.append(
+                {
+                    "name": name,
+                    "note": note,
+                    "scores": scores,
+                    "on_real": on_real(content, by),
+                    "worth": trust(content, by),
+                    "by": by,
+                }
+            )
     return found
 
 
@@ -64,6 +73,9 @@ def headline(content: ReportInput) -> View:
         "trust": trust(content, "judge"),
         "gate_trust": trust(content, "gate"),
         "without_width": without_width(content.evaluation),
+        "missing": [
+            label for label, row in zip(content.labels, content.confusion["raw", "gate"], strict=True) if not row.sum()
+        ],
     }
 
 

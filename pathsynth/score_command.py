@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -11,7 +15,7 @@ import numpy as np
 from pathsynth.archives import SPLITS, read_generated
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
-from pathsynth.errors import DataError, PathsynthError
+from pathsynth.errors import DataError
 from pathsynth.evaluation import write_tables
 from pathsynth.files import read_json, write_json
 from pathsynth.generated import GeneratedSets, LabelledImages, check_labels
@@ -27,12 +31,25 @@ from pathsynth.usefulness import usefulness
 
 # Of the benchmark, not of the set; the report shows them.
 SHARED = ("gate", "judge", "robustness")
+LONGEST_NAME = 80
+
+
+class Name(click.ParamType):
+    """A name that fits into a heading."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the text, or fails for one that is empty or too long."""
+        if not 0 < len(value.strip()) <= LONGEST_NAME:
+            self.fail(f"has {len(value)} characters; allowed: 1 to {LONGEST_NAME}", param, ctx)
+        return value.strip()
 
 
 @click.command()
 @click.argument("archive", metavar="SET.npz", type=FILE)
 @click.option("--out", type=FOLDER, required=True, help="Folder for scores, tables, pictures and report; new or empty.")
-@click.option("--name", help="What the report calls the set; by default the file's name.")
+@click.option("--name", type=Name(), help="What the report calls the set; by default the file's name.")
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which images are scored.")
 @click.option("--usefulness/--no-usefulness", "useful", default=True, help="Whether classifiers are trained on the set.")
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
@@ -52,45 +69,55 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
     The benchmark's classifiers must be there: `dvc repro observe_real` or `dvc pull`.
     """
     params = load_params(params_path)
-    _check_new(out)
-    bench = open_bench(params, params_path.parent, prepared, observed, models / "gate", models / "judge")
-    shared = {role: read_json(metrics / f"{role}.json") for role in SHARED}
-    with temporary_folder(scratch) as folder:
-        sets = _as_sets(archive, split, bench, folder)
-        result, sheets = score_sets(sets, params, bench, folder)
+    with _whole_folder(out) as part, temporary_folder(scratch) as folder:
+        raw = _read(archive, split, params, folder)
+        bench = open_bench(params, params_path.parent, prepared, observed, models / "gate", models / "judge")
+        shared = {role: read_json(metrics / f"{role}.json") for role in SHARED}
+        result, sheets = score_sets(_as_sets(raw, bench), params, bench, folder)
         if useful:
             settings = params.benchmark.evaluation.usefulness
-            given = (bench.prepared, sets.raw, settings, params.seed, pick_device(), params_path.parent)
+            given = (bench.prepared, raw, settings, params.seed, pick_device(), params_path.parent)
             shared["usefulness"] = usefulness(*given, trained_on="raw")
-    try:
-        _write(out, params, name or archive.name, result, sheets, shared)
-    except PathsynthError:
-        # half a result would be taken for a whole one, and a second try would be refused
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+        _write(part, params, name or archive.name, result, sheets, shared)
     click.echo(f"{headlines(result.metrics)}\n\nlook at {out / 'report.html'}; all scores are in {out / 'metrics'}")
 
 
-def _check_new(out: Path) -> None:
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place in the end, whole; before that `out` is as it was.
+
+    Raises:
+        DataError: `out` is not empty or cannot be made.
+    """
     try:
         if out.exists() and any(out.iterdir()):
             raise DataError(out, "is not empty; name a new folder")
+        with temporary_folder(out.absolute().parent) as folder:
+            part = folder / "part"
+            part.mkdir()
+            yield part
+            # of two runs into one folder the second finds it full
+            os.replace(part, out)
     except OSError as error:
-        raise DataError(out, f"cannot be used: {error.strerror}") from error
+        full = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+        problem = "is not empty any more; name a new folder" if full else f"cannot be used: {error.strerror}"
+        raise DataError(out, problem) from error
 
 
-def _as_sets(archive: Path, split: str, bench: Bench, folder: Path) -> GeneratedSets:
-    """The set as raw images, and those of them that the gate lets through."""
-    data, gate = bench.prepared, bench.observers.gate
-    images, labels = read_generated(archive, folder, split, data.image_size)
+def _read(archive: Path, split: str, params: Params, folder: Path) -> LabelledImages:
+    dataset = params.benchmark.dataset
+    images, labels = read_generated(archive, folder, split, dataset.image_size)
     if not len(labels):
         raise DataError(archive, f"{split}_images: none, expected at least one image")
-    check_labels(archive, labels, data.slugs)
-    kept = np.flatnonzero(gate.probabilities(images).argmax(axis=1) == labels)
-    nothing = LabelledImages(images[:0], labels[:0])
-    return GeneratedSets(
-        raw=LabelledImages(images, labels), accepted=LabelledImages(chosen(images, kept), labels[kept]), untuned=nothing
-    )
+    check_labels(archive, labels, dataset.slugs)
+    return LabelledImages(images, labels)
+
+
+def _as_sets(raw: LabelledImages, bench: Bench) -> GeneratedSets:
+    """The set as raw images, and those of them that the gate lets through."""
+    kept = np.flatnonzero(bench.observers.gate.probabilities(np.asarray(raw.images)).argmax(axis=1) == raw.labels)
+    nothing = LabelledImages(raw.images[:0], raw.labels[:0])
+    return GeneratedSets(raw=raw, accepted=LabelledImages(chosen(raw.images, kept), raw.labels[kept]), untuned=nothing)
 
 
 def _write(out: Path, params: Params, name: str, result, sheets, shared: dict[str, dict]) -> None:

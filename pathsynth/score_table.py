@@ -34,8 +34,13 @@ def score_table(evaluation: Mapping[str, Any], usefulness: Mapping[str, Any]) ->
             f"right on {percent(evaluation['real_images']['colour']['test'])} of test",
         ),
         (
-            f"do accepted images look like the data set? Fréchet distance {features}",
-            _with_interval(accepted, "frechet"),
+            f"do accepted images look like the data set? kernel distance {features}",
+            _with_interval(accepted, "kernel"),
+            _of_data_set(realism, "kernel_distance"),
+        ),
+        (
+            "Fréchet distance, to be compared between equal numbers of images alone",
+            f"{_with_interval(accepted, 'frechet')}, {accepted['n_images']} images",
             _of_data_set(realism, "frechet_distance"),
         ),
         *(
@@ -50,10 +55,10 @@ def score_table(evaluation: Mapping[str, Any], usefulness: Mapping[str, Any]) ->
         (
             "accuracy on test of a classifier trained on them",
             _trained(usefulness, "synthetic"),
-            f"as many real ones {_trained(usefulness, 'real')}",
+            f"real ones {_trained(usefulness, 'real')}",
         ),
         (
-            "the same with as many real images added",
+            "the same with those real images added",
             _trained(usefulness, "real_and_synthetic"),
             f"twice as many real ones {_trained(usefulness, 'twice_real')}",
         ),

@@ -50,10 +50,21 @@ def headlines(evaluation: Mapping[str, Any]) -> str:
     raw, floor = evaluation["realism"]["raw"], evaluation["realism"]["floor"]
     distances = [f"{scores['frechet_distance']:.3g}" if "frechet_distance" in scores else "-" for scores in (raw, floor)]
     lines.append(f"{'Fréchet distance, raw':<28}{distances[0]} (real test images {distances[1]}), by {_extractor(evaluation)}")
-    copies = evaluation["copying"]["accepted"]["features"]
-    if "share_below" in copies:
-        lines.append(f"{'closer than real, accepted':<28}{copies['share_below']:.1%} (1.0% is expected of new images)")
+    copies = evaluation["copying"]["accepted"]
+    shares = [
+        f"{space} {copies[space]['share_below']:.1%}" for space in ("features", "pixels") if "share_below" in copies[space]
+    ]
+    if shares:
+        lines.append(f"{'nearer than real, accepted':<28}by {', by '.join(shares)} (1.0% is expected of new images)")
+    asked = images_of(evaluation)
+    if missing := [slug for slug, images in asked.items() if not images]:
+        lines.append(f"note: {len(missing)} of {len(asked)} classes have no images and count as 0: {', '.join(missing)}")
     return "\n".join(lines)
+
+
+def images_of(evaluation: Mapping[str, Any]) -> dict[str, int]:
+    """Number of raw images of every class."""
+    return {slug: scores["n_images"] for slug, scores in evaluation["realism"]["raw"]["per_tissue"].items()}
 
 
 def _extractor(evaluation: Mapping[str, Any]) -> str:

@@ -101,7 +101,8 @@ def test_a_full_disk_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_limit_of_the_system_loses_nothing(folder: Path, limit: int):
     script = f"""
 import resource, sys
-from tests.test_prepared import NAMES, _splits
+sys.path.insert(0, "tests")
+from test_prepared import NAMES, _splits
 from pathsynth.errors import DataError
 from pathsynth.prepared import write_prepared
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

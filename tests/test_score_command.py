@@ -94,6 +94,10 @@ def test_missing_parts_and_a_full_folder_are_one_line(finished, tmp_path):
     result = score(finished, made, tmp_path / "out")
     assert result.exit_code == 1 and "is not empty; name a new folder" in result.output
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+    result = score(finished, made, tmp_path / "set.npz" / "out")
+    assert result.exit_code == 1 and result.output.count("\n") == 1, result.output
+    result = score(finished, made, tmp_path / "out2", "--name", "x" * 81)
+    assert result.exit_code == 2 and "has 81 characters; allowed: 1 to 80" in result.output
 
 
 def test_synthetic_set_loads_in_medmnist(finished, tmp_path, monkeypatch):
@@ -131,3 +135,35 @@ def test_what_a_stage_took_is_logged_and_hashed_nowhere(finished):
     for stage, log in logs.items():
         assert log["stage"] == stage and log["seconds"] > 0 and log["peak_memory_mb"] > 50
         assert (log["benchmark"], log["lora"], log["seed"]) == ("tiny", "r2", 7) and "torch" in log["versions"]
+
+
+def test_a_break_while_writing_leaves_what_was_there(finished, tmp_path, monkeypatch):
+    from pathsynth import score_command
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    made = archive(tmp_path / "set.npz", np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1]))
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(score_command, "write_plates", broken)
+    result = score(finished, made, tmp_path / "out", "--no-usefulness")
+    assert result.exit_code != 0 and list((tmp_path / "out").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scratch", "set.npz"]
+
+    def late(*args):
+        (tmp_path / "out" / "other.txt").write_text("of another run")
+        monkeypatch.undo()
+        score_command.write_plates(*args)
+
+    monkeypatch.setattr(score_command, "write_plates", late)
+    result = score(finished, made, tmp_path / "out", "--no-usefulness")
+    assert result.exit_code == 1 and "is not empty any more; name a new folder" in result.output, result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["other.txt"]
+
+
+def test_classes_without_images_are_told(finished, tmp_path):
+    made = archive(tmp_path / "set.npz", np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1]))
+    result = score(finished, made, tmp_path / "out", "--no-usefulness")
+    assert result.exit_code == 0, result.output
+    assert "note: 7 of 9 classes have no images and count as 0: debris, lymphocytes" in result.output
+    assert "7 of 9 tissues have no images" in (tmp_path / "out" / "report.html").read_text()
