@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pathsynth.devices import memory_faults
 from pathsynth.errors import ModelError, one_line
 from pathsynth.files import located, sha256_of
-from pathsynth.network import network_faults
+from pathsynth.network import snapshot
 from pathsynth.settings import BaseModelSettings
 
 if TYPE_CHECKING:
@@ -36,22 +36,8 @@ def locate_base(settings: BaseModelSettings, beside: Path) -> Path:
         return located(beside, name)
     weights = [str(_weights(Path(part), settings.variant)) for part in WEIGHTS]
     wanted = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/config.json" for part in WEIGHTS), *weights]
-    with network_faults(f"{name} at {settings.revision}", "or name a local folder, with base.revision: null"):
-        return _from_hub(name, settings.revision, wanted, weights)
-
-
-def _from_hub(name: str, revision: str, wanted: list[str], weights: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        # a commit does not change, so what the cache has whole needs no question to the hub
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
-        if all((folder / path).is_file() for path in ["model_index.json", *weights]):
-            return folder
-    except LocalEntryNotFoundError:
-        pass
-    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    otherwise = "or name a local folder, with base.revision: null"
+    return snapshot(name, settings.revision, wanted, ["model_index.json", *weights], otherwise)
 
 
 def load_base(folder: Path, device: str, variant: str | None = None) -> StableDiffusionPipeline:

@@ -197,9 +197,8 @@ def base_name(base: BaseModelSettings) -> str:
 def base_licence(base: BaseModelSettings) -> str:
     """The licence of the base's weights, as far as it is known."""
     name = base.pretrained_model_name_or_path
-    if name == "base" and not base.revision:
-        return BUNDLED
-    return BASE_LICENCES.get(name, "that of its owner") if base.revision else "that of its owner"
+    known = BASE_LICENCES if base.revision else {"base": BUNDLED}
+    return known.get(name, "that of its owner")
 
 
 def data_source(params: Params) -> str:

@@ -22,13 +22,12 @@ from pathsynth.observed import OBSERVERS, Observed
 from pathsynth.realism import Reference, Settings, realism_scores
 from pathsynth.rows import Rows, chosen
 from pathsynth.sampling import drawn, in_proportion
-from pathsynth.scores import bootstrap_difference, bootstrap_scores, classification_scores, expected_calibration_error
+from pathsynth.scores import bootstrap_difference, bootstrap_scores, classification_scores, expected_calibration_error, plain
 from pathsynth.settings import GenerationSettings, RealismSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DIGITS = 6
 SCORES = ("precision", "recall", "f1", "f1_low", "f1_high")
 AVERAGES = ("macro_f1", "macro_precision", "macro_recall", "accuracy")
 # By whom each set is scored, and under which key of evaluation.json; the headline is the file's top level.
@@ -178,10 +177,7 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
 def _accuracies(real: Mapping[str, Observed]) -> dict:
     """How often each observer is right on real images it has not learnt from."""
     return {
-        observer: {
-            split: round(float((real[split].predicted(observer) == real[split].labels).mean()), DIGITS)
-            for split in ("val", "test")
-        }
+        observer: {split: plain((real[split].predicted(observer) == real[split].labels).mean()) for split in ("val", "test")}
         for observer in OBSERVERS
     }
 
@@ -243,7 +239,7 @@ def variety_lost(raw: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[st
             if name in before and kept is not None:
                 pairs.append(before[name] - kept)
         if pairs:
-            lost[name] = round(float(np.mean(pairs)), DIGITS)
+            lost[name] = plain(np.mean(pairs))
     return lost
 
 
@@ -280,7 +276,7 @@ def _cost(attempts: pd.DataFrame, filled: list[dict], wanted: int, slugs: Sequen
         shortfall = {"shortfall": wanted - accepted}
         if not accepted:
             return {**shortfall, "undefined": {"attempts_per_accepted": "no image was accepted"}}
-        return {"attempts_per_accepted": round(len(rows) / accepted, DIGITS), **shortfall}
+        return {"attempts_per_accepted": plain(len(rows) / accepted), **shortfall}
 
     after = {str(row["attempt"]): row["filled"] for row in filled if row["tissue"] == "all"}
     per_tissue = {slug: counts(attempts[attempts["tissue"] == slug], wanted) for slug in slugs}
@@ -336,7 +332,7 @@ def _pairs_table(
             "rank": rank,
             "tissue": slugs[accepted.labels[image]],
             "slot": int(slots[image]),
-            "distance": round(float(distance), DIGITS),
+            "distance": plain(distance),
             "train_index": int(near),
             "train_tissue": slugs[train.labels[near]],
         }

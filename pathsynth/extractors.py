@@ -14,7 +14,7 @@ from pathsynth.classifier import Classifier, normalised, read_weights
 from pathsynth.devices import filled_up, memory_faults
 from pathsynth.errors import FetchError, ModelError, one_line
 from pathsynth.files import located, read_json
-from pathsynth.network import network_faults
+from pathsynth.network import snapshot
 from pathsynth.pixels import as_batch
 from pathsynth.settings import AnyFeatures, Dinov2Features, InceptionFeatures
 
@@ -191,22 +191,11 @@ def _dinov2(settings: Dinov2Features, folder: Path, device: str) -> NetworkExtra
 
 def _located_dinov2(settings: Dinov2Features, folder: Path) -> Path:
     """The local folder, or the two files that are used in the hub's cache, fetched where they are not there yet."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    name, wanted = settings.pretrained_model_name_or_path, list(DINOV2_FILES)
+    name = settings.pretrained_model_name_or_path
     if settings.revision is None:
         return located(folder, name)
-    remedy = "or name a local folder, with evaluation.realism.features.revision: null"
-    with network_faults(f"{name} at {settings.revision}", remedy):
-        try:
-            # a commit does not change, so what the cache has whole needs no question to the hub
-            path = Path(snapshot_download(name, revision=settings.revision, allow_patterns=wanted, local_files_only=True))
-            if all((path / part).is_file() for part in wanted):
-                return path
-        except LocalEntryNotFoundError:
-            pass
-        return Path(snapshot_download(name, revision=settings.revision, allow_patterns=wanted))
+    otherwise = "or name a local folder, with evaluation.realism.features.revision: null"
+    return snapshot(name, settings.revision, DINOV2_FILES, DINOV2_FILES, otherwise)
 
 
 def _loaded_dinov2(path: Path) -> tuple[torch.nn.Module, int]:

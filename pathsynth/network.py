@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from pathsynth.errors import FetchError, one_line
 from pathsynth.files import reason
@@ -32,6 +33,34 @@ def network_faults(what: object, otherwise: str) -> Iterator[None]:
         raise FetchError(what, f"is no name that the hub allows: {one_line(error)}") from error
     except (HTTPError, OSError) as error:
         raise FetchError(what, _problem(error, otherwise)) from error
+
+
+def snapshot(name: str, revision: str, wanted: Sequence[str], needed: Sequence[str], otherwise: str) -> Path:
+    """The folder of a repository's files in the hub's cache, fetched where they are not there yet.
+
+    Args:
+        name: the repository, OWNER/NAME.
+        revision: a commit.
+        wanted: patterns of the files to fetch.
+        needed: files without which the cache does not have it whole.
+        otherwise: what can be done instead, the end of an error's line.
+
+    Raises:
+        FetchError: the repository is missing, private, gated or out of reach, or the disk is full.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = list(wanted)
+    with network_faults(f"{name} at {revision}", otherwise):
+        try:
+            # a commit does not change, so what the cache has whole needs no question to the hub
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
+            if all((folder / path).is_file() for path in needed):
+                return folder
+        except LocalEntryNotFoundError:
+            pass
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
 
 
 def _problem(error: BaseException, otherwise: str) -> str:

@@ -156,7 +156,20 @@ def usefulness(content: ReportInput) -> View | None:
         told = spoken("Mean F1 on real test images by what was learnt from", content.labels, series)
         drawn = charts.bars("usefulness", content.labels, series, Axis("F1 on real test images"), told)
         chart = Chart(drawn, f"Mean F1 over {found['repeats']} trainings; the whiskers are one standard deviation each way.")
-    return {"repeats": found["repeats"], "steps": found["steps"], "made": found["trained_on"], "rows": rows, "chart": chart}
+    return {
+        "repeats": found["repeats"],
+        "steps": found["steps"],
+        "made": found["trained_on"],
+        "rows": rows,
+        "chart": chart,
+        "saturated": _saturated(found),
+    }
+
+
+def _saturated(found: Mapping[str, Any]) -> bool:
+    """Whether twice as many real images teach no more than half of them, so that no gain by more images can be read."""
+    once, twice = (found[key].get("macro_f1_mean") for key in ("real", "twice_real"))
+    return once is not None and twice is not None and twice <= once
 
 
 def copying(content: ReportInput) -> View:

@@ -113,14 +113,14 @@ class _Chosen:
     """Some rows of others, in an order of their own."""
 
     def __init__(self, rows: Rows, indices: np.ndarray):
-        self._rows, self._indices = rows, indices
+        self._rows, self.indices = rows, indices
         self.shape = (len(indices), *rows.shape[1:])
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, key: slice | np.ndarray, /) -> np.ndarray:
-        return self._rows[self._indices[key]]
+        return self._rows[self.indices[key]]
 
 
 def chosen(rows: Rows, indices: np.ndarray) -> Rows:

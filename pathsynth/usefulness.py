@@ -16,12 +16,12 @@ from pathsynth.classifier_training import Indexable, epochs, new_classifier, ste
 from pathsynth.devices import Stream, mix_seed
 from pathsynth.generated import LabelledImages
 from pathsynth.prepared import Prepared
+from pathsynth.rows import chosen
 from pathsynth.sampling import drawn
-from pathsynth.scores import classification_scores
+from pathsynth.scores import classification_scores, plain
 from pathsynth.settings import ClassifierSettings, UsefulnessSettings
 
 SOURCES = ("real", "synthetic", "real_and_synthetic", "twice_real")
-DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,6 @@ class _Joined:
         some = [self.first[indices[own]], self.second[indices[~own] - len(self.first)]]
         order = np.argsort(np.concatenate([np.flatnonzero(own), np.flatnonzero(~own)]))
         return np.concatenate(some)[order]
-
-
-@dataclass(frozen=True)
-class _Some:
-    """Some images of a set."""
-
-    images: Indexable
-    chosen: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
-        return self.images[self.chosen[indices]]
 
 
 def usefulness(
@@ -110,16 +96,16 @@ def _sources(prepared: Prepared, synthetic: LabelledImages, seed: int, repeat: i
     """Images and labels, int64 (N,), of every source for one repeat."""
     labels, made = prepared.labels_of("train"), np.asarray(synthetic.labels, np.int64)
     counts, images = np.bincount(made, minlength=len(prepared.slugs)), prepared.images("train")
-    chosen = drawn(labels, counts, seed, repeat)
-    real = _Some(images, chosen)
+    some = drawn(labels, counts, seed, repeat)
+    real = chosen(images, some)
     sources: dict[str, tuple[Indexable, np.ndarray]] = {
-        "real": (real, labels[chosen]),
+        "real": (real, labels[some]),
         "synthetic": (synthetic.images, made),
-        "real_and_synthetic": (_Joined(real, synthetic.images), np.concatenate([labels[chosen], made])),
+        "real_and_synthetic": (_Joined(real, synthetic.images), np.concatenate([labels[some], made])),
     }
     if (np.bincount(labels, minlength=len(counts)) >= 2 * counts).all():
         more = drawn(labels, 2 * counts, seed, repeat)
-        sources["twice_real"] = (_Some(images, more), labels[more])
+        sources["twice_real"] = (chosen(images, more), labels[more])
     return sources
 
 
@@ -151,4 +137,4 @@ def _folded(rounds: Sequence[tuple[int, dict]], slugs: Sequence[str]) -> dict:
 
 def _spread(name: str, values: Iterable[float]) -> dict[str, float]:
     values = list(values)
-    return {f"{name}_mean": round(float(np.mean(values)), DIGITS), f"{name}_std": round(float(np.std(values, ddof=1)), DIGITS)}
+    return {f"{name}_mean": plain(float(np.mean(values))), f"{name}_std": plain(float(np.std(values, ddof=1)))}

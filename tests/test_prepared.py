@@ -101,7 +101,6 @@ def test_a_full_disk_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_limit_of_the_system_loses_nothing(folder: Path, limit: int):
     script = f"""
 import resource, sys
-sys.path.insert(0, "tests")
 from test_prepared import NAMES, _splits
 from pathsynth.errors import DataError
 from pathsynth.prepared import write_prepared
@@ -112,7 +111,9 @@ except DataError as error:
     sys.exit(str(error))
 """
     before = _contents(folder)
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, cwd=REPOSITORY)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests")}
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
     assert (done.returncode, done.stderr) == (1, f"{folder / 'train_images.npy'}: could not be written: File too large\n")
     assert _contents(folder) == before
 

@@ -26,7 +26,7 @@ def test_real_images_are_as_many_as_synthetic_ones_and_drawn_anew(tiny_prepared)
     assert np.bincount(chosen, minlength=9).tolist() == [4, 0, 0, 4, 0, 0, 0, 0, 0]
     assert len(images) == 8 and images[np.arange(8)].shape == (8, 32, 32, 3)
     few = LabelledImages(made.images[:4], np.array([0, 0, 3, 3], np.uint8))
-    draws = [usefulness._sources(tiny_prepared, few, 1, repeat)["real"][0].chosen.tolist() for repeat in (0, 0, 1, 2, 3, 4)]
+    draws = [usefulness._sources(tiny_prepared, few, 1, repeat)["real"][0].indices.tolist() for repeat in (0, 0, 1, 2, 3, 4)]
     assert draws[0] == draws[1] and len({tuple(draw) for draw in draws}) > 1
     assert "twice_real" not in sources[0]
     twice, twice_labels = usefulness._sources(tiny_prepared, few, 1, 0)["twice_real"]
