@@ -221,7 +221,7 @@ def _optimizer(network: torch.nn.Module, settings: ClassifierSettings, steps: in
     """AdamW (Adam when weight_decay is 0) and its schedule, stepped once a batch."""
     import torch
 
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     if settings.lr_scheduler == "one_cycle":
         return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)

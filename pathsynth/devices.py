@@ -18,6 +18,8 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 # On a CPU torch's kernels sum in another order for small or odd batches, and round as before from this size on and in multiples
 # of it, on any number of threads. So batches are filled up to it, and no image depends on the images beside it.
 CPU_BATCH = 16
+# Latents of 16 x 16, those of the bundled base.
+MOST_PLAIN_ATTENTION = 256
 
 
 class Stream(IntEnum):
@@ -58,6 +60,23 @@ def dtype(name: str) -> torch.dtype:
     import torch
 
     return getattr(torch, DTYPES[name])
+
+
+def training_attention(device: str, pixels: int) -> contextlib.AbstractContextManager:
+    """The way in which attention is computed while it learns, as a context.
+
+    On a CPU the backward pass of torch's fused attention takes three times as long as plain matrix products where images are
+    small; the products keep their attention maps, so large images go on with what is fused.
+
+    Args:
+        device: torch device.
+        pixels: of the latents, the most that can attend to each other.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if device != "cpu" or pixels > MOST_PLAIN_ATTENTION:
+        return contextlib.nullcontext()
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def filled_up(count: int, device: str) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.base_model import check_image_size, embed
-from pathsynth.devices import Stream, dtype, memory_faults, mix_seed
+from pathsynth.devices import Stream, dtype, memory_faults, mix_seed, training_attention
 from pathsynth.errors import TrainingError
 from pathsynth.latents import Latents, encode, latent_shape, views_of
 from pathsynth.lora import add_lora
@@ -70,7 +70,8 @@ def train_lora(
     draws = _draws(pipeline, prepared, settings, seed)
     with shared_folder(scratch, processes) as folder:
         run = _set_up(pipeline, prepared, prompts, settings, draws, folder, processes)
-        losses = _loop(run, draws, settings, log)
+        with training_attention(pipeline.device.type, math.prod(draws.shape[1:])):
+            losses = _loop(run, draws, settings, log)
     # a loss tells of the weights before its own step, so the last step shows here alone
     if not all(bool(parameter.isfinite().all()) for parameter in run.parameters):
         raise TrainingError("the last step made weights that are no numbers; lower optimizer.learning_rate")
@@ -189,7 +190,7 @@ def _set_up(
     pipeline.vae.to("cpu")
     pipeline.text_encoder.to("cpu")
     o = settings.optimizer
-    optimizer = torch.optim.AdamW(parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True)
     schedule = build_schedule(optimizer, settings.schedule, training.max_train_steps)
     unet, optimizer = accelerator.prepare(pipeline.unet, optimizer)
     unet.train()
