@@ -43,8 +43,8 @@ compare: $(READY) ## compare the LoRA configurations that were run
 	$(BIN)/python -m pathsynth.compare
 
 .PHONY: bench
-bench: $(READY) ## measure the speed of generation against the stock pipeline
-	$(BIN)/python -m benchmarks.generation
+bench: $(READY) ## measure speed against the usual ways, on this machine
+	$(BIN)/python -m benchmarks
 
 .PHONY: test
 test: $(READY) ## run the tests

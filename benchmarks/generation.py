@@ -1,88 +1,63 @@
-"""Speed of generation against the stock pipeline called once per image: `make bench`.
+"""Generation against the stock pipeline, one prompt at a time and ten images of each.
 
-Both draw the same prompts with the same base, scheduler, steps, guidance and number format, in turns, on the same machine.
+Both draw as many images of every tissue with the same base and adapter, scheduler, steps, guidance and number format.
 """
 
 from __future__ import annotations
 
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 
-import click
+from benchmarks.pairs import Bench, Row, in_turns
+from pathsynth.base_model import load_base, locate_base, unet_sha256
+from pathsynth.devices import autocast
+from pathsynth.generation import Sampler, first_attempts
+from pathsynth.lora import WEIGHTS, add_lora, attach_lora, save_lora
 
-from pathsynth.base_model import load_base, locate_base
-from pathsynth.cli import FILE, reports_errors
-from pathsynth.devices import autocast, pick_device
-from pathsynth.files import write_json
-from pathsynth.generation import Attempt, Sampler
-from pathsynth.params import load_params
-
-WARM_UP = 1
+IMAGES_PER_PROMPT = 10
 
 
-@click.command()
-@click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
-@click.option("--images", type=click.IntRange(1), default=10, show_default=True, help="Images per round.")
-@click.option("--rounds", type=click.IntRange(2), default=7, show_default=True, help="Rounds of each, in turns.")
-@click.option("--out", type=FILE, default="benchmarks/results/generation.json", show_default=True)
-@reports_errors
-def main(params_path, images, rounds, out):
-    """Times our batches against one call of StableDiffusionPipeline per image."""
-    import torch
+def measure(bench: Bench) -> Row:
+    """Images per second."""
+    params = bench.params
+    settings, size, base = params.benchmark.generation, params.benchmark.dataset.image_size, params.benchmark.base
+    prompts = params.benchmark.texts(params.lora.prompts)
+    folder, adapter = locate_base(base, bench.root), bench.scratch / "adapter"
+    checksum = unet_sha256(folder, base.variant)
+    # an untrained adapter costs as much as a trained one
+    untrained = load_base(folder, bench.device, base.variant)
+    add_lora(untrained.unet, params.lora.adapter)
+    save_lora(adapter, untrained.unet, params.lora, "", checksum)
 
-    params, device = load_params(params_path), pick_device()
-    settings, size = params.benchmark.generation, params.benchmark.dataset.image_size
-    prompts, base = params.benchmark.texts(params.lora.prompts), params.benchmark.base
-    pipeline = load_base(locate_base(base, params_path.parent), device, base.variant)
-    sampler = Sampler(pipeline, prompts, settings, params.seed, size)
-    attempts = [Attempt(i % len(prompts), i, 0) for i in range(images)]
+    merged = load_base(folder, bench.device, base.variant)
+    attach_lora(merged, adapter, checksum)
+    sampler = Sampler(merged, prompts, settings, params.seed, size)
+    attempts = first_attempts(len(prompts), IMAGES_PER_PROMPT)
+    stock = load_base(folder, bench.device, base.variant)
+    stock.load_lora_weights(adapter, weight_name=WEIGHTS)
+    stock.scheduler = merged.scheduler
 
-    def stock() -> None:
-        with torch.inference_mode(), autocast(device, settings.mixed_precision):
-            for attempt in attempts:
-                pipeline(
-                    prompts[attempt.tissue],
-                    negative_prompt=settings.negative_prompt,
-                    generator=torch.Generator().manual_seed(attempt.seed(params.seed)),
-                    height=size,
-                    width=size,
-                    num_inference_steps=settings.num_inference_steps,
-                    guidance_scale=settings.guidance_scale,
-                    output_type="np",
-                )
+    def ours() -> Callable[[], int]:
+        return lambda: len(sampler.draw_all(attempts))
 
-    rates = in_turns({"ours": lambda: sampler(attempts), "theirs": stock}, images, rounds)
-    ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["theirs"], strict=True)]
-    row = {
-        "part": "generation",
-        "peer": f"StableDiffusionPipeline, {settings.scheduler}, {settings.num_inference_steps} steps, one call per image",
-        "ours": round(statistics.median(rates["ours"]), 2),
-        "theirs": round(statistics.median(rates["theirs"]), 2),
-        "unit": "images/s",
-        "ratio": round(statistics.median(ratios), 2),
-        "spread": f"{min(ratios):.2f} to {max(ratios):.2f}",
-        "n": rounds,
-    }
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    versions = {name: version(name) for name in ("torch", "diffusers")} | {"python": platform.python_version()}
-    write_json(out, {"machine": where, "versions": versions, "base": base.model_dump(), "rows": {"generation": row}})
-    click.echo("  ".join(f"{key}: {value}" for key, value in row.items()))
+    def theirs() -> Callable[[], int]:
+        def run() -> int:
+            with autocast(bench.device, settings.mixed_precision):
+                return sum(len(_drawn(stock, prompt, settings, size)) for prompt in prompts)
+
+        return run
+
+    peer = f"StableDiffusionPipeline, a prompt at a time, {IMAGES_PER_PROMPT} images each"
+    return in_turns("generation", peer, "images/s", ours, theirs, bench.rounds)
 
 
-def in_turns(contestants: dict[str, Callable[[], object]], images: int, rounds: int) -> dict[str, list[float]]:
-    """Images per second of every contestant in every round, after one round that does not count."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(WARM_UP + rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if turn >= WARM_UP:
-                rates[name].append(images / (time.perf_counter() - start))
-    return rates
-
-
-if __name__ == "__main__":
-    main()
+def _drawn(pipeline, prompt: str, settings, size: int) -> list:
+    """PIL images of one prompt."""
+    return pipeline(
+        prompt,
+        negative_prompt=settings.negative_prompt,
+        num_images_per_prompt=IMAGES_PER_PROMPT,
+        height=size,
+        width=size,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+    ).images

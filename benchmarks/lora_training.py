@@ -1,0 +1,141 @@
+"""LoRA training against the loop that diffusers documents for text-to-image LoRA: VAE and text encoder work in every step.
+
+Both train the same adapter on the same base, images, batch, number format, optimiser and number of steps. Ours is timed whole:
+encoding, adding the adapter and all steps; of theirs the steps alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.pairs import Bench, Row, in_turns
+from pathsynth.archives import Split
+from pathsynth.base_model import load_base, locate_base
+from pathsynth.devices import dtype
+from pathsynth.lora import add_lora
+from pathsynth.lora_training import train_lora
+from pathsynth.prepared import Prepared, open_prepared, write_prepared
+from pathsynth.schedules import build_schedule
+from pathsynth.settings import LoraSettings
+from pathsynth.snr import min_snr_weights
+
+# As in params.yaml, where 700 steps of 16 see the 2 250 phantoms five times.
+IMAGES, EPOCHS = 128, 5
+
+
+def measure(bench: Bench) -> Row:
+    """Images per second of a training on random images; what they show changes no time."""
+    params = bench.params
+    base, prompts = params.benchmark.base, params.benchmark.texts(params.lora.prompts)
+    folder = locate_base(base, bench.root)
+    prepared = _random_images(bench)
+    step = params.lora.training.train_batch_size * params.lora.training.gradient_accumulation_steps
+    training = params.lora.training.model_copy(update={"max_train_steps": max(1, EPOCHS * IMAGES // step)})
+    settings = params.lora.model_copy(update={"training": training})
+
+    def ours() -> Callable[[], int]:
+        pipeline = load_base(folder, bench.device, base.variant)
+
+        def run() -> int:
+            result = train_lora(pipeline, prepared, prompts, settings, params.seed, _ignore, scratch=bench.scratch)
+            return int(result["images_seen"])
+
+        return run
+
+    def theirs() -> Callable[[], int]:
+        return _documented_loop(load_base(folder, bench.device, base.variant), prepared, prompts, settings)
+
+    return in_turns(
+        "LoRA training", "the loop of diffusers' text-to-image LoRA example", "images/s", ours, theirs, bench.rounds
+    )
+
+
+def _ignore(step: int, values: dict[str, float]) -> None:
+    """A curve that nobody looks at."""
+
+
+def _random_images(bench: Bench) -> Prepared:
+    dataset, rng = bench.params.benchmark.dataset, np.random.default_rng(0)
+    splits: dict[str, Split] = {}
+    for split, count in {"train": IMAGES, "val": len(dataset.slugs), "test": len(dataset.slugs)}.items():
+        labels = (np.arange(count) % len(dataset.slugs)).astype(np.uint8)
+        splits[split] = (rng.integers(0, 256, (count, dataset.image_size, dataset.image_size, 3), np.uint8), labels)
+    folder = Path(bench.scratch) / "prepared"
+    write_prepared(folder, "bench", dataset.label_names, splits, {}, dataset.image_size)
+    return open_prepared(folder)
+
+
+def _documented_loop(pipeline, prepared: Prepared, prompts: list[str], settings: LoraSettings) -> Callable[[], int]:
+    """The peer: a DataLoader of transformed PIL images and token numbers, all models in the mixed format, plain AdamW."""
+    import torch
+    import torch.nn.functional as F
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from diffusers import DDPMScheduler
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import transforms
+
+    training, o = settings.training, settings.optimizer
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=pipeline.device.type == "cpu",
+        mixed_precision=training.mixed_precision,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+    )
+    weights = dtype("fp32" if training.mixed_precision == "no" else training.mixed_precision)
+    vae, text_encoder, unet = pipeline.vae, pipeline.text_encoder, pipeline.unet
+    for part in (vae, text_encoder, unet):
+        part.requires_grad_(False)
+        part.to(accelerator.device, dtype=weights)
+    parameters = add_lora(unet, settings.adapter)
+    optimizer = torch.optim.AdamW(parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay)
+    schedule = build_schedule(optimizer, settings.schedule, training.max_train_steps)
+    tokens = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
+    labels, images = prepared.labels_of("train"), prepared.images("train")
+    pictures = [Image.fromarray(np.array(image)) for image in images]
+
+    class Examples(Dataset):
+        def __len__(self) -> int:
+            return len(pictures)
+
+        def __getitem__(self, index: int):
+            return transform(pictures[index]), tokens[int(labels[index])]
+
+    loader: DataLoader = DataLoader(Examples(), training.train_batch_size, shuffle=True, drop_last=True)
+    noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    unet, optimizer, loader, schedule = accelerator.prepare(unet, optimizer, loader, schedule)
+
+    def loss_of(pixels, ids):
+        latents = vae.encode(pixels.to(weights)).latent_dist.sample() * vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(noise_scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
+        noisy = noise_scheduler.add_noise(latents, noise, timesteps)
+        predicted = unet(noisy, timesteps, text_encoder(ids, return_dict=False)[0], return_dict=False)[0]
+        losses = F.mse_loss(predicted.float(), noise.float(), reduction="none").mean(dim=(1, 2, 3))
+        if settings.objective.snr_gamma is not None:
+            losses = losses * min_snr_weights(noise_scheduler, timesteps, settings.objective.snr_gamma, False)
+        return losses.mean()
+
+    def run() -> int:
+        unet.train()
+        micro_batches, seen = training.max_train_steps * training.gradient_accumulation_steps, 0
+        while seen < micro_batches:
+            for pixels, ids in loader:
+                with accelerator.accumulate(unet):
+                    accelerator.backward(loss_of(pixels, ids))
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(parameters, o.max_grad_norm)
+                    optimizer.step()
+                    schedule.step()
+                    optimizer.zero_grad()
+                seen += 1
+                if seen == micro_batches:
+                    break
+        return micro_batches * training.train_batch_size
+
+    return run

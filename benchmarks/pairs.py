@@ -1,0 +1,121 @@
+"""What the benchmarks share: two contestants in turns on one machine, a row of a table for both, and a file of rows."""
+
+from __future__ import annotations
+
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from pathsynth.files import read_json, write_json
+from pathsynth.settings import Params
+
+WARM_UP = 1
+MARKS = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "medmnist", "numpy")
+
+# Makes everything ready and gives back what is to be timed, which tells how many units it has done.
+Contestant = Callable[[], Callable[[], int]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a part measures: parameters, the folder that their relative paths start from, and the number of rounds."""
+
+    params: Params
+    root: Path
+    scratch: Path
+    device: str
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One part against its peer.
+
+    Attributes:
+        part: what is measured.
+        peer: what it is measured against.
+        ours, theirs: medians over the rounds, in `unit`.
+        unit: more of it is better.
+        ratio: the median over the rounds of ours by theirs.
+        spread: the least and the greatest of these ratios.
+        n: number of rounds.
+    """
+
+    part: str
+    peer: str
+    ours: float
+    theirs: float
+    unit: str
+    ratio: float
+    spread: str
+    n: int
+
+
+def in_turns(part: str, peer: str, unit: str, ours: Contestant, theirs: Contestant, rounds: int) -> Row:
+    """Lets both work in turns, so that a machine that gets slower or faster does so for both; the first turn does not count."""
+    contestants = {"ours": ours, "theirs": theirs}
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(WARM_UP + rounds):
+        for name, prepare in contestants.items():
+            run = prepare()
+            start = time.perf_counter()
+            done = run()
+            if turn >= WARM_UP:
+                rates[name].append(done / (time.perf_counter() - start))
+    return compared(part, peer, unit, rates)
+
+
+def compared(part: str, peer: str, unit: str, rates: Mapping[str, Sequence[float]]) -> Row:
+    """The row for what was measured round by round, of "ours" and "theirs"."""
+    ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["theirs"], strict=True)]
+    return Row(
+        part=part,
+        peer=peer,
+        ours=round(statistics.median(rates["ours"]), 2),
+        theirs=round(statistics.median(rates["theirs"]), 2),
+        unit=unit,
+        ratio=round(statistics.median(ratios), 2),
+        spread=f"{min(ratios):.2f} to {max(ratios):.2f}",
+        n=len(ratios),
+    )
+
+
+def write_rows(path: Path, rows: Sequence[Row], params: Params) -> None:
+    """Writes the rows, and once what they were measured on and with."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    selected = {"benchmark": params.benchmark_name, "lora": params.lora_name}
+    write_json(path, {"machine": machine(), "versions": versions, **selected, "rows": {row.part: asdict(row) for row in rows}})
+
+
+def machine() -> str:
+    """The GPU by its name, or the number of threads that torch computes with."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table."""
+    lines = ["| part | peer | ours | theirs | unit | ratio | n |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        rates = f"{row.ours:g} | {row.theirs:g} | {row.unit}"
+        lines.append(f"| {row.part} | {row.peer} | {rates} | {row.ratio:.2f} ({row.spread}) | {row.n} |")
+    return "\n".join(lines)
+
+
+def fill(text: str, folder: Path) -> str:
+    """Replaces what stands between `<!-- bench: NAME -->` and `<!-- end -->` by what NAME.json in `folder` says."""
+
+    def replacement(match: re.Match) -> str:
+        content = read_json(folder / f"{match[2]}.json")
+        versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+        table = markdown([Row(**row) for row in content["rows"].values()])
+        return f"{match[1]}{table}\n\n{content['machine']}; {versions}.\n{match[3]}"
+
+    return MARKS.sub(replacement, text)
