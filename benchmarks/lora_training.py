@@ -7,7 +7,6 @@ encoding, adding the adapter and all steps; of theirs the steps alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -63,9 +62,29 @@ def _random_images(bench: Bench) -> Prepared:
     for split, count in {"train": IMAGES, "val": len(dataset.slugs), "test": len(dataset.slugs)}.items():
         labels = (np.arange(count) % len(dataset.slugs)).astype(np.uint8)
         splits[split] = (rng.integers(0, 256, (count, dataset.image_size, dataset.image_size, 3), np.uint8), labels)
-    folder = Path(bench.scratch) / "prepared"
+    folder = bench.scratch / "prepared"
     write_prepared(folder, "bench", dataset.label_names, splits, {}, dataset.image_size)
     return open_prepared(folder)
+
+
+def _loader(prepared: Prepared, tokens, batch_size: int):
+    """The DataLoader of the peer: pixels in [-1, 1] and token numbers, from PIL images that are in memory."""
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import transforms
+
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
+    labels, images = prepared.labels_of("train"), prepared.images("train")
+    pictures = [Image.fromarray(np.array(image)) for image in images]
+
+    class Examples(Dataset):
+        def __len__(self) -> int:
+            return len(pictures)
+
+        def __getitem__(self, index: int):
+            return transform(pictures[index]), tokens[int(labels[index])]
+
+    return DataLoader(Examples(), batch_size, shuffle=True, drop_last=True)
 
 
 def _documented_loop(pipeline, prepared: Prepared, prompts: list[str], settings: LoraSettings) -> Callable[[], int]:
@@ -75,9 +94,6 @@ def _documented_loop(pipeline, prepared: Prepared, prompts: list[str], settings:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from diffusers import DDPMScheduler
-    from PIL import Image
-    from torch.utils.data import DataLoader, Dataset
-    from torchvision import transforms
 
     training, o = settings.training, settings.optimizer
     AcceleratorState._reset_state()
@@ -95,18 +111,7 @@ def _documented_loop(pipeline, prepared: Prepared, prompts: list[str], settings:
     optimizer = torch.optim.AdamW(parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay)
     schedule = build_schedule(optimizer, settings.schedule, training.max_train_steps)
     tokens = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
-    labels, images = prepared.labels_of("train"), prepared.images("train")
-    pictures = [Image.fromarray(np.array(image)) for image in images]
-
-    class Examples(Dataset):
-        def __len__(self) -> int:
-            return len(pictures)
-
-        def __getitem__(self, index: int):
-            return transform(pictures[index]), tokens[int(labels[index])]
-
-    loader: DataLoader = DataLoader(Examples(), training.train_batch_size, shuffle=True, drop_last=True)
+    loader = _loader(prepared, tokens, training.train_batch_size)
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     unet, optimizer, loader, schedule = accelerator.prepare(unet, optimizer, loader, schedule)
 

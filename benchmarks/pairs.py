@@ -24,7 +24,7 @@ Contestant = Callable[[], Callable[[], int]]
 
 @dataclass(frozen=True)
 class Bench:
-    """What a part measures: parameters, the folder that their relative paths start from, and the number of rounds."""
+    """What a part measures: parameters, where their relative paths start, a folder for what is needed meanwhile, rounds."""
 
     params: Params
     root: Path

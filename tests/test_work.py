@@ -17,15 +17,15 @@ PROMPTS = [f"tissue number {i}" for i in range(9)]
 class Calls:
     """How often a module was called, and with how many rows."""
 
-    def __init__(self, module, monkeypatch, method: str = "forward"):
+    def __init__(self, module, monkeypatch):
         self.rows: list[int] = []
-        original = getattr(module, method)
+        original = module.forward
 
         def counted(first, *args, **kwargs):
             self.rows.append(len(first))
             return original(first, *args, **kwargs)
 
-        monkeypatch.setattr(module, method, counted)
+        monkeypatch.setattr(module, "forward", counted)
 
 
 @pytest.fixture

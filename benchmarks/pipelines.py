@@ -1,0 +1,44 @@
+"""The two ways to draw images: our sampler with the adapter merged, and the stock pipeline as its documentation shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.pairs import Bench
+from pathsynth.base_model import load_base, locate_base, unet_sha256
+from pathsynth.devices import autocast
+from pathsynth.generation import Sampler
+from pathsynth.lora import WEIGHTS, attach_lora
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+def both(bench: Bench, adapter: Path) -> tuple[Sampler, StableDiffusionPipeline]:
+    """Ours and the peer's, with the same base, adapter and scheduler."""
+    params = bench.params
+    dataset, base = params.benchmark.dataset, params.benchmark.base
+    folder, prompts = locate_base(base, bench.root), params.benchmark.texts(params.lora.prompts)
+    merged = load_base(folder, bench.device, base.variant)
+    attach_lora(merged, adapter, unet_sha256(folder, base.variant))
+    sampler = Sampler(merged, prompts, params.benchmark.generation, params.seed, dataset.image_size)
+    stock = load_base(folder, bench.device, base.variant)
+    stock.load_lora_weights(adapter, weight_name=WEIGHTS)
+    stock.scheduler = merged.scheduler
+    return sampler, stock
+
+
+def stock_images(bench: Bench, stock: StableDiffusionPipeline, prompt: str, count: int) -> list:
+    """`count` PIL images of one prompt, drawn in one call."""
+    settings, size = bench.params.benchmark.generation, bench.params.benchmark.dataset.image_size
+    with autocast(bench.device, settings.mixed_precision):
+        return stock(
+            prompt,
+            negative_prompt=settings.negative_prompt,
+            num_images_per_prompt=count,
+            height=size,
+            width=size,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+        ).images
