@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from benchmarks.pairs import Bench, fill, machine, markdown, write_rows
+from benchmarks.pairs import Bench, fill, machine, markdown, write_results
 from pathsynth.cli import FILE, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.files import write_text
 from pathsynth.params import load_params
 
-PARTS = ("lora_training", "generation", "accepted", "classifier_training")
+PARTS = ("lora_training", "generation", "accepted", "classifier_training", "evaluation", "prepare", "commands")
 RESULTS = Path("benchmarks/results")
 
 
@@ -36,9 +37,9 @@ def main(parts, params_path, rounds, out, page):
         rows = []
         for part in parts or PARTS:
             click.echo(f"measuring {part}", err=True)
-            rows.append(importlib.import_module(f"benchmarks.{part}").measure(bench))
+            rows += importlib.import_module(f"benchmarks.{part}").measure(bench)
     out = out or RESULTS / ("cpu.json" if device == "cpu" else "gpu.json")
-    write_rows(out, rows, params)
+    write_results(out, params, {"rows": {row.part: asdict(row) for row in rows}})
     click.echo(f"{machine()}; also in {out}\n\n{markdown(rows)}")
 
 

@@ -17,7 +17,7 @@ from pathsynth.generation import generate_filtered
 IMAGES_PER_TISSUE = 5
 
 
-def measure(bench: Bench) -> Row:
+def measure(bench: Bench) -> list[Row]:
     """Accepted images per second, with the models that `make repro` has left in models/."""
     import torch
     from torchvision import transforms
@@ -58,9 +58,9 @@ def measure(bench: Bench) -> Row:
 
         return run
 
-    return in_turns(
-        "accepted images", "draw one, classify one, again if wrong", "accepted images/s", ours, theirs, bench.rounds
-    )
+    return [
+        in_turns("accepted images", "draw one, classify one, again if wrong", "accepted images/s", ours, theirs, bench.rounds)
+    ]
 
 
 def _some(accepted: int) -> int:

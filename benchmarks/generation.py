@@ -16,7 +16,7 @@ from pathsynth.lora import add_lora, save_lora
 IMAGES_PER_PROMPT = 10
 
 
-def measure(bench: Bench) -> Row:
+def measure(bench: Bench) -> list[Row]:
     """Images per second."""
     params = bench.params
     prompts, base = params.benchmark.texts(params.lora.prompts), params.benchmark.base
@@ -35,4 +35,4 @@ def measure(bench: Bench) -> Row:
         return lambda: sum(len(stock_images(bench, stock, prompt, IMAGES_PER_PROMPT)) for prompt in prompts)
 
     peer = f"StableDiffusionPipeline, a prompt at a time, {IMAGES_PER_PROMPT} images each"
-    return in_turns("generation", peer, "images/s", ours, theirs, bench.rounds)
+    return [in_turns("generation", peer, "images/s", ours, theirs, bench.rounds)]

@@ -25,7 +25,7 @@ from pathsynth.snr import min_snr_weights
 IMAGES, EPOCHS = 128, 5
 
 
-def measure(bench: Bench) -> Row:
+def measure(bench: Bench) -> list[Row]:
     """Images per second of a training on random images; what they show changes no time."""
     params = bench.params
     base, prompts = params.benchmark.base, params.benchmark.texts(params.lora.prompts)
@@ -47,9 +47,9 @@ def measure(bench: Bench) -> Row:
     def theirs() -> Callable[[], int]:
         return _documented_loop(load_base(folder, bench.device, base.variant), prepared, prompts, settings)
 
-    return in_turns(
-        "LoRA training", "the loop of diffusers' text-to-image LoRA example", "images/s", ours, theirs, bench.rounds
-    )
+    return [
+        in_turns("LoRA training", "the loop of diffusers' text-to-image LoRA example", "images/s", ours, theirs, bench.rounds)
+    ]
 
 
 def _ignore(step: int, values: dict[str, float]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pathsynth.files import read_json, write_json
 from pathsynth.settings import Params
@@ -41,8 +42,8 @@ class Row:
         part: what is measured.
         peer: what it is measured against.
         ours, theirs: medians over the rounds, in `unit`.
-        unit: more of it is better.
-        ratio: the median over the rounds of ours by theirs.
+        unit: of a rate, of which more is better, or of time or memory, of which less is.
+        ratio: how many times better ours is, the median over the rounds.
         spread: the least and the greatest of these ratios.
         n: number of rounds.
     """
@@ -71,14 +72,16 @@ def in_turns(part: str, peer: str, unit: str, ours: Contestant, theirs: Contesta
     return compared(part, peer, unit, rates)
 
 
-def compared(part: str, peer: str, unit: str, rates: Mapping[str, Sequence[float]]) -> Row:
+def compared(part: str, peer: str, unit: str, found: Mapping[str, Sequence[float]], *, less_is_better: bool = False) -> Row:
     """The row for what was measured round by round, of "ours" and "theirs"."""
-    ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["theirs"], strict=True)]
+    ratios = [ours / theirs for ours, theirs in zip(found["ours"], found["theirs"], strict=True)]
+    if less_is_better:
+        ratios = [1 / ratio for ratio in ratios]
     return Row(
         part=part,
         peer=peer,
-        ours=round(statistics.median(rates["ours"]), 2),
-        theirs=round(statistics.median(rates["theirs"]), 2),
+        ours=round(statistics.median(found["ours"]), 2),
+        theirs=round(statistics.median(found["theirs"]), 2),
         unit=unit,
         ratio=round(statistics.median(ratios), 2),
         spread=f"{min(ratios):.2f} to {max(ratios):.2f}",
@@ -86,11 +89,11 @@ def compared(part: str, peer: str, unit: str, rates: Mapping[str, Sequence[float
     )
 
 
-def write_rows(path: Path, rows: Sequence[Row], params: Params) -> None:
-    """Writes the rows, and once what they were measured on and with."""
+def write_results(path: Path, params: Params, results: Mapping[str, Any]) -> None:
+    """Writes results, and what they were measured on and with."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     selected = {"benchmark": params.benchmark_name, "lora": params.lora_name}
-    write_json(path, {"machine": machine(), "versions": versions, **selected, "rows": {row.part: asdict(row) for row in rows}})
+    write_json(path, {"machine": machine(), "versions": versions, **selected, **results})
 
 
 def machine() -> str:
@@ -102,10 +105,16 @@ def machine() -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a table."""
-    lines = ["| part | peer | ours | theirs | unit | ratio | n |", "|---|---|---|---|---|---|---|"]
+    return table([{**asdict(row), "ratio": f"{row.ratio:.2f} ({row.spread})", "spread": None} for row in rows])
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of rows with the same keys; what is None in the first one is left out."""
+    names = [name for name, value in rows[0].items() if value is not None]
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * len(names) + "|"]
     for row in rows:
-        rates = f"{row.ours:g} | {row.theirs:g} | {row.unit}"
-        lines.append(f"| {row.part} | {row.peer} | {rates} | {row.ratio:.2f} ({row.spread}) | {row.n} |")
+        cells = (f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in names)
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -115,7 +124,7 @@ def fill(text: str, folder: Path) -> str:
     def replacement(match: re.Match) -> str:
         content = read_json(folder / f"{match[2]}.json")
         versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-        table = markdown([Row(**row) for row in content["rows"].values()])
-        return f"{match[1]}{table}\n\n{content['machine']}; {versions}.\n{match[3]}"
+        found = table(content["table"]) if "table" in content else markdown([Row(**row) for row in content["rows"].values()])
+        return f"{match[1]}{found}\n\n{content['machine']}; {versions}.\n{match[3]}"
 
     return MARKS.sub(replacement, text)

@@ -1,31 +1,25 @@
-"""Memory and time of `prepare` against numpy's own loading and saving: `python -m benchmarks.prepare --gigabytes 4`.
+"""`prepare` against numpy's own loading and saving: time and peak memory.
 
-It makes an archive in MedMNIST's format of that size, has both read it and write .npy files, each in a process of its own, and
-writes down peak memory and time. Pages of files that the system keeps while there is room do not count as ours; what counts is
-the largest resident set that the kernel saw for the process (VmHWM).
+An archive in MedMNIST's format is made, and both read it and write .npy files, each in a process of its own. Pages of files
+that the system keeps while there is room do not count; what counts is the largest resident set that the kernel saw for the
+process (VmHWM).
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
-import click
 import numpy as np
 from numpy.lib import format as npy
 
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.files import write_json
+from benchmarks.pairs import Bench, Row, compared
 
+GIGABYTES = 1.0
 SIDE = 224
 OURS = """
 import sys
@@ -47,39 +41,24 @@ with np.load(sys.argv[1]) as archive:
 WATCH = "\nprint([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])\n"
 
 
-@click.command()
-@click.option("--gigabytes", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Pixels in the archive.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds of each, in turns.")
-@click.option("--folder", type=FOLDER, help="Where the archive goes, twice its size more; a temporary folder by default.")
-@click.option("--out", type=FILE, default="benchmarks/results/prepare.json", show_default=True)
-@reports_errors
-def main(gigabytes, rounds, folder, out):
-    """Measures both and prints one line."""
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        archive = Path(temporary) / "archive.npz"
-        images = write_archive(archive, gigabytes)
-        runs = {"ours": OURS, "theirs": THEIRS}
-        measured = {name: [] for name in runs}
-        for number in range(rounds):
-            for name, script in runs.items():
-                measured[name].append(run(script, archive, Path(temporary) / f"{name}{number}"))
-    row = {
-        "part": "prepare",
-        "peer": "numpy load and save",
-        "images": images,
-        "pixels_gb": round(images * SIDE**2 * 3 / 1e9, 2),
-    }
-    for name, results in measured.items():
-        row |= {
-            f"{name}_s": round(statistics.median(seconds for seconds, _ in results), 1),
-            f"{name}_peak_mb": round(max(peak for _, peak in results)),
-        }
-    row["ratio_s"] = round(row["theirs_s"] / row["ours_s"], 2)
-    row["ratio_memory"] = round(row["theirs_peak_mb"] / row["ours_peak_mb"], 1)
-    row["n"] = rounds
-    versions = {"numpy": version("numpy"), "python": platform.python_version()}
-    write_json(out, {"machine": f"{os.cpu_count()} CPU cores", "versions": versions, "rows": {"prepare": row}})
-    click.echo("  ".join(f"{key}: {value}" for key, value in row.items()))
+def measure(bench: Bench) -> list[Row]:
+    """Seconds and megabytes for an archive of GIGABYTES of pixels."""
+    archive = bench.scratch / "archive.npz"
+    write_archive(archive, GIGABYTES)
+    runs = {"ours": OURS, "theirs": THEIRS}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    peaks: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(bench.rounds):
+        for name, script in runs.items():
+            took, peak = run(script, archive, bench.scratch / f"{name}{number}")
+            seconds[name].append(took)
+            peaks[name].append(peak)
+    archive.unlink()
+    name, peer = f"prepare of {GIGABYTES:g} GB", "numpy load and save"
+    return [
+        compared(name, peer, "s", seconds, less_is_better=True),
+        compared(f"{name}, peak memory", peer, "MB", peaks, less_is_better=True),
+    ]
 
 
 def write_archive(path: Path, gigabytes: float) -> int:
@@ -111,7 +90,3 @@ def run(script: str, archive: Path, out: Path) -> tuple[float, float]:
     seconds = time.perf_counter() - start
     shutil.rmtree(out)
     return seconds, int(done.stdout.split()[-1]) * 1024 / 1e6
-
-
-if __name__ == "__main__":
-    main()

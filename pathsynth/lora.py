@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 CONFIG = "lora_config.json"
+# The name that peft gives an adapter unless told otherwise.
+ADAPTER = "default"
 
 
 def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torch.nn.Parameter]:
@@ -64,7 +66,7 @@ def save_lora(folder: Path, unet: UNet2DConditionModel, settings: LoraSettings, 
     """
     from peft.utils import get_peft_model_state_dict
 
-    config = unet.peft_config["default"].to_dict()
+    config = unet.peft_config[ADAPTER].to_dict()
     # peft keeps the targets as a set, whose order changes from run to run
     metadata = {f"unet.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     # peft's own names: diffusers' converter renames attention layers alone, and a loader that meets both kinds drops one

@@ -120,7 +120,7 @@ def _loop(run: _Run, draws: Draws, settings: LoraSettings, log: Callable[[int, d
     remedy = (
         f"lower training.train_batch_size ({training.train_batch_size}) and raise gradient_accumulation_steps "
         f"({training.gradient_accumulation_steps}) by the same factor, which trains the same; "
-        "or set gradient_checkpointing: true, or mixed_precision and weight_dtype: bf16"
+        "or set gradient_checkpointing: true and merged: false, or mixed_precision and weight_dtype: bf16"
     )
     steps = bar(draws, "training LoRA", training.max_train_steps)
     for step, draw in enumerate(steps, start=1):
@@ -167,6 +167,8 @@ def _set_up(
     """Computes latents and embeddings, sends the parts that are done with to the CPU, and adds the adapter."""
     import torch
 
+    from pathsynth.lora_merged import MergedUNet
+
     training, objective = settings.training, settings.objective
     parts = micro_batches(training.train_batch_size, training.gradient_accumulation_steps, processes.index, processes.count)
     accelerator = _accelerator(training.mixed_precision, len(parts))
@@ -192,7 +194,8 @@ def _set_up(
     o = settings.optimizer
     optimizer = torch.optim.AdamW(parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True)
     schedule = build_schedule(optimizer, settings.schedule, training.max_train_steps)
-    unet, optimizer = accelerator.prepare(pipeline.unet, optimizer)
+    learner = MergedUNet(pipeline.unet) if training.merged else pipeline.unet
+    unet, optimizer = accelerator.prepare(learner, optimizer)
     unet.train()
     return _Run(
         accelerator=accelerator,

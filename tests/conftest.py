@@ -125,7 +125,7 @@ def tiny_lora(rank: int = 2, **adapter) -> dict:
         "schedule": {"lr_scheduler": "cosine", "warmup_steps": 0, "restart_steps": None, "restart_mult": None},
         "training": {
             "max_train_steps": 2, "train_batch_size": 4, "gradient_accumulation_steps": 1, "mixed_precision": "no",
-            "weight_dtype": "fp32", "gradient_checkpointing": False,
+            "weight_dtype": "fp32", "gradient_checkpointing": False, "merged": False,
         },
         "objective": {
             "noise_offset": 0.1, "snr_gamma": 5.0, "caption_dropout": 0.1, "flips": True, "quarter_turns": False,

@@ -422,3 +422,43 @@ def test_missing_or_damaged_lora_is_one_line(content, tiny_base, tmp_path):
     with pytest.raises(ModelError) as caught:
         attach_lora(load_base(tiny_base, "cpu"), tmp_path, "sha")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "training"),
+    [
+        ({"lora_alpha": 9.0}, {}),
+        ({"use_rslora": True, "target_modules": ["to_q", "conv1", "conv_shortcut", "time_emb_proj"]}, {}),
+        ({}, {"gradient_accumulation_steps": 2, "train_batch_size": 2}),
+    ],
+    ids=["alpha", "rslora-of-convolutions", "accumulation"],
+)
+def test_a_merged_adapter_learns_the_same(adapter, training, tiny_base, tiny_prepared):
+    import torch
+
+    settings = _with(_lora(**adapter), training={"max_train_steps": 6, **training}, optimizer={"learning_rate": 1e-2})
+    apart, plain, _ = _trained(tiny_base, tiny_prepared, settings)
+    merged, result, _ = _trained(tiny_base, tiny_prepared, _with(settings, training={"merged": True}))
+    assert result == plain | {"loss": pytest.approx(plain["loss"], rel=1e-5)}
+    found = dict(merged.unet.named_parameters())
+    for name, parameter in apart.unet.named_parameters():
+        torch.testing.assert_close(found[name], parameter, rtol=1e-3, atol=1e-4)
+    apart.unet.eval()
+    merged.unet.eval()
+    assert same_pixels(_images(apart), _images(merged)), "outside of the training the adapter is there as peft has it"
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("adapter", {"lora_dropout": 0.1}, "lora_dropout: 0.0"),
+        ("adapter", {"use_dora": True}, "use_dora: false"),
+        ("training", {"gradient_checkpointing": True}, "gradient_checkpointing"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(section, values, words):
+    tree = tiny_lora()
+    tree["training"]["merged"] = True
+    tree[section].update(values)
+    with pytest.raises(ValueError, match=words):
+        LoraSettings.model_validate(tree)

@@ -132,7 +132,11 @@ def _losses(folder: Path) -> np.ndarray:
     return np.array([float(line.split("\t")[1]) for line in lines])
 
 
-@pytest.mark.parametrize("training", [{"train_batch_size": 4}, {"train_batch_size": 2, "gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize(
+    "training",
+    [{"train_batch_size": 4}, {"train_batch_size": 2, "gradient_accumulation_steps": 2, "merged": True}],
+    ids=["whole", "accumulated-and-merged"],
+)
 def test_training_on_two_processes_follows_the_single_one(training, tiny_base, tiny_prepared, tmp_path):
     lora = {"training": training | {"max_train_steps": 20}, "optimizer": {"learning_rate": 1e-3}}
     for name, processes in (("one", 1), ("two", 2)):

@@ -1,0 +1,57 @@
+"""What a user waits for though nothing is to be done: an idle `dvc repro`, and `--help` of a stage.
+
+The peers are the least that the same tools can do: DVC on a project of one stage, and a command of click alone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.pairs import WARM_UP, Bench, Row, compared
+from pathsynth.files import write_text
+
+HELP = "import click; click.command()(click.option('--params')(lambda params: None))(['--help'])"
+STAGES = "stages: {one: {cmd: echo > out, outs: [out]}}\n"
+
+
+def measure(bench: Bench) -> list[Row]:
+    """Seconds, in a project in which `make repro` has been run."""
+    project, root = bench.scratch / "project", Path(bench.root).resolve()
+    project.mkdir()
+    write_text(project / "dvc.yaml", STAGES)
+    dvc = [sys.executable, "-m", "dvc"]
+    _run([*dvc, "init", "--no-scm", "--quiet"], project)
+    _run([*dvc, "repro"], project)
+    return [
+        _in_turns("dvc repro with nothing to do", "DVC with one stage", [*dvc, "repro"], [*dvc, "repro"], root, project, bench),
+        _in_turns(
+            "--help of a stage",
+            "click with one option",
+            [sys.executable, "-m", "stages.train_lora", "--help"],
+            [sys.executable, "-c", HELP],
+            root,
+            project,
+            bench,
+        ),
+    ]
+
+
+def _in_turns(part: str, peer: str, ours: list[str], theirs: list[str], root: Path, project: Path, bench: Bench) -> Row:
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for turn in range(WARM_UP + bench.rounds):
+        for name, command, folder in (("ours", ours, root), ("theirs", theirs, project)):
+            start = time.perf_counter()
+            _run(command, folder)
+            if turn >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return compared(part, peer, "s", seconds, less_is_better=True)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)

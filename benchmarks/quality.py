@@ -1,0 +1,120 @@
+"""What schedulers, steps and guidance cost and give: macro F1 by the judge and Fréchet distance against time.
+
+    python -m benchmarks.quality
+
+draws the first try at every slot by the models that `make repro` leaves in models/, in every way of a grid, and writes
+benchmarks/results/quality.json. Nothing is filtered, and it is the judge who scores, not the gate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+
+from benchmarks.pairs import write_results
+from pathsynth.base_model import load_base, locate_base, unet_sha256
+from pathsynth.classifier import load_classifier
+from pathsynth.cli import FILE, reports_errors
+from pathsynth.devices import pick_device
+from pathsynth.extractors import JudgeExtractor
+from pathsynth.generation import Sampler, first_attempts
+from pathsynth.lora import attach_lora
+from pathsynth.params import load_params
+from pathsynth.prepared import open_prepared
+from pathsynth.realism import feature_sums, frechet_distance, normal
+from pathsynth.scores import bootstrap_macro_f1, classification_scores
+from pathsynth.settings import GenerationSettings, Params
+
+RESULTS = Path("benchmarks/results/quality.json")
+
+
+class Way(NamedTuple):
+    """One way to draw the images."""
+
+    scheduler: str
+    steps: int
+    guidance: float
+
+
+# Deterministic multistep solvers of order 2 and 3, the first-order one, and the paper's, which calls the UNet once more.
+STEPS = (4, 6, 8, 12, 20)
+SCHEDULERS = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DDIMScheduler")
+GRID = (
+    *(Way(scheduler, steps, 3.0) for scheduler in SCHEDULERS for steps in STEPS),
+    Way("PNDMScheduler", 30, 3.0),
+    *(Way("DPMSolverMultistepScheduler", 12, guidance) for guidance in (1.0, 2.0, 5.0, 7.5)),
+)
+
+
+@click.command()
+@click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
+@click.option("--images", type=click.IntRange(2), help="Of each tissue; by default as many as the benchmark draws.")
+@click.option("--out", type=FILE, default=RESULTS, show_default=True)
+@reports_errors
+def main(params_path: Path, images: int | None, out: Path) -> None:
+    """Draws images in every way of the grid and scores them."""
+    params = load_params(params_path)
+    table = measure(params, params_path.parent, pick_device(), GRID, images or params.benchmark.generation.images_per_tissue)
+    write_results(out, params, {"table": table})
+
+
+def measure(params: Params, root: Path, device: str, grid: Sequence[Way], images_per_tissue: int) -> list[dict]:
+    """A row for every way.
+
+    Args:
+        params: the benchmark and the LoRA that models/ was trained with.
+        root: the folder of models/ and data/.
+        device: torch device.
+        grid: ways to draw.
+        images_per_tissue: first tries of each tissue.
+
+    Returns:
+        Rows with the way, `images_per_second` (one run), `macro_f1` by the judge with its 95 % interval, and
+        `frechet_distance` to the real test images by the judge's features.
+    """
+    dataset, base = params.benchmark.dataset, params.benchmark.base
+    folder, prompts = locate_base(base, root), params.benchmark.texts(params.lora.prompts)
+    judge = load_classifier(root / "models" / "judge", device, dataset.slugs)
+    extractor = JudgeExtractor(judge)
+    real = normal(feature_sums(extractor(np.array(open_prepared(root / "data" / "prepared").images("test")[:]))))
+    pipeline = load_base(folder, device, base.variant)
+    attach_lora(pipeline, root / "models" / "lora", unet_sha256(folder, base.variant))
+    attempts = first_attempts(len(prompts), images_per_tissue)
+    wanted = np.array([attempt.tissue for attempt in attempts])
+    table = []
+    for way in grid:
+        sampler = Sampler(pipeline, prompts, _settings(params, way), params.seed, dataset.image_size, dataset.channels)
+        start = time.perf_counter()
+        images = sampler.draw_all(attempts)
+        seconds = time.perf_counter() - start
+        probabilities, features = extractor.looks(images)
+        predicted = probabilities.argmax(axis=1)
+        low, high = bootstrap_macro_f1(
+            wanted, predicted, len(prompts), params.seed, params.benchmark.evaluation.bootstrap_resamples
+        )
+        table.append(
+            {
+                **way._asdict(),
+                "images_per_second": round(len(images) / seconds, 2),
+                "macro_f1": round(classification_scores(wanted, predicted, dataset.slugs)["macro_f1"], 3),
+                "interval": f"{low:.3f} to {high:.3f}",
+                "frechet_distance": round(frechet_distance(real, feature_sums(features)), 3),
+                "n": len(images),
+            }
+        )
+        click.echo(table[-1])
+    return table
+
+
+def _settings(params: Params, way: Way) -> GenerationSettings:
+    changed = {"scheduler": way.scheduler, "num_inference_steps": way.steps, "guidance_scale": way.guidance}
+    return GenerationSettings.model_validate(params.benchmark.generation.model_dump() | changed)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.quality")
