@@ -33,7 +33,7 @@ def measure(bench: Bench) -> list[Row]:
             "click with one option",
             [sys.executable, "-m", "stages.train_lora", "--help"],
             [sys.executable, "-c", HELP],
-            root,
+            Path(__file__).parents[1],
             project,
             bench,
         ),

@@ -8,7 +8,7 @@ arithmetic.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,9 @@ class MergedUNet(torch.nn.Module):
     def __init__(self, unet: UNet2DConditionModel):
         super().__init__()
         self.unet = unet
-        self._layers = {name: layer for name, layer in unet.named_modules() if ADAPTER in getattr(layer, "lora_A", ())}
+        self._layers: dict[str, Any] = {
+            name: layer for name, layer in unet.named_modules() if ADAPTER in getattr(layer, "lora_A", ())
+        }
 
     def forward(self, *args, **kwargs):
         """What the UNet's own forward gives."""
@@ -45,7 +47,7 @@ class MergedUNet(torch.nn.Module):
                 layer._disable_adapters = False
 
 
-def _merged(layer: torch.nn.Module) -> torch.Tensor:
+def _merged(layer: Any) -> torch.Tensor:
     """The sum, float32 in the shape of the layer's weight; convolutions have B of 1 x 1 and A of the layer's own kernel."""
     weight = layer.base_layer.weight
     down, up = layer.lora_A[ADAPTER].weight.flatten(1), layer.lora_B[ADAPTER].weight.flatten(1)

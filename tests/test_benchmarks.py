@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT, write_yaml
 
-from benchmarks import accepted, classifier_training, generation, lora_training
+from benchmarks import (
+    accepted,
+    classifier_training,
+    evaluation,
+    generation,
+    lora_training,
+    prepare,
+    profile_lora,
+    quality,
+    scaling,
+)
 from benchmarks.__main__ import PARTS, main
 from benchmarks.pairs import compared, fill, in_turns, markdown
-from pathsynth.params import read_yaml
+from pathsynth.params import load_params, read_yaml
 
 
 def test_a_ratio_is_the_median_of_the_rounds_not_the_ratio_of_the_medians():
@@ -42,21 +54,41 @@ def test_every_part_runs_and_all_rows_are_in_one_file(finished, tmp_path, monkey
     monkeypatch.setattr(generation, "IMAGES_PER_PROMPT", 1)
     monkeypatch.setattr(accepted, "IMAGES_PER_TISSUE", 1)
     monkeypatch.setattr(classifier_training, "IMAGES", 128)
+    monkeypatch.setattr(evaluation, "IMAGES", 18)
+    monkeypatch.setattr(prepare, "GIGABYTES", 0.005)
     # a gate that has learnt nothing sees the same tissue nearly everywhere, and the peer's images of it need some tries
     tree = read_yaml(finished / "params.yaml")
     tree["benchmarks"]["tiny"]["generation"]["max_attempts"] = 4
     write_yaml(tmp_path / "params.yaml", tree)
     (tmp_path / "models").symlink_to(finished / "models")
+    (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: touch out, outs: [out]}}")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
     out = tmp_path / "rows.json"
     args = ["--params", str(tmp_path / "params.yaml"), "--rounds", "2", "--out", str(out)]
     done = CliRunner().invoke(main, args, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     content = json.loads(out.read_text())
-    assert len(content["rows"]) == len(PARTS)
+    # two have two rows: time and memory, two commands
+    assert len(content["rows"]) == len(PARTS) + 2
     for row in content["rows"].values():
         assert row["ours"] > 0 and row["theirs"] > 0 and row["n"] == 2
         assert row["part"] in done.output
     assert content["versions"]["torch"] and content["machine"] and content["lora"] == "r2"
+
+
+def test_less_time_is_better():
+    row = compared("part", "peer", "s", {"ours": [1.0, 2.0], "theirs": [4.0, 4.0]}, less_is_better=True)
+    assert (row.ours, row.theirs, row.ratio, row.spread) == (1.5, 4.0, 3.0, "2.00 to 4.00")
+
+
+def test_every_way_of_a_grid_is_scored(finished):
+    params = load_params(finished / "params.yaml")
+    grid = [quality.Way("DDIMScheduler", 1, 3.0), quality.Way("DPMSolverMultistepScheduler", 2, 1.0)]
+    found = quality.measure(params, finished, "cpu", grid, 2)
+    assert [(row["scheduler"], row["steps"], row["guidance"], row["n"]) for row in found] == [(*way, 18) for way in grid]
+    for row in found:
+        assert 0 <= row["macro_f1"] <= 1 and row["frechet_distance"] > 0 and row["images_per_second"] > 0
+    assert found[0]["frechet_distance"] != found[1]["frechet_distance"]
 
 
 @pytest.mark.parametrize("arguments", [["moon"], ["--rounds", "1"]])
@@ -74,3 +106,23 @@ def test_missing_models_are_one_line(finished, tmp_path):
 def test_the_page_shows_the_committed_results():
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     assert "<!-- bench: cpu -->" in text and fill(text, ROOT / "benchmarks" / "results") == text
+
+
+@pytest.mark.parametrize("name", scaling.CASES)
+def test_every_case_of_scaling_says_time_work_and_memory(name, finished, monkeypatch):
+    monkeypatch.setattr(scaling, "LORA_STEPS", 1)
+    count = 64
+    seconds, done, peak = scaling._case(name, count, finished / "params.yaml")
+    assert seconds > 0 and 0 < done <= count and peak > 50
+
+
+def test_a_step_is_profiled_both_ways(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(lora_training, "IMAGES", 12)
+    monkeypatch.setattr(profile_lora, "STEPS", 2)
+    done = CliRunner().invoke(
+        profile_lora.main, ["--params", str(finished / "params.yaml"), "--out", str(tmp_path)], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    for name in ("apart", "merged"):
+        text = (tmp_path / f"lora_step_{name}.txt").read_text()
+        assert "ms a step (median of 2)" in text and "convolution_backward" in text

@@ -1,0 +1,170 @@
+"""Whether time for an image and memory stay the same with more images, and what a second process brings.
+
+    python -m benchmarks.scaling
+
+Every case has a process of its own, so that its peak of resident memory is its own. Random images are as good as others here.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmarks.pairs import Bench, write_results
+from pathsynth.cli import FILE, reports_errors
+from pathsynth.devices import pick_device
+from pathsynth.files import NpyWriter, write_text
+from pathsynth.params import load_params, read_yaml
+from pathsynth.prepared import Prepared, open_prepared, write_prepared
+
+RESULTS = Path("benchmarks/results/scaling.json")
+GENERATED, TRAINED_ON = (90, 900, 9000), (1000, 10_000, 90_000)
+# Fewer than a user would take: what one step takes is the same.
+SAMPLING_STEPS, LORA_STEPS, CLASSIFIER_SIZE = 4, 60, 32
+PROCESSES = (1, 2)
+STAGES: dict[str, list[str]] = {
+    "train_lora": ["--prepared", "data/prepared"],
+    "generate_filtered": ["--lora", "models/lora", "--gate", "models/gate", "--gate-metrics", "metrics/gate.json"],
+}
+
+
+def generation(bench: Bench, count: int) -> int:
+    """Draws images and lets a gate look at them, one try each; needs what `make repro` leaves in models/."""
+    from pathsynth.base_model import load_base, locate_base, unet_sha256
+    from pathsynth.classifier import load_classifier
+    from pathsynth.generation import Sampler, generate_filtered
+    from pathsynth.lora import attach_lora
+
+    params = bench.params
+    base, dataset = params.benchmark.base, params.benchmark.dataset
+    folder, prompts = locate_base(base, bench.root), params.benchmark.texts(params.lora.prompts)
+    pipeline = load_base(folder, bench.device, base.variant)
+    attach_lora(pipeline, bench.root / "models" / "lora", unet_sha256(folder, base.variant))
+    settings = params.benchmark.generation.model_copy(update={"num_inference_steps": SAMPLING_STEPS})
+    sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size)
+    gate = load_classifier(bench.root / "models" / "gate", bench.device, dataset.slugs)
+    each = count // len(prompts)
+    found = generate_filtered(sampler, gate.probabilities, len(prompts), each, 1, sampler.batch_size, params.seed)
+    return len(found.rows)
+
+
+def lora_training(bench: Bench, count: int) -> int:
+    """Trains the selected LoRA for LORA_STEPS steps."""
+    from pathsynth.base_model import load_base, locate_base
+    from pathsynth.lora_training import train_lora
+
+    params = bench.params
+    base = params.benchmark.base
+    training = params.lora.training.model_copy(update={"max_train_steps": LORA_STEPS})
+    settings = params.lora.model_copy(update={"training": training})
+    pipeline = load_base(locate_base(base, bench.root), bench.device, base.variant)
+    prompts = params.benchmark.texts(params.lora.prompts)
+    images = _images(bench, count)
+    result = train_lora(pipeline, images, prompts, settings, params.seed, lambda *_: None, scratch=bench.scratch)
+    return int(result["images_seen"])
+
+
+def classifier_epoch(bench: Bench, count: int) -> int:
+    """Trains the gate's network for one epoch, on images of CLASSIFIER_SIZE pixels."""
+    from pathsynth.classifier_training import epochs, new_classifier
+
+    params = bench.params
+    settings = params.benchmark.classifiers.gate.model_copy(update={"epochs": 1, "input_size": CLASSIFIER_SIZE})
+    images = _images(bench, count)
+    classifier = new_classifier(settings, images.slugs, params.seed, bench.device, bench.root)
+    list(epochs(classifier, images.images("train"), images.labels_of("train"), settings, params.seed))
+    return count // settings.batch_size * settings.batch_size
+
+
+CASES: dict[str, tuple[Callable[[Bench, int], int], tuple[int, ...]]] = {
+    "generation": (generation, GENERATED),
+    "LoRA training": (lora_training, TRAINED_ON),
+    "classifier, an epoch": (classifier_epoch, TRAINED_ON),
+}
+
+
+@click.command()
+@click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
+@click.option("--out", type=FILE, default=RESULTS, show_default=True)
+@reports_errors
+def main(params_path: Path, out: Path) -> None:
+    """Measures all cases, prints a row for each and writes them."""
+    table = []
+    for name, (_, counts) in CASES.items():
+        for count in counts:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                seconds, done, peak = alone.submit(_case, name, count, params_path).result()
+            table.append(_row(name, f"{count} images", 1, round(1e3 * seconds / done, 1), "ms an image", peak))
+    for stage in STAGES:
+        for processes in PROCESSES:
+            table.append(_row(stage, "as in params", processes, round(_stage(stage, processes, params_path), 1), "s", "-"))
+    write_results(out, load_params(params_path), {"table": table})
+
+
+def _row(what: str, size: str, processes: int, value: float, unit: str, peak: int | str) -> dict:
+    row = {"what": what, "size": size, "processes": processes, "time": value, "unit": unit, "peak MB": peak}
+    click.echo(row)
+    return row
+
+
+def _case(name: str, count: int, params_path: Path) -> tuple[float, int, int]:
+    """Seconds without imports and what is made ready, units done and peak memory in MB; runs in a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(load_params(params_path), params_path.parent, Path(scratch), pick_device(), 1)
+        work = CASES[name][0]
+        _images(bench, count)
+        start = time.perf_counter()
+        done = work(bench, count)
+        seconds = time.perf_counter() - start
+    return seconds, done, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+
+
+def _images(bench: Bench, count: int) -> Prepared:
+    """Random images to train on, made at the first call, a piece at a time."""
+    folder, dataset = bench.scratch / "prepared", bench.params.benchmark.dataset
+    if not folder.exists():
+        splits = {}
+        for split, number in {"train": count, "val": 9, "test": 9}.items():
+            path, labels = bench.scratch / f"{split}.npy", (np.arange(number) % len(dataset.slugs)).astype(np.uint8)
+            with NpyWriter(path, (number, dataset.image_size, dataset.image_size, 3), np.dtype(np.uint8)) as rows:
+                rng = np.random.default_rng(0)
+                for start in range(0, number, 500):
+                    shape = (min(500, number - start), dataset.image_size, dataset.image_size, 3)
+                    rows.add(rng.integers(0, 256, shape, np.uint8))
+            splits[split] = (np.load(path, mmap_mode="r"), labels)
+        write_prepared(folder, "bench", dataset.label_names, splits, {}, dataset.image_size)
+    return open_prepared(folder)
+
+
+def _stage(name: str, processes: int, params_path: Path) -> float:
+    """Seconds of a stage on what `make repro` has left, started as DVC does; what it makes is thrown away."""
+    root = params_path.resolve().parent
+    tree = read_yaml(params_path) | {"processes": processes}
+    base = tree["benchmarks"][tree["benchmark"]]["base"]
+    if not base["revision"]:
+        base["pretrained_model_name_or_path"] = str(root / base["pretrained_model_name_or_path"])
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        write_text(made / "params.yaml", json.dumps(tree))
+        words = [*STAGES[name], "--params", made / "params.yaml", "--out", made / "out", "--metrics", made / "metrics.json"]
+        words += ["--logs", made / "logs"]
+        if name == "train_lora":
+            words += ["--curves", made / "curves", "--scratch", made / "scratch"]
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", f"stages.{name}", *map(str, words)], cwd=root, check=True)
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.scaling")
