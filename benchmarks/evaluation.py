@@ -22,7 +22,6 @@ BATCH = 64
 
 def measure(bench: Bench) -> list[Row]:
     """Scored and real images per second, with the judge that `make repro` has left in models/."""
-    import torch
     import torch_fidelity
 
     params = bench.params
@@ -48,7 +47,7 @@ def measure(bench: Bench) -> list[Row]:
         return run
 
     def theirs() -> Callable[[], int]:
-        sets = [_TensorImages(torch.from_numpy(images).permute(0, 3, 1, 2)) for images in (scored, real)]
+        sets = [_as_dataset(images) for images in (scored, real)]
 
         def run() -> int:
             torch_fidelity.calculate_metrics(
@@ -77,17 +76,21 @@ def _parts(images: np.ndarray) -> list[np.ndarray]:
     return [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
 
 
-class _TensorImages:
-    """Images as torch-fidelity asks for them: uint8 (3, H, W), one at a time."""
+def _as_dataset(images: np.ndarray):
+    """Images as torch-fidelity asks for them: a Dataset of uint8 (3, H, W)."""
+    import torch
+    from torch.utils.data import Dataset
 
-    def __init__(self, images):
-        self.images = images
+    tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    def __len__(self) -> int:
-        return len(self.images)
+    class TensorImages(Dataset):
+        def __len__(self) -> int:
+            return len(tensors)
 
-    def __getitem__(self, index: int):
-        return self.images[index]
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return tensors[index]
+
+    return TensorImages()
 
 
 def _peers_extractor(judge: Classifier) -> type:
