@@ -5,6 +5,7 @@ The peers are the least that the same tools can do: DVC on a project of one stag
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.pairs import WARM_UP, Bench, Row, compared
+from pathsynth.errors import ModelError, ProcessError
 from pathsynth.files import write_text
 
 HELP = "import click; click.command()(click.option('--params')(lambda params: None))(['--help'])"
@@ -19,31 +21,35 @@ STAGES = "stages: {one: {cmd: echo > out, outs: [out]}}\n"
 
 
 def measure(bench: Bench) -> list[Row]:
-    """Seconds, in a project in which `make repro` has been run."""
-    project, root = bench.scratch / "project", Path(bench.root).resolve()
+    """Seconds, in a project in which `make repro` has been run.
+
+    Raises:
+        ModelError: there is something to be done in it, which would be done here.
+    """
+    project, root = bench.scratch / "project", bench.root.resolve()
     project.mkdir()
     write_text(project / "dvc.yaml", STAGES)
     dvc = [sys.executable, "-m", "dvc"]
     _run([*dvc, "init", "--no-scm", "--quiet"], project)
     _run([*dvc, "repro"], project)
+    if json.loads(_run([*dvc, "status", "--json"], root)):
+        raise ModelError(root, "has stages that are out of date, so `dvc repro` would do something; run `make repro` first")
+    stage = [sys.executable, "-m", "stages.train_lora", "--help"]
+    package = Path(__file__).parents[1]
     return [
-        _in_turns("dvc repro with nothing to do", "DVC with one stage", [*dvc, "repro"], [*dvc, "repro"], root, project, bench),
         _in_turns(
-            "--help of a stage",
-            "click with one option",
-            [sys.executable, "-m", "stages.train_lora", "--help"],
-            [sys.executable, "-c", HELP],
-            Path(__file__).parents[1],
-            project,
-            bench,
+            "dvc repro with nothing to do", "DVC with one stage", ([*dvc, "repro"], root), ([*dvc, "repro"], project), bench
+        ),
+        _in_turns(
+            "--help of a stage", "click with one option", (stage, package), ([sys.executable, "-c", HELP], project), bench
         ),
     ]
 
 
-def _in_turns(part: str, peer: str, ours: list[str], theirs: list[str], root: Path, project: Path, bench: Bench) -> Row:
+def _in_turns(part: str, peer: str, ours: tuple[list[str], Path], theirs: tuple[list[str], Path], bench: Bench) -> Row:
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(WARM_UP + bench.rounds):
-        for name, command, folder in (("ours", ours, root), ("theirs", theirs, project)):
+        for name, (command, folder) in (("ours", ours), ("theirs", theirs)):
             start = time.perf_counter()
             _run(command, folder)
             if turn >= WARM_UP:
@@ -51,7 +57,15 @@ def _in_turns(part: str, peer: str, ours: list[str], theirs: list[str], root: Pa
     return compared(part, peer, "s", seconds, less_is_better=True)
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path) -> str:
+    """What a command prints.
+
+    Raises:
+        ProcessError: it fails.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise ProcessError(f"{' '.join(command[1:])} in {folder} failed: {' '.join(done.stderr.split())[-300:]}")
+    return done.stdout

@@ -1,7 +1,8 @@
 """LoRA training against the loop that diffusers documents for text-to-image LoRA: VAE and text encoder work in every step.
 
-Both train the same adapter on the same base, images, batch, number format, optimiser and number of steps. Ours is timed whole:
-encoding, adding the adapter and all steps; of theirs the steps alone.
+Both train the same adapter on the same base, images, batch, mixed precision, optimiser and number of steps; the example casts
+all frozen weights to that precision, ours keeps them as `weight_dtype` says. Ours is timed whole: encoding, adding the adapter
+and all steps; of theirs the steps alone.
 """
 
 from __future__ import annotations
@@ -68,10 +69,13 @@ def random_images(bench: Bench) -> Prepared:
     return open_prepared(folder)
 
 
-def _loader(prepared: Prepared, tokens, batch_size: int):
-    """The DataLoader of the peer: pixels in [-1, 1] and token numbers, from PIL images that are in memory."""
+def _loader(prepared: Prepared, tokens, batch_size: int, batches: int):
+    """The DataLoader of the peer: pixels in [-1, 1] and token numbers, from PIL images that are in memory.
+
+    All batches of the training in one pass: where a loader ends, accelerate makes an optimiser step of its own.
+    """
     from PIL import Image
-    from torch.utils.data import DataLoader, Dataset
+    from torch.utils.data import DataLoader, Dataset, RandomSampler
     from torchvision import transforms
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
@@ -85,7 +89,8 @@ def _loader(prepared: Prepared, tokens, batch_size: int):
         def __getitem__(self, index: int):
             return transform(pictures[index]), tokens[int(labels[index])]
 
-    return DataLoader(Examples(), batch_size, shuffle=True, drop_last=True)
+    examples = Examples()
+    return DataLoader(examples, batch_size, sampler=RandomSampler(examples, replacement=True, num_samples=batch_size * batches))
 
 
 def _documented_loop(pipeline, prepared: Prepared, prompts: list[str], settings: LoraSettings) -> Callable[[], int]:
@@ -112,7 +117,8 @@ def _documented_loop(pipeline, prepared: Prepared, prompts: list[str], settings:
     optimizer = torch.optim.AdamW(parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay)
     schedule = build_schedule(optimizer, settings.schedule, training.max_train_steps)
     tokens = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    loader = _loader(prepared, tokens, training.train_batch_size)
+    micro_batches = training.max_train_steps * training.gradient_accumulation_steps
+    loader = _loader(prepared, tokens, training.train_batch_size, micro_batches)
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     unet, optimizer, loader, schedule = accelerator.prepare(unet, optimizer, loader, schedule)
 
@@ -131,19 +137,17 @@ def _documented_loop(pipeline, prepared: Prepared, prompts: list[str], settings:
 
     def run() -> int:
         unet.train()
-        micro_batches, seen = training.max_train_steps * training.gradient_accumulation_steps, 0
-        while seen < micro_batches:
-            for pixels, ids in loader:
-                with accelerator.accumulate(unet):
-                    accelerator.backward(loss_of(pixels, ids))
-                    if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(parameters, o.max_grad_norm)
-                    optimizer.step()
-                    schedule.step()
-                    optimizer.zero_grad()
-                seen += 1
-                if seen == micro_batches:
-                    break
+        for pixels, ids in loader:
+            with accelerator.accumulate(unet):
+                loss = loss_of(pixels, ids)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(parameters, o.max_grad_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            # for the progress bar, as in the example
+            loss.item()
         return micro_batches * training.train_batch_size
 
     return run

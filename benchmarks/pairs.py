@@ -13,11 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from pathsynth.files import read_json, write_json
+from pathsynth.measured import fingerprint
 from pathsynth.settings import Params
 
+RESULTS = Path("benchmarks/results")
 WARM_UP = 1
 MARKS = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "medmnist", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "medmnist",
+    "numpy",
+    "torch-fidelity",
+    "dvc",
+    "click",
+)
 
 # Makes everything ready and gives back what is to be timed, which tells how many units it has done.
 Contestant = Callable[[], Callable[[], int]]
@@ -64,12 +78,26 @@ def in_turns(part: str, peer: str, unit: str, ours: Contestant, theirs: Contesta
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(WARM_UP + rounds):
         for name, prepare in contestants.items():
-            run = prepare()
-            start = time.perf_counter()
-            done = run()
+            done, seconds = timed(prepare())
             if turn >= WARM_UP:
-                rates[name].append(done / (time.perf_counter() - start))
+                rates[name].append(done / seconds)
     return compared(part, peer, unit, rates)
+
+
+def timed(run: Callable[[], int]) -> tuple[int, float]:
+    """What `run` says that it has done, and its seconds until the device has done it."""
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else _nothing
+    wait()
+    start = time.perf_counter()
+    done = run()
+    wait()
+    return done, time.perf_counter() - start
+
+
+def _nothing() -> None:
+    """A CPU has done its work when a call returns."""
 
 
 def compared(part: str, peer: str, unit: str, found: Mapping[str, Sequence[float]], *, less_is_better: bool = False) -> Row:
@@ -91,16 +119,35 @@ def compared(part: str, peer: str, unit: str, found: Mapping[str, Sequence[float
 
 def write_results(path: Path, params: Params, results: Mapping[str, Any]) -> None:
     """Writes results, and what they were measured on and with."""
+    write_json(path, {**about(params), **results})
+
+
+def about(params: Params) -> dict[str, Any]:
+    """What results depend on: machine, versions and the selected parameters, by their names and their fingerprint."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    selected = {"benchmark": params.benchmark_name, "lora": params.lora_name}
-    write_json(path, {"machine": machine(), "versions": versions, **selected, **results})
+    selected = {"benchmark": params.benchmark_name, "lora": params.lora_name, "fingerprint": fingerprint(params)}
+    return {"machine": machine(), "versions": versions, **selected}
 
 
 def machine() -> str:
     """The GPU by its name, or the number of threads that torch computes with."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_cpu()}, {torch.get_num_threads()} threads"
+
+
+def _cpu() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def results(name: str, device: str) -> Path:
+    """The file of results of that name: those of a GPU are kept apart."""
+    return RESULTS / (f"{name}.json" if device == "cpu" else f"{name}_gpu.json")
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.pairs import Bench
 from pathsynth.base_model import load_base, locate_base, unet_sha256
-from pathsynth.devices import autocast
+from pathsynth.devices import autocast, dtype
 from pathsynth.generation import Sampler
 from pathsynth.lora import WEIGHTS, attach_lora
 
@@ -22,9 +22,11 @@ def both(bench: Bench, adapter: Path) -> tuple[Sampler, StableDiffusionPipeline]
     folder, prompts = locate_base(base, bench.root), params.benchmark.texts(params.lora.prompts)
     merged = load_base(folder, bench.device, base.variant)
     attach_lora(merged, adapter, unet_sha256(folder, base.variant))
-    sampler = Sampler(merged, prompts, params.benchmark.generation, params.seed, dataset.image_size)
+    settings = params.benchmark.generation
+    sampler = Sampler(merged, prompts, settings, params.seed, dataset.image_size, dataset.channels)
     stock = load_base(folder, bench.device, base.variant)
     stock.load_lora_weights(adapter, weight_name=WEIGHTS)
+    stock.to(dtype(settings.weight_dtype))
     stock.scheduler = merged.scheduler
     return sampler, stock
 

@@ -22,6 +22,7 @@ from pathsynth.devices import pick_device
 from pathsynth.files import write_text
 from pathsynth.lora_training import train_lora
 from pathsynth.params import load_params
+from pathsynth.settings import LoraSettings
 
 STEPS, WARM_UP, ROWS = 8, 3, 20
 
@@ -58,8 +59,10 @@ def _steps(bench: Bench, merged: bool, profiler) -> list[float]:
     from unittest.mock import patch
 
     params = bench.params
-    training = params.lora.training.model_copy(update={"max_train_steps": WARM_UP + STEPS, "merged": merged})
-    settings = params.lora.model_copy(update={"training": training})
+    tree = params.lora.model_dump()
+    tree["training"] |= {"max_train_steps": WARM_UP + STEPS, "merged": merged}
+    tree["schedule"]["warmup_steps"] = 0
+    settings = LoraSettings.model_validate(tree)
     base = params.benchmark.base
     pipeline = load_base(locate_base(base, bench.root), bench.device, base.variant)
     times: list[float] = []

@@ -3,7 +3,8 @@
     python -m benchmarks.quality
 
 draws the first try at every slot by the models that `make repro` leaves in models/, in every way of a grid, and writes
-benchmarks/results/quality.json. Nothing is filtered, and it is the judge who scores, not the gate.
+benchmarks/results/quality.json. Nothing is filtered, and it is the judge who scores, not the gate: a way that is chosen by this
+table is chosen by the judge.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from benchmarks.pairs import write_results
+from benchmarks.pairs import results, write_results
 from pathsynth.base_model import load_base, locate_base, unet_sha256
 from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, reports_errors
@@ -29,8 +30,6 @@ from pathsynth.prepared import open_prepared
 from pathsynth.realism import feature_sums, frechet_distance, normal
 from pathsynth.scores import bootstrap_macro_f1, classification_scores
 from pathsynth.settings import GenerationSettings, Params
-
-RESULTS = Path("benchmarks/results/quality.json")
 
 
 class Way(NamedTuple):
@@ -48,19 +47,21 @@ GRID = (
     *(Way(scheduler, steps, 3.0) for scheduler in SCHEDULERS for steps in STEPS),
     Way("PNDMScheduler", 30, 3.0),
     *(Way("DPMSolverMultistepScheduler", 12, guidance) for guidance in (1.0, 2.0, 5.0, 7.5)),
+    *(Way("UniPCMultistepScheduler", steps, 7.5) for steps in (6, 8, 12)),
 )
 
 
 @click.command()
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
 @click.option("--images", type=click.IntRange(2), help="Of each tissue; by default as many as the benchmark draws.")
-@click.option("--out", type=FILE, default=RESULTS, show_default=True)
+@click.option("--out", type=FILE, help="By default quality.json in benchmarks/results, or quality_gpu.json.")
 @reports_errors
-def main(params_path: Path, images: int | None, out: Path) -> None:
+def main(params_path: Path, images: int | None, out: Path | None) -> None:
     """Draws images in every way of the grid and scores them."""
     params = load_params(params_path)
-    table = measure(params, params_path.parent, pick_device(), GRID, images or params.benchmark.generation.images_per_tissue)
-    write_results(out, params, {"table": table})
+    device = pick_device()
+    table = measure(params, params_path.parent, device, GRID, images or params.benchmark.generation.images_per_tissue)
+    write_results(out or results("quality", device), params, {"table": table})
 
 
 def measure(params: Params, root: Path, device: str, grid: Sequence[Way], images_per_tissue: int) -> list[dict]:
@@ -75,20 +76,22 @@ def measure(params: Params, root: Path, device: str, grid: Sequence[Way], images
 
     Returns:
         Rows with the way, `images_per_second` (one run), `macro_f1` by the judge with its 95 % interval, and
-        `frechet_distance` to the real test images by the judge's features.
+        `frechet_distance` to the real val images by the judge's features.
     """
     dataset, base = params.benchmark.dataset, params.benchmark.base
     folder, prompts = locate_base(base, root), params.benchmark.texts(params.lora.prompts)
     judge = load_classifier(root / "models" / "judge", device, dataset.slugs)
     extractor = JudgeExtractor(judge)
-    real = normal(feature_sums(extractor(np.array(open_prepared(root / "data" / "prepared").images("test")[:]))))
+    real = normal(feature_sums(extractor(np.array(open_prepared(root / "data" / "prepared").images("val")[:]))))
     pipeline = load_base(folder, device, base.variant)
     attach_lora(pipeline, root / "models" / "lora", unet_sha256(folder, base.variant))
     attempts = first_attempts(len(prompts), images_per_tissue)
     wanted = np.array([attempt.tissue for attempt in attempts])
     table = []
     for way in grid:
-        sampler = Sampler(pipeline, prompts, _settings(params, way), params.seed, dataset.image_size, dataset.channels)
+        # other images than those that are scored in the end
+        sampler = Sampler(pipeline, prompts, _settings(params, way), params.seed + 1, dataset.image_size, dataset.channels)
+        sampler(attempts[: sampler.batch_size])
         start = time.perf_counter()
         images = sampler.draw_all(attempts)
         seconds = time.perf_counter() - start

@@ -21,14 +21,13 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.pairs import Bench, write_results
+from benchmarks.pairs import Bench, results, timed, write_results
 from pathsynth.cli import FILE, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.files import NpyWriter, write_text
 from pathsynth.params import load_params, read_yaml
 from pathsynth.prepared import Prepared, open_prepared, write_prepared
 
-RESULTS = Path("benchmarks/results/scaling.json")
 GENERATED, TRAINED_ON = (90, 900, 9000), (1000, 10_000, 90_000)
 # Fewer than a user would take: what one step takes is the same.
 SAMPLING_STEPS, LORA_STEPS, CLASSIFIER_SIZE = 4, 60, 32
@@ -39,7 +38,7 @@ STAGES: dict[str, list[str]] = {
 }
 
 
-def generation(bench: Bench, count: int) -> int:
+def generation(bench: Bench, count: int) -> Callable[[], int]:
     """Draws images and lets a gate look at them, one try each; needs what `make repro` leaves in models/."""
     from pathsynth.base_model import load_base, locate_base, unet_sha256
     from pathsynth.classifier import load_classifier
@@ -52,14 +51,18 @@ def generation(bench: Bench, count: int) -> int:
     pipeline = load_base(folder, bench.device, base.variant)
     attach_lora(pipeline, bench.root / "models" / "lora", unet_sha256(folder, base.variant))
     settings = params.benchmark.generation.model_copy(update={"num_inference_steps": SAMPLING_STEPS})
-    sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size)
+    sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
     gate = load_classifier(bench.root / "models" / "gate", bench.device, dataset.slugs)
     each = count // len(prompts)
-    found = generate_filtered(sampler, gate.probabilities, len(prompts), each, 1, sampler.batch_size, params.seed)
-    return len(found.rows)
+
+    def run() -> int:
+        found = generate_filtered(sampler, gate.probabilities, len(prompts), each, 1, sampler.batch_size, params.seed)
+        return len(found.rows)
+
+    return run
 
 
-def lora_training(bench: Bench, count: int) -> int:
+def lora_training(bench: Bench, count: int) -> Callable[[], int]:
     """Trains the selected LoRA for LORA_STEPS steps."""
     from pathsynth.base_model import load_base, locate_base
     from pathsynth.lora_training import train_lora
@@ -70,24 +73,32 @@ def lora_training(bench: Bench, count: int) -> int:
     settings = params.lora.model_copy(update={"training": training})
     pipeline = load_base(locate_base(base, bench.root), bench.device, base.variant)
     prompts = params.benchmark.texts(params.lora.prompts)
-    images = _images(bench, count)
-    result = train_lora(pipeline, images, prompts, settings, params.seed, lambda *_: None, scratch=bench.scratch)
-    return int(result["images_seen"])
+    images = images_to_train_on(bench, count)
+
+    def run() -> int:
+        result = train_lora(pipeline, images, prompts, settings, params.seed, lambda *_: None, scratch=bench.scratch)
+        return int(result["images_seen"])
+
+    return run
 
 
-def classifier_epoch(bench: Bench, count: int) -> int:
+def classifier_epoch(bench: Bench, count: int) -> Callable[[], int]:
     """Trains the gate's network for one epoch, on images of CLASSIFIER_SIZE pixels."""
     from pathsynth.classifier_training import epochs, new_classifier
 
     params = bench.params
     settings = params.benchmark.classifiers.gate.model_copy(update={"epochs": 1, "input_size": CLASSIFIER_SIZE})
-    images = _images(bench, count)
+    images = images_to_train_on(bench, count)
     classifier = new_classifier(settings, images.slugs, params.seed, bench.device, bench.root)
-    list(epochs(classifier, images.images("train"), images.labels_of("train"), settings, params.seed))
-    return count // settings.batch_size * settings.batch_size
+
+    def run() -> int:
+        list(epochs(classifier, images.images("train"), images.labels_of("train"), settings, params.seed))
+        return count // settings.batch_size * settings.batch_size
+
+    return run
 
 
-CASES: dict[str, tuple[Callable[[Bench, int], int], tuple[int, ...]]] = {
+CASES: dict[str, tuple[Callable[[Bench, int], Callable[[], int]], tuple[int, ...]]] = {
     "generation": (generation, GENERATED),
     "LoRA training": (lora_training, TRAINED_ON),
     "classifier, an epoch": (classifier_epoch, TRAINED_ON),
@@ -96,20 +107,30 @@ CASES: dict[str, tuple[Callable[[Bench, int], int], tuple[int, ...]]] = {
 
 @click.command()
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
-@click.option("--out", type=FILE, default=RESULTS, show_default=True)
+@click.option("--out", type=FILE, help="By default scaling.json in benchmarks/results, or scaling_gpu.json.")
 @reports_errors
-def main(params_path: Path, out: Path) -> None:
+def main(params_path: Path, out: Path | None) -> None:
     """Measures all cases, prints a row for each and writes them."""
-    table = []
-    for name, (_, counts) in CASES.items():
-        for count in counts:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-                seconds, done, peak = alone.submit(_case, name, count, params_path).result()
-            table.append(_row(name, f"{count} images", 1, round(1e3 * seconds / done, 1), "ms an image", peak))
+    import torch
+
+    params, device = load_params(params_path), pick_device()
+    out = out or results("scaling", device)
+    table: list[dict] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(params, params_path.parent, Path(scratch), device, 1)
+        for name, (_, counts) in CASES.items():
+            for count in counts:
+                # here, so that making them is no part of the case's memory
+                images_to_train_on(bench, count)
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                    seconds, done, peak = alone.submit(case, name, count, bench).result()
+                table.append(_row(name, f"{count} images", 1, round(1e3 * seconds / done, 1), "ms an image", peak))
+                write_results(out, params, {"table": table})
+    most = torch.cuda.device_count() if device != "cpu" else max(PROCESSES)
     for stage in STAGES:
-        for processes in PROCESSES:
+        for processes in (count for count in PROCESSES if count <= most):
             table.append(_row(stage, "as in params", processes, round(_stage(stage, processes, params_path), 1), "s", "-"))
-    write_results(out, load_params(params_path), {"table": table})
+            write_results(out, params, {"table": table})
 
 
 def _row(what: str, size: str, processes: int, value: float, unit: str, peak: int | str) -> dict:
@@ -118,25 +139,19 @@ def _row(what: str, size: str, processes: int, value: float, unit: str, peak: in
     return row
 
 
-def _case(name: str, count: int, params_path: Path) -> tuple[float, int, int]:
-    """Seconds without imports and what is made ready, units done and peak memory in MB; runs in a process of its own."""
-    with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(load_params(params_path), params_path.parent, Path(scratch), pick_device(), 1)
-        work = CASES[name][0]
-        _images(bench, count)
-        start = time.perf_counter()
-        done = work(bench, count)
-        seconds = time.perf_counter() - start
+def case(name: str, count: int, bench: Bench) -> tuple[float, int, int]:
+    """Seconds without loading models, units done and peak memory in MB, of a process that does nothing else."""
+    done, seconds = timed(CASES[name][0](bench, count))
     return seconds, done, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
-def _images(bench: Bench, count: int) -> Prepared:
+def images_to_train_on(bench: Bench, count: int) -> Prepared:
     """Random images to train on, made at the first call, a piece at a time."""
-    folder, dataset = bench.scratch / "prepared", bench.params.benchmark.dataset
+    folder, dataset = bench.scratch / str(count), bench.params.benchmark.dataset
     if not folder.exists():
         splits = {}
         for split, number in {"train": count, "val": 9, "test": 9}.items():
-            path, labels = bench.scratch / f"{split}.npy", (np.arange(number) % len(dataset.slugs)).astype(np.uint8)
+            path, labels = bench.scratch / f"{count}-{split}.npy", (np.arange(number) % len(dataset.slugs)).astype(np.uint8)
             with NpyWriter(path, (number, dataset.image_size, dataset.image_size, 3), np.dtype(np.uint8)) as rows:
                 rng = np.random.default_rng(0)
                 for start in range(0, number, 500):

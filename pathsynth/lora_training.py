@@ -192,7 +192,10 @@ def _set_up(
     pipeline.vae.to("cpu")
     pipeline.text_encoder.to("cpu")
     o = settings.optimizer
-    optimizer = torch.optim.AdamW(parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True)
+    betas = (o.beta1, o.beta2)
+    # the fused one skips steps of overflowing gradients by itself, and then neither accelerate nor the schedule knows of it
+    fused = training.mixed_precision != "fp16"
+    optimizer = torch.optim.AdamW(parameters, o.learning_rate, betas, o.epsilon, o.weight_decay, fused=fused)
     schedule = build_schedule(optimizer, settings.schedule, training.max_train_steps)
     learner = MergedUNet(pipeline.unet) if training.merged else pipeline.unet
     unet, optimizer = accelerator.prepare(learner, optimizer)

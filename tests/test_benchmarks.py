@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from click.testing import CliRunner
@@ -22,8 +23,8 @@ from benchmarks import (
     quality,
     scaling,
 )
-from benchmarks.__main__ import PARTS, main
-from benchmarks.pairs import compared, fill, in_turns, markdown
+from benchmarks.__main__ import PARTS, _with_earlier, main
+from benchmarks.pairs import Bench, compared, fill, in_turns, markdown, write_results
 from pathsynth.params import load_params, read_yaml
 
 
@@ -63,6 +64,7 @@ def test_every_part_runs_and_all_rows_are_in_one_file(finished, tmp_path, monkey
     (tmp_path / "models").symlink_to(finished / "models")
     (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: touch out, outs: [out]}}")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], cwd=tmp_path, check=True)
     out = tmp_path / "rows.json"
     args = ["--params", str(tmp_path / "params.yaml"), "--rounds", "2", "--out", str(out)]
     done = CliRunner().invoke(main, args, catch_exceptions=False)
@@ -90,6 +92,24 @@ def test_every_way_of_a_grid_is_scored(finished):
         assert 0 <= row["macro_f1"] <= 1 and row["frechet_distance"] >= 0 and row["images_per_second"] > 0
 
 
+def test_earlier_rows_stay_where_the_same_was_measured(finished, tmp_path):
+    out, params = tmp_path / "rows.json", load_params(finished / "params.yaml")
+    row = compared("earlier", "peer", "s", {"ours": [1.0, 1.0], "theirs": [2.0, 2.0]})
+    write_results(out, params, {"rows": {"earlier": asdict(row)}})
+    assert set(_with_earlier(out, params, {"new": row})) == {"earlier", "new"}
+    other = params.model_copy(update={"seed": params.seed + 1})
+    assert set(_with_earlier(out, other, {"new": row})) == {"new"}
+
+
+def test_a_project_that_is_out_of_date_is_not_run(finished, tmp_path):
+    shutil.copy(finished / "params.yaml", tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: touch out, outs: [out]}}")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    done = CliRunner().invoke(main, ["commands", "--params", str(tmp_path / "params.yaml"), "--out", str(tmp_path / "x.json")])
+    assert done.exit_code == 1 and "run `make repro` first" in done.output
+    assert not (tmp_path / "out").exists() and not (tmp_path / "x.json").exists()
+
+
 @pytest.mark.parametrize("arguments", [["moon"], ["--rounds", "1"]])
 def test_unknown_parts_and_too_few_rounds_are_refused(arguments):
     assert CliRunner().invoke(main, arguments).exit_code == 2
@@ -104,14 +124,14 @@ def test_missing_models_are_one_line(finished, tmp_path):
 
 def test_the_page_shows_the_committed_results():
     text = (ROOT / "docs" / "benchmarks.md").read_text()
-    assert "<!-- bench: cpu -->" in text and fill(text, ROOT / "benchmarks" / "results") == text
+    assert "<!-- bench: speed -->" in text and fill(text, ROOT / "benchmarks" / "results") == text
 
 
 @pytest.mark.parametrize("name", scaling.CASES)
-def test_every_case_of_scaling_says_time_work_and_memory(name, finished, monkeypatch):
+def test_every_case_of_scaling_says_time_work_and_memory(name, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "LORA_STEPS", 1)
-    count = 64
-    seconds, done, peak = scaling._case(name, count, finished / "params.yaml")
+    count, params = 64, load_params(finished / "params.yaml")
+    seconds, done, peak = scaling.case(name, count, Bench(params, finished, tmp_path, "cpu", 1))
     assert seconds > 0 and 0 < done <= count and peak > 50
 
 

@@ -430,8 +430,9 @@ def test_missing_or_damaged_lora_is_one_line(content, tiny_base, tmp_path):
         ({"lora_alpha": 9.0}, {}),
         ({"use_rslora": True, "target_modules": ["to_q", "conv1", "conv_shortcut", "time_emb_proj"]}, {}),
         ({}, {"gradient_accumulation_steps": 2, "train_batch_size": 2}),
+        ({}, {"mixed_precision": "bf16", "weight_dtype": "bf16"}),
     ],
-    ids=["alpha", "rslora-of-convolutions", "accumulation"],
+    ids=["alpha", "rslora-of-convolutions", "accumulation", "bf16"],
 )
 def test_a_merged_adapter_learns_the_same(adapter, training, tiny_base, tiny_prepared):
     import torch
@@ -439,7 +440,10 @@ def test_a_merged_adapter_learns_the_same(adapter, training, tiny_base, tiny_pre
     settings = _with(_lora(**adapter), training={"max_train_steps": 6, **training}, optimizer={"learning_rate": 1e-2})
     apart, plain, _ = _trained(tiny_base, tiny_prepared, settings)
     merged, result, _ = _trained(tiny_base, tiny_prepared, _with(settings, training={"merged": True}))
-    assert result == plain | {"loss": pytest.approx(plain["loss"], rel=1e-5)}
+    exact = settings.training.mixed_precision == "no"
+    assert result == plain | {"loss": pytest.approx(plain["loss"], rel=1e-5 if exact else 2e-2)}
+    if not exact:
+        return
     found = dict(merged.unet.named_parameters())
     for name, parameter in apart.unet.named_parameters():
         torch.testing.assert_close(found[name], parameter, rtol=1e-3, atol=1e-4)
@@ -462,3 +466,18 @@ def test_what_cannot_be_merged_is_refused(section, values, words):
     tree[section].update(values)
     with pytest.raises(ValueError, match=words):
         LoraSettings.model_validate(tree)
+
+
+def test_plain_attention_is_for_small_images_on_a_cpu():
+    import torch
+
+    from pathsynth.devices import MOST_PLAIN_ATTENTION, training_attention
+
+    def fused() -> bool:
+        return torch.backends.cuda.flash_sdp_enabled()
+
+    with training_attention("cpu", MOST_PLAIN_ATTENTION):
+        assert not fused()
+    for device, pixels in (("cpu", MOST_PLAIN_ATTENTION + 1), ("cuda", 1)):
+        with training_attention(device, pixels):
+            assert fused()
