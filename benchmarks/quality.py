@@ -1,4 +1,4 @@
-"""What schedulers, steps and guidance cost and give: macro F1 by the judge and Fréchet distance against time.
+"""What schedulers, steps and guidance cost and give: macro F1 by the judge, Fréchet distance and variety against time.
 
     python -m benchmarks.quality
 
@@ -27,7 +27,7 @@ from pathsynth.generation import Sampler, first_attempts
 from pathsynth.lora import attach_lora
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
-from pathsynth.realism import feature_sums, frechet_distance, normal
+from pathsynth.realism import RealImages, feature_sums, frechet_distance, in_real_balls, recall
 from pathsynth.scores import bootstrap_macro_f1, classification_scores
 from pathsynth.settings import GenerationSettings, Params
 
@@ -75,14 +75,15 @@ def measure(params: Params, root: Path, device: str, grid: Sequence[Way], images
         images_per_tissue: first tries of each tissue.
 
     Returns:
-        Rows with the way, `images_per_second` (one run), `macro_f1` by the judge with its 95 % interval, and
-        `frechet_distance` to the real val images by the judge's features.
+        Rows with the way, `images_per_second` (one run), `macro_f1` by the judge with its 95 % interval, and by the
+        judge's features `frechet_distance` to the real val images, and `recall` and `coverage` of them.
     """
     dataset, base = params.benchmark.dataset, params.benchmark.base
     folder, prompts = locate_base(base, root), params.benchmark.texts(params.lora.prompts)
     judge = load_classifier(root / "models" / "judge", device, dataset.slugs)
     extractor = JudgeExtractor(judge)
-    real = normal(feature_sums(extractor(np.array(open_prepared(root / "data" / "prepared").images("val")[:]))))
+    seen = extractor(np.array(open_prepared(root / "data" / "prepared").images("val")[:]))
+    real = RealImages(seen, params.benchmark.evaluation.realism.nearest_neighbours, device)
     pipeline = load_base(folder, device, base.variant)
     attach_lora(pipeline, root / "models" / "lora", unet_sha256(folder, base.variant))
     attempts = first_attempts(len(prompts), images_per_tissue)
@@ -106,7 +107,9 @@ def measure(params: Params, root: Path, device: str, grid: Sequence[Way], images
                 "images_per_second": round(len(images) / seconds, 2),
                 "macro_f1": round(classification_scores(wanted, predicted, dataset.slugs)["macro_f1"], 3),
                 "interval": f"{low:.3f} to {high:.3f}",
-                "frechet_distance": round(frechet_distance(real, feature_sums(features)), 3),
+                "frechet_distance": round(frechet_distance(real.normal, feature_sums(features)), 2),
+                "recall": round(recall(features, real), 3),
+                "coverage": round(float(in_real_balls(features, real)[1].mean()), 3),
                 "n": len(images),
             }
         )
