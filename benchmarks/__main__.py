@@ -29,7 +29,10 @@ PARTS = ("lora_training", "generation", "accepted", "classifier_training", "eval
 def main(parts, params_path, rounds, out, page):
     """Measures PARTS, by default all, with the benchmark and the LoRA that the parameters select, and prints a table."""
     if page:
-        write_text(page, fill(page.read_text(encoding="utf-8"), RESULTS))
+        if parts or out:
+            raise click.UsageError("--fill measures nothing: leave out the parts and --out")
+        write_text(page, fill(page, RESULTS))
+        click.echo(f"{page} has the tables of {RESULTS}")
         return
     params, device = load_params(params_path), pick_device()
     out = out or results("speed", device)

@@ -26,6 +26,8 @@ def measure(bench: Bench) -> list[Row]:
     Raises:
         ModelError: there is something to be done in it, which would be done here.
     """
+    if not (bench.root / "dvc.yaml").is_file():
+        raise ModelError(bench.root, "has no dvc.yaml; the parameters lie beside it")
     project, root = bench.scratch / "project", bench.root.resolve()
     project.mkdir()
     write_text(project / "dvc.yaml", STAGES)

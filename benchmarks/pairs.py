@@ -12,13 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pathsynth.errors import DataError, one_line
 from pathsynth.files import read_json, write_json
 from pathsynth.measured import fingerprint
 from pathsynth.settings import Params
 
 RESULTS = Path("benchmarks/results")
 WARM_UP = 1
-MARKS = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKS = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ANY_MARK = re.compile(r"<!-- (bench:|end).*?-->")
 PACKAGES = (
     "torch",
     "torchvision",
@@ -165,13 +167,32 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def fill(text: str, folder: Path) -> str:
-    """Replaces what stands between `<!-- bench: NAME -->` and `<!-- end -->` by what NAME.json in `folder` says."""
+def fill(page: Path, folder: Path) -> str:
+    """The text of a page, with what NAME.json in `folder` says between each `<!-- bench: NAME -->` and `<!-- end -->`.
+
+    Raises:
+        DataError: the page or a file of results cannot be read, or its marks are not pairs.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(page, f"could not be read: {one_line(error)}") from error
+    if not MARKS.search(text):
+        raise DataError(page, "has no marks <!-- bench: NAME --> and <!-- end --> with lines between them")
+    kinds = [match[1] for match in ANY_MARK.finditer(text)]
+    if kinds != ["bench:", "end"] * (len(kinds) // 2):
+        raise DataError(page, "has a mark <!-- bench: NAME --> without <!-- end -->, or one without the other")
 
     def replacement(match: re.Match) -> str:
-        content = read_json(folder / f"{match[2]}.json")
-        versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-        found = table(content["table"]) if "table" in content else markdown([Row(**row) for row in content["rows"].values()])
-        return f"{match[1]}{found}\n\n{content['machine']}; {versions}.\n{match[3]}"
+        path = folder / f"{match[2]}.json"
+        content = read_json(path)
+        try:
+            versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+            found = (
+                table(content["table"]) if "table" in content else markdown([Row(**row) for row in content["rows"].values()])
+            )
+            return f"{match[1]}{found}\n\n{content['machine']}; {versions}.\n{match[3]}"
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise DataError(path, f"holds no table of this suite: {one_line(error)}") from error
 
     return MARKS.sub(replacement, text)

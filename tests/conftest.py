@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "data" / "pathmnist_sample_28.npz"
@@ -18,6 +19,13 @@ for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRAC
     os.environ.setdefault(_name, "1")
 # Read when torch is imported: layers this small gain nothing from threads, and lose much where other programs use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# The same few cases each time; HYPOTHESIS_PROFILE=many tries many, and others each time.
+_shared = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+settings.register_profile("few", max_examples=30, derandomize=True, **_shared)
+settings.register_profile("many", max_examples=20_000, **_shared)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
 def tiny_base_settings():

@@ -25,6 +25,7 @@ from benchmarks import (
 )
 from benchmarks.__main__ import PARTS, _with_earlier, main
 from benchmarks.pairs import Bench, compared, fill, in_turns, markdown, write_results
+from pathsynth.errors import DataError
 from pathsynth.params import load_params, read_yaml
 
 
@@ -123,8 +124,29 @@ def test_missing_models_are_one_line(finished, tmp_path):
 
 
 def test_the_page_shows_the_committed_results():
-    text = (ROOT / "docs" / "benchmarks.md").read_text()
-    assert "<!-- bench: speed -->" in text and fill(text, ROOT / "benchmarks" / "results") == text
+    page = ROOT / "docs" / "benchmarks.md"
+    assert fill(page, ROOT / "benchmarks" / "results") == page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"no marks", "has no marks"),
+        (b"<!-- bench: a -->\n<!-- bench: b -->\n<!-- end -->", "without"),
+        (b"<!-- bench: a -->\n<!-- end -->\n<!-- bench: b -->\n", "without"),
+        (b"<!-- bench: ../a -->\n<!-- end -->", "has no marks"),
+        (b"<!-- bench: a -->\n<!-- end -->", "could not be read"),
+        (b"<!-- bench: b -->\n<!-- end -->", "holds no table"),
+        (b"\xff", "could not be read"),
+    ],
+)
+def test_a_page_that_cannot_be_filled_stays_as_it_is(text, fault, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_bytes(text)
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(DataError, match=fault):
+        fill(page, tmp_path)
+    assert page.read_bytes() == text
 
 
 @pytest.mark.parametrize("name", scaling.CASES)
