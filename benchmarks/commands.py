@@ -10,9 +10,10 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from benchmarks.pairs import WARM_UP, Bench, Row, compared
+from benchmarks.pairs import Bench, Row, compared, turns
 from pathsynth.errors import ModelError, ProcessError
 from pathsynth.files import write_text
 
@@ -49,14 +50,14 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def _in_turns(part: str, peer: str, ours: tuple[list[str], Path], theirs: tuple[list[str], Path], bench: Bench) -> Row:
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for turn in range(WARM_UP + bench.rounds):
-        for name, (command, folder) in (("ours", ours), ("theirs", theirs)):
-            start = time.perf_counter()
-            _run(command, folder)
-            if turn >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    return compared(part, peer, "s", seconds, less_is_better=True)
+    def seconds(command: list[str], folder: Path) -> float:
+        start = time.perf_counter()
+        _run(command, folder)
+        return time.perf_counter() - start
+
+    return compared(
+        part, peer, "s", turns(partial(seconds, *ours), partial(seconds, *theirs), bench.rounds), less_is_better=True
+    )
 
 
 def _run(command: list[str], folder: Path) -> str:

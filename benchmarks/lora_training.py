@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.pairs import Bench, Row, in_turns
-from pathsynth.archives import Split
+from benchmarks.random_images import random_images
 from pathsynth.base_model import load_base, locate_base
 from pathsynth.devices import dtype
 from pathsynth.lora import add_lora
 from pathsynth.lora_training import train_lora
-from pathsynth.prepared import Prepared, open_prepared, write_prepared
+from pathsynth.prepared import Prepared
 from pathsynth.schedules import build_schedule
 from pathsynth.settings import LoraSettings
 from pathsynth.snr import min_snr_weights
@@ -31,7 +31,7 @@ def measure(bench: Bench) -> list[Row]:
     params = bench.params
     base, prompts = params.benchmark.base, params.benchmark.texts(params.lora.prompts)
     folder = locate_base(base, bench.root)
-    prepared = random_images(bench)
+    prepared = random_images(bench, IMAGES)
     step = params.lora.training.train_batch_size * params.lora.training.gradient_accumulation_steps
     training = params.lora.training.model_copy(update={"max_train_steps": max(1, EPOCHS * IMAGES // step)})
     settings = params.lora.model_copy(update={"training": training})
@@ -55,18 +55,6 @@ def measure(bench: Bench) -> list[Row]:
 
 def _ignore(step: int, values: dict[str, float]) -> None:
     """A curve that nobody looks at."""
-
-
-def random_images(bench: Bench) -> Prepared:
-    """A prepared data set of IMAGES random images to train on, under the bench's scratch folder."""
-    dataset, rng = bench.params.benchmark.dataset, np.random.default_rng(0)
-    splits: dict[str, Split] = {}
-    for split, count in {"train": IMAGES, "val": len(dataset.slugs), "test": len(dataset.slugs)}.items():
-        labels = (np.arange(count) % len(dataset.slugs)).astype(np.uint8)
-        splits[split] = (rng.integers(0, 256, (count, dataset.image_size, dataset.image_size, 3), np.uint8), labels)
-    folder = bench.scratch / "prepared"
-    write_prepared(folder, "bench", dataset.label_names, splits, {}, dataset.image_size)
-    return open_prepared(folder)
 
 
 def _loader(prepared: Prepared, tokens, batch_size: int, batches: int):

@@ -8,9 +8,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pathsynth.errors import DataError, one_line
 from pathsynth.files import read_json, write_json
@@ -34,6 +35,8 @@ PACKAGES = (
     "dvc",
     "click",
 )
+
+Found = TypeVar("Found")
 
 # Makes everything ready and gives back what is to be timed, which tells how many units it has done.
 Contestant = Callable[[], Callable[[], int]]
@@ -76,18 +79,30 @@ class Row:
 
 def in_turns(part: str, peer: str, unit: str, ours: Contestant, theirs: Contestant, rounds: int) -> Row:
     """Lets both work in turns, so that a machine that gets slower or faster does so for both; the first turn does not count."""
+
+    def rate(prepare: Contestant) -> float:
+        done, seconds = timed(prepare())
+        return done / seconds
+
+    return compared(part, peer, unit, turns(partial(rate, ours), partial(rate, theirs), rounds))
+
+
+def turns(
+    ours: Callable[[], Found], theirs: Callable[[], Found], rounds: int, warm_up: int = WARM_UP
+) -> dict[str, list[Found]]:
+    """What both find, one after the other, round by round; the first `warm_up` rounds are left out."""
     contestants = {"ours": ours, "theirs": theirs}
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(WARM_UP + rounds):
-        for name, prepare in contestants.items():
-            done, seconds = timed(prepare())
-            if turn >= WARM_UP:
-                rates[name].append(done / seconds)
-    return compared(part, peer, unit, rates)
+    found: dict[str, list[Found]] = {name: [] for name in contestants}
+    for turn in range(warm_up + rounds):
+        for name, find in contestants.items():
+            value = find()
+            if turn >= warm_up:
+                found[name].append(value)
+    return found
 
 
-def timed(run: Callable[[], int]) -> tuple[int, float]:
-    """What `run` says that it has done, and its seconds until the device has done it."""
+def timed(run: Callable[[], Found]) -> tuple[Found, float]:
+    """What `run` gives, and its seconds until the device has done its work."""
     import torch
 
     wait = torch.cuda.synchronize if torch.cuda.is_available() else _nothing

@@ -10,6 +10,7 @@ from pathsynth.base_model import load_base, locate_base, unet_sha256
 from pathsynth.devices import autocast, dtype
 from pathsynth.generation import Sampler
 from pathsynth.lora import WEIGHTS, attach_lora
+from pathsynth.settings import GenerationSettings, Params
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -18,17 +19,29 @@ if TYPE_CHECKING:
 def both(bench: Bench, adapter: Path) -> tuple[Sampler, StableDiffusionPipeline]:
     """Ours and the peer's, with the same base, adapter and scheduler."""
     params = bench.params
-    dataset, base = params.benchmark.dataset, params.benchmark.base
-    folder, prompts = locate_base(base, bench.root), params.benchmark.texts(params.lora.prompts)
-    merged = load_base(folder, bench.device, base.variant)
-    attach_lora(merged, adapter, unet_sha256(folder, base.variant))
-    settings = params.benchmark.generation
-    sampler = Sampler(merged, prompts, settings, params.seed, dataset.image_size, dataset.channels)
-    stock = load_base(folder, bench.device, base.variant)
+    settings, base = params.benchmark.generation, params.benchmark.base
+    merged = merged_pipeline(params, bench.root, bench.device, adapter)
+    sampler = sampler_of(merged, params, settings, params.seed)
+    stock = load_base(locate_base(base, bench.root), bench.device, base.variant)
     stock.load_lora_weights(adapter, weight_name=WEIGHTS)
     stock.to(dtype(settings.weight_dtype))
     stock.scheduler = merged.scheduler
     return sampler, stock
+
+
+def merged_pipeline(params: Params, root: Path, device: str, adapter: Path) -> StableDiffusionPipeline:
+    """The base with an adapter merged into its weights."""
+    base = params.benchmark.base
+    folder = locate_base(base, root)
+    pipeline = load_base(folder, device, base.variant)
+    attach_lora(pipeline, adapter, unet_sha256(folder, base.variant))
+    return pipeline
+
+
+def sampler_of(pipeline: StableDiffusionPipeline, params: Params, settings: GenerationSettings, seed: int) -> Sampler:
+    """Draws the prompts of the selected LoRA in a way that may differ from the benchmark's own."""
+    dataset, prompts = params.benchmark.dataset, params.benchmark.texts(params.lora.prompts)
+    return Sampler(pipeline, prompts, settings, seed, dataset.image_size, dataset.channels)
 
 
 def stock_images(bench: Bench, stock: StableDiffusionPipeline, prompt: str, count: int) -> list:

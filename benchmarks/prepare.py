@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
 
-from benchmarks.pairs import Bench, Row, compared
+from benchmarks.pairs import Bench, Row, compared, turns
 
 GIGABYTES = 1.0
 SIDE = 224
@@ -45,14 +46,10 @@ def measure(bench: Bench) -> list[Row]:
     """Seconds and megabytes for an archive of GIGABYTES of pixels."""
     archive = bench.scratch / "archive.npz"
     write_archive(archive, GIGABYTES)
-    runs = {"ours": OURS, "theirs": THEIRS}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    peaks: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(bench.rounds):
-        for name, script in runs.items():
-            took, peak = run(script, archive, bench.scratch / f"{name}{number}")
-            seconds[name].append(took)
-            peaks[name].append(peak)
+    out = bench.scratch / "prepared-archive"
+    found = turns(partial(run, OURS, archive, out), partial(run, THEIRS, archive, out), bench.rounds, warm_up=0)
+    seconds = {name: [took for took, _ in values] for name, values in found.items()}
+    peaks = {name: [peak for _, peak in values] for name, values in found.items()}
     archive.unlink()
     name, peer = f"prepare of {GIGABYTES:g} GB", "numpy load and save"
     return [

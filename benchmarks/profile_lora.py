@@ -14,8 +14,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.lora_training import random_images
+from benchmarks.lora_training import IMAGES
 from benchmarks.pairs import Bench, machine
+from benchmarks.random_images import random_images
 from pathsynth.base_model import load_base, locate_base
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
@@ -77,7 +78,7 @@ def _steps(bench: Bench, merged: bool, profiler) -> list[float]:
     with patch("pathsynth.lora_training.LOG_EVERY", 1):
         train_lora(
             pipeline,
-            random_images(bench),
+            random_images(bench, IMAGES),
             params.benchmark.texts(params.lora.prompts),
             settings,
             params.seed,

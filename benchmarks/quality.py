@@ -9,22 +9,21 @@ table is chosen by the judge.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import numpy as np
 
-from benchmarks.pairs import results, write_results
-from pathsynth.base_model import load_base, locate_base, unet_sha256
+from benchmarks.pairs import results, timed, write_results
+from benchmarks.pipelines import merged_pipeline, sampler_of
 from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.extractors import JudgeExtractor
-from pathsynth.generation import Sampler, first_attempts
-from pathsynth.lora import attach_lora
+from pathsynth.generation import first_attempts
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
 from pathsynth.realism import RealImages, feature_sums, frechet_distance, in_real_balls, recall
@@ -78,34 +77,30 @@ def measure(params: Params, root: Path, device: str, grid: Sequence[Way], images
         Rows with the way, `images_per_second` (one run), `macro_f1` by the judge with its 95 % interval, and by the
         judge's features `frechet_distance` to the real val images, and `recall` and `coverage` of them.
     """
-    dataset, base = params.benchmark.dataset, params.benchmark.base
-    folder, prompts = locate_base(base, root), params.benchmark.texts(params.lora.prompts)
-    judge = load_classifier(root / "models" / "judge", device, dataset.slugs)
+    slugs = params.benchmark.dataset.slugs
+    judge = load_classifier(root / "models" / "judge", device, slugs)
     extractor = JudgeExtractor(judge)
     seen = extractor(np.array(open_prepared(root / "data" / "prepared").images("val")[:]))
     real = RealImages(seen, params.benchmark.evaluation.realism.nearest_neighbours, device)
-    pipeline = load_base(folder, device, base.variant)
-    attach_lora(pipeline, root / "models" / "lora", unet_sha256(folder, base.variant))
-    attempts = first_attempts(len(prompts), images_per_tissue)
+    pipeline = merged_pipeline(params, root, device, root / "models" / "lora")
+    attempts = first_attempts(len(slugs), images_per_tissue)
     wanted = np.array([attempt.tissue for attempt in attempts])
     table = []
     for way in grid:
         # other images than those that are scored in the end
-        sampler = Sampler(pipeline, prompts, _settings(params, way), params.seed + 1, dataset.image_size, dataset.channels)
+        sampler = sampler_of(pipeline, params, _settings(params, way), params.seed + 1)
         sampler(attempts[: sampler.batch_size])
-        start = time.perf_counter()
-        images = sampler.draw_all(attempts)
-        seconds = time.perf_counter() - start
+        images, seconds = timed(partial(sampler.draw_all, attempts))
         probabilities, features = extractor.looks(images)
         predicted = probabilities.argmax(axis=1)
         low, high = bootstrap_macro_f1(
-            wanted, predicted, len(prompts), params.seed, params.benchmark.evaluation.bootstrap_resamples
+            wanted, predicted, len(slugs), params.seed, params.benchmark.evaluation.bootstrap_resamples
         )
         table.append(
             {
                 **way._asdict(),
                 "images_per_second": round(len(images) / seconds, 2),
-                "macro_f1": round(classification_scores(wanted, predicted, dataset.slugs)["macro_f1"], 3),
+                "macro_f1": round(classification_scores(wanted, predicted, slugs)["macro_f1"], 3),
                 "interval": f"{low:.3f} to {high:.3f}",
                 "frechet_distance": round(frechet_distance(real.normal, feature_sums(features)), 2),
                 "recall": round(recall(features, real), 3),

@@ -19,14 +19,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
-import numpy as np
 
 from benchmarks.pairs import Bench, results, timed, write_results
+from benchmarks.random_images import random_images
 from pathsynth.cli import FILE, reports_errors
 from pathsynth.devices import pick_device
-from pathsynth.files import NpyWriter, write_text
+from pathsynth.files import write_text
 from pathsynth.params import load_params, read_yaml
-from pathsynth.prepared import Prepared, open_prepared, write_prepared
 
 GENERATED, TRAINED_ON = (90, 900, 9000), (1000, 10_000, 90_000)
 # Fewer than a user would take: what one step takes is the same.
@@ -40,23 +39,20 @@ STAGES: dict[str, list[str]] = {
 
 def generation(bench: Bench, count: int) -> Callable[[], int]:
     """Draws images and lets a gate look at them, one try each; needs what `make repro` leaves in models/."""
-    from pathsynth.base_model import load_base, locate_base, unet_sha256
+    from benchmarks.pipelines import merged_pipeline, sampler_of
     from pathsynth.classifier import load_classifier
-    from pathsynth.generation import Sampler, generate_filtered
-    from pathsynth.lora import attach_lora
+    from pathsynth.generation import generate_filtered
 
     params = bench.params
-    base, dataset = params.benchmark.base, params.benchmark.dataset
-    folder, prompts = locate_base(base, bench.root), params.benchmark.texts(params.lora.prompts)
-    pipeline = load_base(folder, bench.device, base.variant)
-    attach_lora(pipeline, bench.root / "models" / "lora", unet_sha256(folder, base.variant))
+    slugs = params.benchmark.dataset.slugs
+    pipeline = merged_pipeline(params, bench.root, bench.device, bench.root / "models" / "lora")
     settings = params.benchmark.generation.model_copy(update={"num_inference_steps": SAMPLING_STEPS})
-    sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
-    gate = load_classifier(bench.root / "models" / "gate", bench.device, dataset.slugs)
-    each = count // len(prompts)
+    sampler = sampler_of(pipeline, params, settings, params.seed)
+    gate = load_classifier(bench.root / "models" / "gate", bench.device, slugs)
+    each = count // len(slugs)
 
     def run() -> int:
-        found = generate_filtered(sampler, gate.probabilities, len(prompts), each, 1, sampler.batch_size, params.seed)
+        found = generate_filtered(sampler, gate.probabilities, len(slugs), each, 1, sampler.batch_size, params.seed)
         return len(found.rows)
 
     return run
@@ -73,7 +69,7 @@ def lora_training(bench: Bench, count: int) -> Callable[[], int]:
     settings = params.lora.model_copy(update={"training": training})
     pipeline = load_base(locate_base(base, bench.root), bench.device, base.variant)
     prompts = params.benchmark.texts(params.lora.prompts)
-    images = images_to_train_on(bench, count)
+    images = random_images(bench, count)
 
     def run() -> int:
         result = train_lora(pipeline, images, prompts, settings, params.seed, lambda *_: None, scratch=bench.scratch)
@@ -88,7 +84,7 @@ def classifier_epoch(bench: Bench, count: int) -> Callable[[], int]:
 
     params = bench.params
     settings = params.benchmark.classifiers.gate.model_copy(update={"epochs": 1, "input_size": CLASSIFIER_SIZE})
-    images = images_to_train_on(bench, count)
+    images = random_images(bench, count)
     classifier = new_classifier(settings, images.slugs, params.seed, bench.device, bench.root)
 
     def run() -> int:
@@ -121,7 +117,7 @@ def main(params_path: Path, out: Path | None) -> None:
         for name, (_, counts) in CASES.items():
             for count in counts:
                 # here, so that making them is no part of the case's memory
-                images_to_train_on(bench, count)
+                random_images(bench, count)
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
                     seconds, done, peak = alone.submit(case, name, count, bench).result()
                 table.append(_row(name, f"{count} images", 1, round(1e3 * seconds / done, 1), "ms an image", peak))
@@ -143,23 +139,6 @@ def case(name: str, count: int, bench: Bench) -> tuple[float, int, int]:
     """Seconds without loading models, units done and peak memory in MB, of a process that does nothing else."""
     done, seconds = timed(CASES[name][0](bench, count))
     return seconds, done, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
-
-
-def images_to_train_on(bench: Bench, count: int) -> Prepared:
-    """Random images to train on, made at the first call, a piece at a time."""
-    folder, dataset = bench.scratch / str(count), bench.params.benchmark.dataset
-    if not folder.exists():
-        splits = {}
-        for split, number in {"train": count, "val": 9, "test": 9}.items():
-            path, labels = bench.scratch / f"{count}-{split}.npy", (np.arange(number) % len(dataset.slugs)).astype(np.uint8)
-            with NpyWriter(path, (number, dataset.image_size, dataset.image_size, 3), np.dtype(np.uint8)) as rows:
-                rng = np.random.default_rng(0)
-                for start in range(0, number, 500):
-                    shape = (min(500, number - start), dataset.image_size, dataset.image_size, 3)
-                    rows.add(rng.integers(0, 256, shape, np.uint8))
-            splits[split] = (np.load(path, mmap_mode="r"), labels)
-        write_prepared(folder, "bench", dataset.label_names, splits, {}, dataset.image_size)
-    return open_prepared(folder)
 
 
 def _stage(name: str, processes: int, params_path: Path) -> float:

@@ -158,7 +158,7 @@ def test_every_case_of_scaling_says_time_work_and_memory(name, finished, tmp_pat
 
 
 def test_a_step_is_profiled_both_ways(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(lora_training, "IMAGES", 12)
+    monkeypatch.setattr(profile_lora, "IMAGES", 12)
     monkeypatch.setattr(profile_lora, "STEPS", 2)
     done = CliRunner().invoke(
         profile_lora.main, ["--params", str(finished / "params.yaml"), "--out", str(tmp_path)], catch_exceptions=False
