@@ -13,6 +13,9 @@ from pathsynth.classifier import IMAGENET_MEAN, IMAGENET_STD, load_classifier
 from pathsynth.devices import autocast
 from pathsynth.errors import ModelError
 from pathsynth.generation import generate_filtered
+from pathsynth.resume import Saved
+from pathsynth.scratch import temporary_folder
+from pathsynth.slots import Slots
 
 IMAGES_PER_TISSUE = 5
 
@@ -36,16 +39,10 @@ def measure(bench: Bench) -> list[Row]:
 
     def ours() -> Callable[[], int]:
         def run() -> int:
-            result = generate_filtered(
-                sampler,
-                gate.probabilities,
-                len(prompts),
-                IMAGES_PER_TISSUE,
-                settings.max_attempts,
-                sampler.batch_size,
-                params.seed,
-            )
-            return _some(len(result.accepted))
+            with temporary_folder(bench.scratch) as folder:
+                slots = Slots(Saved(folder), len(prompts), IMAGES_PER_TISSUE, sampler.image_size, params.seed)
+                generate_filtered(sampler, gate.probabilities, slots, settings.max_attempts, sampler.batch_size)
+                return _some(len(slots.accepted()[0]))
 
         return run
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pathsynth.errors import DataError, one_line
 from pathsynth.files import read_json, write_json
-from pathsynth.measured import fingerprint
+from pathsynth.measured import fingerprint, processor
 from pathsynth.settings import Params
 
 RESULTS = Path("benchmarks/results")
@@ -150,16 +150,7 @@ def machine() -> str:
     """The GPU by its name, or the number of threads that torch computes with."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_cpu()}, {torch.get_num_threads()} threads"
-
-
-def _cpu() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def results(name: str, device: str) -> Path:

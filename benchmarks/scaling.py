@@ -42,6 +42,9 @@ def generation(bench: Bench, count: int) -> Callable[[], int]:
     from benchmarks.pipelines import merged_pipeline, sampler_of
     from pathsynth.classifier import load_classifier
     from pathsynth.generation import generate_filtered
+    from pathsynth.resume import Saved
+    from pathsynth.scratch import temporary_folder
+    from pathsynth.slots import Slots
 
     params = bench.params
     slugs = params.benchmark.dataset.slugs
@@ -52,8 +55,10 @@ def generation(bench: Bench, count: int) -> Callable[[], int]:
     each = count // len(slugs)
 
     def run() -> int:
-        found = generate_filtered(sampler, gate.probabilities, len(slugs), each, 1, sampler.batch_size, params.seed)
-        return len(found.rows)
+        with temporary_folder(bench.scratch) as folder:
+            slots = Slots(Saved(folder), len(slugs), each, sampler.image_size, params.seed)
+            generate_filtered(sampler, gate.probabilities, slots, 1, sampler.batch_size)
+            return len(slots.table(slugs))
 
     return run
 
@@ -153,8 +158,9 @@ def _stage(name: str, processes: int, params_path: Path) -> float:
         write_text(made / "params.yaml", json.dumps(tree))
         words = [*STAGES[name], "--params", made / "params.yaml", "--out", made / "out", "--metrics", made / "metrics.json"]
         words += ["--logs", made / "logs"]
+        words += ["--scratch", made / "scratch"]
         if name == "train_lora":
-            words += ["--curves", made / "curves", "--scratch", made / "scratch"]
+            words += ["--curves", made / "curves"]
         start = time.perf_counter()
         subprocess.run([sys.executable, "-m", f"stages.{name}", *map(str, words)], cwd=root, check=True)
         return time.perf_counter() - start

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from pathsynth.errors import DataError
-from pathsynth.files import npz_shapes, read_npy, read_npz, stream_npz, write_npy_in_pieces, write_npz, write_whole
+from pathsynth.files import npz_shapes, read_npy, read_npz, stream_npz, write_npy_in_pieces, write_npz_in_pieces, write_whole
 from pathsynth.pixels import resized
+from pathsynth.rows import Rows
 
 SPLITS = ("train", "val", "test")
 # A generated set is a set to train on, so MedMNIST's own loader opens it with split="train".
@@ -44,7 +45,7 @@ Images = np.ndarray | ArchiveImages
 Split = tuple[Images, np.ndarray]
 
 
-def pieces(images: Images) -> Iterator[np.ndarray]:
+def pieces(images: Images | Rows) -> Iterator[np.ndarray]:
     """Yields uint8 (n, ...) pieces of at most about 32 MB, in order.
 
     Raises:
@@ -58,7 +59,7 @@ def pieces(images: Images) -> Iterator[np.ndarray]:
             yield images[start : start + rows]
 
 
-def rows_per_piece(images: Images) -> int:
+def rows_per_piece(images: Images | Rows) -> int:
     """How many images `pieces` yields at a time."""
     return max(1, PIECE // max(1, int(np.prod(images.shape[1:], dtype=np.int64))))
 
@@ -87,12 +88,12 @@ def read_archive(path: str | Path, n_labels: int, channels: int = 3) -> dict[str
     return splits
 
 
-def write_archive(path: str | Path, images: np.ndarray, labels: np.ndarray, channels: int = 3) -> None:
+def write_archive(path: str | Path, images: Rows, labels: np.ndarray, channels: int = 3) -> None:
     """Writes a generated set as the train split of an archive; the same images always give the same bytes.
 
     Args:
         path: the .npz archive to write.
-        images: uint8 (N, H, H, 3).
+        images: uint8 (N, H, H, 3), of which some at a time are read.
         labels: integers (N,) in 0 to 255.
         channels: 1 writes the first of the channels, to be equal, as (N, H, H), as MedMNIST's grey sets have them.
 
@@ -105,8 +106,15 @@ def write_archive(path: str | Path, images: np.ndarray, labels: np.ndarray, chan
     if labels.dtype.kind in "iu":
         labels = labels.astype(np.uint8)
     _check_arrays(path, GENERATED, images, labels, channels=3)
-    stored = images[..., 0] if channels == 1 else images
-    write_npz(path, **{f"{GENERATED}_images": stored, f"{GENERATED}_labels": labels[:, None]})
+    shape = images.shape[: 3 if channels == 1 else 4]
+    stored = (piece[..., 0] if channels == 1 else piece for piece in pieces(images))
+    write_npz_in_pieces(
+        path,
+        {
+            f"{GENERATED}_images": (shape, images.dtype, stored),
+            f"{GENERATED}_labels": ((len(labels), 1), labels.dtype, [labels[:, None]]),
+        },
+    )
 
 
 def read_generated(
@@ -165,7 +173,7 @@ def check_splits(where: str | Path, splits: Mapping[str, Split], n_labels: int, 
         raise DataError(where, f"the splits have images of different sizes, in pixels: {sizes}")
 
 
-def _check_arrays(where: str | Path, split: str, images: Images, labels: np.ndarray, channels: int) -> None:
+def _check_arrays(where: str | Path, split: str, images: Images | Rows, labels: np.ndarray, channels: int) -> None:
     for part, array in (("images", images), ("labels", labels)):
         if array.dtype != np.uint8:
             raise DataError(where, f"{split}_{part}: {array.dtype}, not uint8")

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pathsynth.classifier import Classifier, build_network, card_of, check_network, normalised, pretrained
-from pathsynth.devices import Stream, autocast, generator, memory_faults, mix_seed
+from pathsynth.devices import Stream, autocast, generator, memory_faults, mix_seed, random_state, set_random_state
 from pathsynth.errors import TrainingError
 from pathsynth.pixels import as_batch
 from pathsynth.prepared import Prepared
 from pathsynth.progress import bar
+from pathsynth.resume import NOTHING, Saved
 from pathsynth.scores import classifier_scores
 from pathsynth.settings import Augmentation, ClassifierSettings
 
 if TYPE_CHECKING:
     import torch
+
+STATE = "training"
 
 
 def train_classifier(
@@ -30,6 +33,7 @@ def train_classifier(
     device: str,
     log: Callable[[int, dict[str, float]], None],
     folder: Path = Path(),
+    saved: Saved = NOTHING,
 ) -> tuple[Classifier, dict]:
     """Trains one classifier and scores the epoch that is kept.
 
@@ -42,6 +46,7 @@ def train_classifier(
         device: torch device.
         log: called after every epoch with its number, from 1, and its curve values.
         folder: what a relative path in `settings` is relative to.
+        saved: where the training is saved after an epoch, and what an earlier run of it has saved.
 
     Returns:
         The classifier and its scores, `{"epoch": ..., "val": {...}, "test": {...}}`.
@@ -53,17 +58,27 @@ def train_classifier(
     """
     classifier = new_classifier(settings, prepared.slugs, seed, device, folder)
     network = classifier.network
-    best_score, kept_state, kept_epoch = -1.0, None, 0
-    images, labels = prepared.images("train"), prepared.labels_of("train")
-    for epoch, train_loss in enumerate(epochs(classifier, images, labels, settings, seed), start=1):
-        val = score(classifier, prepared, "val")
-        log(epoch, {"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
-        if settings.checkpoint == "last" or val["macro_f1"] > best_score:
-            best_score, kept_state, kept_epoch = val["macro_f1"], copy.deepcopy(network.state_dict()), epoch
-    assert kept_state is not None
-    network.load_state_dict(kept_state)
+    training = Training(classifier, prepared.images("train"), prepared.labels_of("train"), settings, seed)
+    kept: dict[str, Any] = {"score": -1.0}
+    points: list[dict[str, float]] = []
+    if state := saved.get(STATE):
+        training.load_state_dict(state["training"])
+        kept, points = state["kept"], state["points"]
+        saved.tell(f"the training goes on after epoch {len(points)} of {settings.epochs}")
+        for epoch, values in enumerate(points, start=1):
+            log(epoch, values)
+    done = len(points)
+    for epoch in bar(range(done + 1, settings.epochs + 1), _title(settings), settings.epochs, done=done):
+        train_loss, val = training.epoch(), score(classifier, prepared, "val")
+        points.append({"train/loss": train_loss, "val/accuracy": val["accuracy"], "val/macro_f1": val["macro_f1"]})
+        log(epoch, points[-1])
+        if settings.checkpoint == "last" or val["macro_f1"] > kept["score"]:
+            kept = {"score": val["macro_f1"], "epoch": epoch, "network": copy.deepcopy(dict(network.state_dict()))}
+        if saved.due():
+            saved.put(STATE, {"training": training.state_dict(), "kept": kept, "points": points})
+    network.load_state_dict(kept["network"])
     scores = {split: score(classifier, prepared, split) for split in ("val", "test")}
-    return classifier, {"epoch": kept_epoch, **scores}
+    return classifier, {"epoch": kept["epoch"], **scores}
 
 
 def new_classifier(settings: ClassifierSettings, slugs: Sequence[str], seed: int, device: str, folder: Path) -> Classifier:
@@ -92,15 +107,8 @@ class Indexable(Protocol):
         """uint8 (n, H, W, 3) for indices (n,)."""
 
 
-def epochs(
-    classifier: Classifier,
-    images: Indexable,
-    labels: np.ndarray,
-    settings: ClassifierSettings,
-    seed: int,
-    steps: int | None = None,
-) -> Iterator[float]:
-    """Trains a classifier in place, and gives the mean loss of every epoch when it is over.
+class Training:
+    """Trains a classifier in place, an epoch at a time.
 
     Args:
         classifier: from `new_classifier` of the same settings.
@@ -109,33 +117,89 @@ def epochs(
         settings: optimiser and augmentation.
         seed: global seed; `settings.seed` is mixed in.
         steps: optimiser steps of an epoch; by default as many as there are whole batches of images, each seen once at most.
-
-    Raises:
-        TrainingError: the loss is no longer a number.
-        MemoryFault: a batch does not fit into memory.
     """
-    import torch
 
-    network, device = classifier.network, classifier.device
-    random = generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
-    targets = torch.from_numpy(labels)
-    steps = steps or steps_per_epoch(len(images), settings.batch_size)
-    batches = _batches(len(images), settings.batch_size, random)
-    optimizer, schedule = _optimizer(network, settings, steps * settings.epochs)
-    remedy = f"lower classifiers.*.batch_size ({settings.batch_size}) or input_size ({settings.input_size})"
-    for epoch in bar(range(settings.epochs), f"training {settings.architecture}"):
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Indexable,
+        labels: np.ndarray,
+        settings: ClassifierSettings,
+        seed: int,
+        steps: int | None = None,
+    ):
+        import torch
+
+        self._classifier, self._settings, self._images = classifier, settings, images
+        self._targets = torch.from_numpy(labels)
+        self._steps = steps or steps_per_epoch(len(images), settings.batch_size)
+        self._random = generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
+        self._batches = _batches(len(images), settings.batch_size, self._random)
+        self._optimizer, self._schedule = _optimizer(classifier.network, settings, self._steps * settings.epochs)
+        self._done = 0
+
+    def epoch(self) -> float:
+        """Trains for one epoch; its mean loss.
+
+        Raises:
+            TrainingError: the loss is no longer a number.
+            MemoryFault: a batch does not fit into memory.
+        """
+        import torch
+
+        settings, network, device = self._settings, self._classifier.network, self._classifier.device
+        remedy = f"lower classifiers.*.batch_size ({settings.batch_size}) or input_size ({settings.input_size})"
         network.train()
         losses = []
-        for batch in islice(batches, steps):
+        for batch in islice(self._batches, self._steps):
             with memory_faults(remedy):
-                pixels = as_batch(images[batch.numpy()], device, settings.input_size)
-                pixels = normalised(augmented(pixels, settings.augmentation, random))
-                losses.append(_step(network, pixels, targets[batch].to(device), settings, optimizer))
-            schedule.step()
-        train_loss = float(torch.stack(losses).mean())
-        if not np.isfinite(train_loss):
-            raise TrainingError(f"epoch {epoch + 1}: the loss is {train_loss}; lower learning_rate ({settings.learning_rate})")
-        yield train_loss
+                pixels = as_batch(self._images[batch.numpy()], device, settings.input_size)
+                pixels = normalised(augmented(pixels, settings.augmentation, self._random))
+                losses.append(_step(network, pixels, self._targets[batch].to(device), settings, self._optimizer))
+            self._schedule.step()
+        self._done += 1
+        loss = float(torch.stack(losses).mean())
+        if not np.isfinite(loss):
+            raise TrainingError(f"epoch {self._done}: the loss is {loss}; lower learning_rate ({settings.learning_rate})")
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that epochs change, where an epoch is a pass over the images: each one begins with a new order of them."""
+        return {
+            "network": dict(self._classifier.network.state_dict()),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "batches": self._random.get_state(),
+            "random": random_state(),
+            "done": self._done,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what `state_dict` gave in another process."""
+        self._classifier.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._random.set_state(state["batches"])
+        set_random_state(state["random"])
+        self._done = state["done"]
+
+
+def epochs(
+    classifier: Classifier,
+    images: Indexable,
+    labels: np.ndarray,
+    settings: ClassifierSettings,
+    seed: int,
+    steps: int | None = None,
+) -> Iterator[float]:
+    """Trains a classifier in place as `Training` does, and gives the mean loss of every epoch when it is over."""
+    training = Training(classifier, images, labels, settings, seed, steps)
+    for _ in bar(range(settings.epochs), _title(settings)):
+        yield training.epoch()
+
+
+def _title(settings: ClassifierSettings) -> str:
+    return f"training {settings.architecture}"
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,13 +28,14 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def reports_errors(command: Callable) -> Callable:
-    """Ends a click command on a PathsynthError with its one line on stderr and exit code 1."""
+    """Ends a click command on a PathsynthError with its one line on stderr and exit code 1; on SIGTERM in order, with 143."""
 
     @functools.wraps(command)
     def run(*args, **kwargs):
         _quiet_libraries()
         try:
-            return command(*args, **kwargs)
+            with _orderly_end():
+                return command(*args, **kwargs)
         except PathsynthError as error:
             _end(str(error))
         except RuntimeError as error:
@@ -40,6 +44,28 @@ def reports_errors(command: Callable) -> Callable:
             _end(f"{LOST}: {one_line(error)}")
 
     return run
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Lets SIGTERM, which would end the process at once, unwind it as Ctrl-C does, so that what is temporary goes.
+
+    One of several processes waits for others in calls that no signal interrupts; it is ended with its starter.
+    """
+    if "RANK" in os.environ or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _unwind(number: int, _: object) -> NoReturn:
+    # Python's stream may be in use by what was interrupted
+    os.write(2, f"error: ended by {signal.Signals(number).name}\n".encode())
+    raise SystemExit(128 + number)
 
 
 def _end(message: str) -> NoReturn:

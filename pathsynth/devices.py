@@ -103,6 +103,22 @@ def memory_faults(remedy: str) -> Iterator[None]:
         raise MemoryFault(remedy) from error
 
 
+def random_state() -> dict[str, torch.Tensor]:
+    """The state of torch's own random numbers, of which dropout's are."""
+    import torch
+
+    return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Takes up what `random_state` gave."""
+    import torch
+
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
 def generator(stream: Stream, *seed: int) -> torch.Generator:
     """A CPU generator for a purpose and a tuple of numbers, see `mix_seed`."""
     import torch

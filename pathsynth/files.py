@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import IO, TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -49,7 +50,8 @@ DAMAGE = (
 def write_whole(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place once the block has ended well.
 
-    The temporary name keeps the suffix, by which many writers choose the format. Missing parent folders are made.
+    The temporary name keeps the suffix, by which many writers choose the format. Missing parent folders are made, and what a
+    killed process has left of the same file is removed.
 
     Args:
         path: the file to write or to replace.
@@ -62,9 +64,10 @@ def write_whole(path: str | Path) -> Iterator[Path]:
             earlier file at `path` is as it was.
     """
     path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = _part(path, str(os.getpid()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead_parts(path)
         yield part
         with open(part, "rb") as written:
             os.fsync(written.fileno())
@@ -75,6 +78,31 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         # Removal is a courtesy: it must not hide the error that is on its way.
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _part(path: Path, process: str) -> Path:
+    return path.with_name(f".{path.stem}.{process}.part{path.suffix}")
+
+
+def _remove_dead_parts(path: Path) -> None:
+    """Removes what killed processes have left of the same file; beside outs it would be taken for a part of them."""
+    escaped = path.with_name(glob.escape(path.name))
+    for part in path.parent.glob(_part(escaped, "*").name):
+        process = part.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]
+        if process.isdecimal() and not _alive(int(process)):
+            with suppress(OSError):
+                part.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        # another user's, or no number of a process
+        return True
+    return True
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -179,7 +207,7 @@ class NpyWriter:
     """Writes an array to a .npy file piece by piece along its first axis. A context manager.
 
     Args:
-        path: the file; wrap it in `write_whole` for one that is whole or absent.
+        path: the file; wrap it in `write_whole` for one that is whole or absent. Or a file that is open for writing.
         shape: of the whole array.
         dtype: its type, not one of objects.
 
@@ -188,9 +216,10 @@ class NpyWriter:
         ValueError: if the pieces are not the array of `shape` and `dtype` together, when the block has ended.
     """
 
-    def __init__(self, path: str | Path, shape: tuple[int, ...], dtype: np.dtype):
+    def __init__(self, path: str | Path | IO[bytes], shape: tuple[int, ...], dtype: np.dtype):
         self._shape, self._dtype, self._rows = shape, np.dtype(dtype), 0
-        self._file = open(path, "wb")  # noqa: SIM115 (closed at the end of this object's own block)
+        # closed at the end of this object's own block
+        self._file = open(path, "wb") if isinstance(path, str | Path) else path  # noqa: SIM115
         header = {"shape": shape, "fortran_order": False, "descr": npy.dtype_to_descr(self._dtype)}
         npy.write_array_header_1_0(self._file, header)
 
@@ -200,6 +229,12 @@ class NpyWriter:
             raise ValueError(f"a piece {piece.dtype} {piece.shape} of an array {self._dtype} {self._shape}")
         self._rows += len(piece) if piece.ndim else 1
         self._file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+
+    def leave_room(self) -> None:
+        """Adds the rows that are missing as zeros, which take no room on disk until they are written over."""
+        left = self._shape[0] - self._rows
+        self._file.truncate(self._file.tell() + left * math.prod(self._shape[1:]) * self._dtype.itemsize)
+        self._rows += left
 
     def __enter__(self) -> Self:
         return self
@@ -218,11 +253,24 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
         ValueError: for an array of objects.
     """
     plain = {key: _plain(array) for key, array in arrays.items()}
+    write_npz_in_pieces(path, {key: (array.shape, array.dtype, [array]) for key, array in plain.items()})
+
+
+def write_npz_in_pieces(
+    path: str | Path, members: Mapping[str, tuple[tuple[int, ...], np.dtype, Iterable[np.ndarray]]]
+) -> None:
+    """Writes arrays as `write_npz` does, each given by shape, type and the pieces that make it up along its first axis.
+
+    Raises:
+        DataError: if the file cannot be written.
+        ValueError: if the pieces are not the array of that shape and type together.
+    """
     with write_whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESS_LEVEL) as archive:
-        for key, array in plain.items():
+        for key, (shape, dtype, pieces) in members.items():
             # A member that is opened by its name is dated 1980-01-01, whatever the clock says.
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                npy.write_array(member, array, version=(1, 0), allow_pickle=False)
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member, NpyWriter(member, shape, dtype) as writer:
+                for piece in pieces:
+                    writer.add(piece)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

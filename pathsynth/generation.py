@@ -6,8 +6,7 @@ processes. On a CPU an image is the same in any batch, byte for byte; on a GPU a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,14 @@ import numpy as np
 
 from pathsynth.archives import write_archive
 from pathsynth.base_model import check_image_size, embed
-from pathsynth.devices import Stream, autocast, dtype, filled_up, memory_faults, mix_seed
+from pathsynth.devices import autocast, dtype, filled_up, memory_faults
 from pathsynth.errors import ModelError, QuotaError, one_line
 from pathsynth.files import write_csv
-from pathsynth.generated import ATTEMPT_COLUMNS
 from pathsynth.pixels import as_images
 from pathsynth.processes import ALONE, Processes
 from pathsynth.progress import bar
 from pathsynth.settings import GenerationSettings
+from pathsynth.slots import NOT_ASKED, Attempt, Slots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,67 +29,15 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One try at one slot of one tissue, all counted from 0."""
-
-    tissue: int
-    slot: int
-    attempt: int
-
-    def seed(self, seed: int) -> int:
-        """The seed of this try's noise, 63 bits."""
-        return mix_seed(Stream.IMAGES, seed, self.tissue, self.slot, self.attempt)
-
-
-@dataclass
-class Filtered:
-    """What came out: one row per attempt, the first try of every slot, the accepted image of every filled slot."""
-
-    rows: list[dict] = field(default_factory=list)
-    raw: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    accepted: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-
-    def add(self, attempt: Attempt, image: np.ndarray, probabilities: np.ndarray, seed: int, *, keep: bool) -> bool:
-        """Takes in one try; tells whether the gate accepts it. The image is kept only where it is wanted."""
-        predicted = int(probabilities.argmax())
-        accepted = predicted == attempt.tissue
-        self.rows.append(_row(attempt, seed, predicted, float(probabilities[predicted]), accepted))
-        key = (attempt.tissue, attempt.slot)
-        if keep and attempt.attempt == 0:
-            self.raw[key] = image
-        if keep and accepted:
-            self.accepted[key] = image
-        return accepted
-
-    def archive(self, images: dict[tuple[int, int], np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 (N, size, size, 3) and labels uint8 (N,) of `raw` or `accepted`, by tissue, then slot."""
-        keys = sorted(images)
-        stacked = np.stack([images[key] for key in keys]) if keys else np.zeros((0, size, size, 3), np.uint8)
-        return stacked, np.array([tissue for tissue, _ in keys], np.uint8)
-
-    def table(self, slugs: Sequence[str]) -> pd.DataFrame:
-        """One row per attempt, by tissue, slot and attempt, with the columns of `ATTEMPT_COLUMNS`."""
-        import pandas as pd
-
-        rows = sorted(self.rows, key=lambda row: (row["tissue"], row["slot"], row["attempt"]))
-        frame = pd.DataFrame(rows, columns=list(ATTEMPT_COLUMNS))
-        for column in ("tissue", "predicted"):
-            frame[column] = [slugs[label] for label in frame[column]]
-        return frame
-
-
 def generate_filtered(
     draw: Callable[[list[Attempt]], np.ndarray],
     gate: Callable[[np.ndarray], np.ndarray],
-    tissues: int,
-    images_per_tissue: int,
+    slots: Slots,
     max_attempts: int,
     batch_size: int,
-    seed: int,
     processes: Processes = ALONE,
-) -> Filtered:
-    """Fills `images_per_tissue` slots of every tissue.
+) -> None:
+    """Fills all slots as far as the limit allows, and goes on where an interrupted run has stopped.
 
     It goes in rounds: every open slot is tried once, in batches that mix all tissues, then those that were rejected are open.
     The processes share the batches, which are the same for any number of processes.
@@ -98,35 +45,69 @@ def generate_filtered(
     Args:
         draw: makes images, uint8 (n, H, W, 3), for n attempts.
         gate: gives probabilities, float (n, tissues), for images.
-        tissues: number of tissues.
-        images_per_tissue: slots of each.
+        slots: what is to be filled; only the first process's keeps anything.
         max_attempts: most tries per slot.
         batch_size: most images at a time.
-        seed: global seed, written into the rows as each image's own seed.
         processes: who shares the work.
-
-    Returns:
-        All rows on every process; images on the first one alone, which writes them.
     """
 
-    def look(batch: list[Attempt]) -> tuple[np.ndarray, np.ndarray]:
-        images = draw(batch)
-        return images, gate(images)
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities = gate(images)
+        return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
-    result = Filtered()
-    attempts = first_attempts(tissues, images_per_tissue)
-    progress = bar(None, "accepted", len(attempts))
-    while attempts:
-        again = []
-        for batch, (images, probabilities) in processes.share(in_batches(attempts, batch_size), look):
-            for attempt, image, p in zip(batch, images, probabilities, strict=True):
-                accepted = result.add(attempt, image, p, seed, keep=processes.main)
-                if not accepted and attempt.attempt + 1 < max_attempts:
+    recorded = _shared_record(slots, processes)
+    attempts = first_attempts(slots.tissues, slots.per_tissue)
+    with bar(None, "accepted", len(attempts)) as progress:
+        while attempts:
+            again = []
+            for attempt, seen in _tried(attempts, draw, answer, slots, recorded, batch_size, processes):
+                if seen == attempt.tissue:
+                    progress.update()
+                elif attempt.attempt + 1 < max_attempts:
                     again.append(Attempt(attempt.tissue, attempt.slot, attempt.attempt + 1))
-                progress.update(accepted)
-        attempts = again
-    progress.close()
-    return result
+            attempts = again
+
+
+def generate_unfiltered(
+    draw: Callable[[list[Attempt]], np.ndarray], slots: Slots, batch_size: int, processes: Processes = ALONE
+) -> None:
+    """Draws one image for every slot, asks no gate, and goes on where an interrupted run has stopped."""
+
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(len(images), NOT_ASKED), np.zeros(len(images))
+
+    recorded, attempts = _shared_record(slots, processes), first_attempts(slots.tissues, slots.per_tissue)
+    for _ in bar(_tried(attempts, draw, answer, slots, recorded, batch_size, processes), "drawing images", len(attempts)):
+        pass
+
+
+def _shared_record(slots: Slots, processes: Processes) -> dict[Attempt, int]:
+    """What the first process has on record, on all of them."""
+    return processes.gather(slots.recorded())[0]
+
+
+def _tried(
+    attempts: list[Attempt],
+    draw: Callable[[list[Attempt]], np.ndarray],
+    answer: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    slots: Slots,
+    recorded: Mapping[Attempt, int],
+    batch_size: int,
+    processes: Processes,
+) -> Iterator[tuple[Attempt, int]]:
+    """Each attempt, in order, with the tissue that was seen in it; what is not on record is drawn, and kept."""
+
+    def look(batch: list[Attempt]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        if all(attempt in recorded for attempt in batch):
+            return None
+        images = draw(batch)
+        return images, *answer(images)
+
+    for batch, found in processes.share(in_batches(attempts, batch_size), look):
+        if found is not None:
+            slots.add(batch, *found)
+        seen = [recorded[attempt] for attempt in batch] if found is None else found[1].tolist()
+        yield from zip(batch, seen, strict=True)
 
 
 def first_attempts(tissues: int, images_per_tissue: int) -> list[Attempt]:
@@ -234,20 +215,8 @@ def check_quota(metrics: dict, images_per_tissue: int, quota: float) -> None:
         )
 
 
-def _row(attempt: Attempt, seed: int, predicted: int, confidence: float, accepted: bool) -> dict:
-    return {
-        "tissue": attempt.tissue,
-        "slot": attempt.slot,
-        "attempt": attempt.attempt,
-        "seed": attempt.seed(seed),
-        "predicted": predicted,
-        "confidence": round(confidence, 4),
-        "accepted": int(accepted),
-    }
-
-
-def save_generated(folder: Path, result: Filtered, table: pd.DataFrame, size: int, channels: int = 3) -> None:
+def save_generated(folder: Path, slots: Slots, table: pd.DataFrame, channels: int = 3) -> None:
     """Writes raw.npz and accepted.npz in MedMNIST's format, grey ones with one channel, and attempts.csv."""
-    write_archive(folder / "raw.npz", *result.archive(result.raw, size), channels)
-    write_archive(folder / "accepted.npz", *result.archive(result.accepted, size), channels)
+    write_archive(folder / "raw.npz", *slots.raw(), channels)
+    write_archive(folder / "accepted.npz", *slots.accepted(), channels)
     write_csv(folder / "attempts.csv", table)

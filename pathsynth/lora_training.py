@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pathsynth.base_model import check_image_size, embed
-from pathsynth.devices import Stream, dtype, memory_faults, mix_seed, training_attention
+from pathsynth.devices import Stream, dtype, memory_faults, mix_seed, random_state, set_random_state, training_attention
 from pathsynth.errors import TrainingError
 from pathsynth.latents import Latents, encode, latent_shape, views_of
 from pathsynth.lora import add_lora
@@ -20,6 +21,7 @@ from pathsynth.lora_objective import Objective
 from pathsynth.prepared import Prepared
 from pathsynth.processes import ALONE, Processes, shared_folder
 from pathsynth.progress import bar
+from pathsynth.resume import NOTHING, Saved
 from pathsynth.schedules import build_schedule
 from pathsynth.settings import LoraSettings
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
 LOG_EVERY = 10
+STATE = "training"
 
 
 def train_lora(
@@ -42,6 +45,7 @@ def train_lora(
     *,
     scratch: Path,
     processes: Processes = ALONE,
+    saved: Saved = NOTHING,
 ) -> dict[str, float | int]:
     """Adds an adapter to the pipeline's UNet and trains it on the train split.
 
@@ -54,6 +58,7 @@ def train_lora(
         log: called with the step (from 1) and the curve's values every few steps.
         scratch: folder for the latents while they are needed, 12.5 kB for each image of 224 px and view.
         processes: who shares the work; all of them end with the same weights.
+        saved: where the training is saved now and then, and what an earlier run of it has saved.
 
     Returns:
         `trainable_parameters`, `images_seen` and `loss`, the mean over the last tenth of the steps.
@@ -71,7 +76,7 @@ def train_lora(
     with shared_folder(scratch, processes) as folder:
         run = _set_up(pipeline, prepared, prompts, settings, draws, folder, processes)
         with training_attention(pipeline.device.type, math.prod(draws.shape[1:])):
-            losses = _loop(run, draws, settings, log)
+            losses = _loop(run, draws, settings, log, saved)
     # a loss tells of the weights before its own step, so the last step shows here alone
     if not all(bool(parameter.isfinite().all()) for parameter in run.parameters):
         raise TrainingError("the last step made weights that are no numbers; lower optimizer.learning_rate")
@@ -112,18 +117,54 @@ class _Run:
             losses.append(loss.detach())
         return self.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that steps change; the draws are made anew."""
+        return {
+            "parameters": [parameter.detach() for parameter in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "random": random_state(),
+        }
 
-def _loop(run: _Run, draws: Draws, settings: LoraSettings, log: Callable[[int, dict[str, float]], None]) -> list[float]:
-    """All optimiser steps; their losses."""
-    losses: list[float] = []
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave in another process."""
+        import torch
+
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"])
+
+
+def _loop(
+    run: _Run, draws: Draws, settings: LoraSettings, log: Callable[[int, dict[str, float]], None], saved: Saved
+) -> list[float]:
+    """All optimiser steps that are left; the losses of all."""
     training = settings.training
+    losses: list[float] = []
+    points: list[tuple[int, dict[str, float]]] = []
+    if state := saved.get(STATE):
+        run.load_state_dict(state["run"])
+        losses, points = state["losses"], state["points"]
+        saved.tell(f"the training goes on after step {len(losses)} of {training.max_train_steps}")
+        for point in points:
+            log(*point)
     remedy = (
         f"lower training.train_batch_size ({training.train_batch_size}) and raise gradient_accumulation_steps "
         f"({training.gradient_accumulation_steps}) by the same factor, which trains the same; "
         "or set gradient_checkpointing: true and merged: false, or mixed_precision and weight_dtype: bf16"
     )
-    steps = bar(draws, "training LoRA", training.max_train_steps)
-    for step, draw in enumerate(steps, start=1):
+    left = itertools.islice(draws, len(losses), None)
+    steps = bar(left, "training LoRA", training.max_train_steps, done=len(losses))
+    for step, draw in enumerate(steps, start=len(losses) + 1):
         with memory_faults(remedy):
             losses.append(run.step(draw, settings.optimizer.max_grad_norm))
         if not math.isfinite(losses[-1]):
@@ -138,7 +179,10 @@ def _loop(run: _Run, draws: Draws, settings: LoraSettings, log: Callable[[int, d
         if step % LOG_EVERY == 0 or step == training.max_train_steps:
             recent = float(np.mean(losses[-LOG_EVERY:]))
             steps.set_postfix(loss=f"{recent:.4f}")
-            log(step, {"train/loss": recent, "train/learning_rate": learning_rate})
+            points.append((step, {"train/loss": recent, "train/learning_rate": learning_rate}))
+            log(*points[-1])
+        if saved.due():
+            saved.put(STATE, {"run": run.state_dict(), "losses": losses, "points": points})
     if run.average:
         run.average.copy_to(run.parameters)
     return losses

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ PER_MEGABYTE = 1e6 if sys.platform == "darwin" else 1e6 / 1024
 
 
 @contextmanager
-def measured(stage: str, params: Params, logs: Path, *, keep: bool = True) -> Iterator[None]:
+def measured(stage: str, params: Params, logs: Path, *, keep: bool = True, earlier: float = 0.0) -> Iterator[None]:
     """Measures the block and writes logs/BENCHMARK/LORA/STAGE.json once it has ended well.
 
     Args:
@@ -34,6 +34,7 @@ def measured(stage: str, params: Params, logs: Path, *, keep: bool = True) -> It
         params: whose run it is.
         logs: folder of all logs.
         keep: False writes nothing, for all but one of several processes that share a stage.
+        earlier: seconds that interrupted runs have worked on the same.
 
     Raises:
         DataError: the log cannot be written.
@@ -41,7 +42,7 @@ def measured(stage: str, params: Params, logs: Path, *, keep: bool = True) -> It
     started = time.perf_counter()
     yield
     if keep:
-        write_json(log_path(logs, params, stage), _measures(stage, params, time.perf_counter() - started))
+        write_json(log_path(logs, params, stage), _measures(stage, params, earlier + time.perf_counter() - started))
 
 
 def log_path(logs: Path, params: Params, stage: str) -> Path:
@@ -71,8 +72,22 @@ def _measures(stage: str, params: Params, seconds: float) -> dict[str, Any]:
         "peak_memory_mb": round(peak / PER_MEGABYTE),
         "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6) if gpu else None,
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES if _installed(name)}},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on, as far as they are installed."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES if _installed(name)}}
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _installed(name: str) -> bool:

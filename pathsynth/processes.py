@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pathsynth.errors import DataError, ProcessError
+from pathsynth.errors import ProcessError
 from pathsynth.files import write_whole
+from pathsynth.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -160,22 +161,6 @@ def _end_with(starter: int) -> None:
     while os.getppid() == starter:
         time.sleep(1)
     os._exit(1)
-
-
-@contextmanager
-def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A new folder under `parent`, gone with all that is in it in the end.
-
-    Raises:
-        DataError: it cannot be made.
-    """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="pathsynth-", dir=parent, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise DataError(parent, f"no folder can be made there: {error.strerror}") from error
-    with folder as name:
-        yield Path(name)
 
 
 def report_to_starter(message: str) -> bool:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable
 
 
-def bar(steps: Iterable | None, what: str, total: int | None = None, *, hidden: bool = False, unit: str = "it"):
+def bar(steps: Iterable | None, what: str, total: int | None = None, *, done: int = 0, hidden: bool = False, unit: str = "it"):
     """Wraps an iterable in a tqdm bar named `what`; unit "B" counts bytes, and None is for bars that are moved by hand.
 
-    Of several processes that share a stage only the first one shows it.
+    `done` of the total were done by an earlier run. Of several processes that share a stage only the first one shows it.
     """
     from tqdm import tqdm
 
     scaled = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
     hidden = hidden or os.environ.get("RANK", "0") != "0"
-    return tqdm(steps, desc=what, total=total, mininterval=0.5, dynamic_ncols=True, disable=hidden, unit=unit, **scaled)
+    look = {"mininterval": 0.5, "dynamic_ncols": True, "disable": hidden, "unit": unit, **scaled}
+    return tqdm(steps, desc=what, total=total, initial=done, **look)

@@ -27,6 +27,10 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, ...]:
         """(N, ...)."""
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Of each number."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: slice | np.ndarray, /) -> np.ndarray:
@@ -114,7 +118,7 @@ class _Chosen:
 
     def __init__(self, rows: Rows, indices: np.ndarray):
         self._rows, self.indices = rows, indices
-        self.shape = (len(indices), *rows.shape[1:])
+        self.shape, self.dtype = (len(indices), *rows.shape[1:]), rows.dtype
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -21,10 +21,10 @@ from pathsynth.files import read_json, write_json
 from pathsynth.generated import GeneratedSets, LabelledImages, check_labels
 from pathsynth.params import load_params
 from pathsynth.plates import write_plates
-from pathsynth.processes import temporary_folder
 from pathsynth.report import read_report, write_report
 from pathsynth.rows import chosen
 from pathsynth.scoring import Bench, open_bench, score_sets
+from pathsynth.scratch import temporary_folder
 from pathsynth.settings import Params
 from pathsynth.summary import headlines
 from pathsynth.usefulness import usefulness

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pathsynth.classifier_training import Indexable, epochs, new_classifier, ste
 from pathsynth.devices import Stream, mix_seed
 from pathsynth.generated import LabelledImages
 from pathsynth.prepared import Prepared
+from pathsynth.resume import NOTHING, Saved
 from pathsynth.rows import chosen
 from pathsynth.sampling import drawn
 from pathsynth.scores import classification_scores, plain
@@ -50,6 +52,7 @@ def usefulness(
     folder: Path = Path(),
     *,
     trained_on: str,
+    saved: Saved = NOTHING,
 ) -> dict:
     """Trains classifiers anew on real, on synthetic and on both images, and tests them on all real test images.
 
@@ -65,6 +68,7 @@ def usefulness(
         device: torch device.
         folder: what a relative path in the settings is relative to.
         trained_on: what the synthetic images are, "accepted" or "raw".
+        saved: where the scores of each training are saved, and what an earlier run has saved.
 
     Returns:
         `repeats`, `trained_on`, `steps` of each training, and for `real`, `synthetic`, `real_and_synthetic` and `twice_real`
@@ -86,7 +90,8 @@ def usefulness(
         own_seed = mix_seed(Stream.USEFULNESS, settings.classifier.seed, repeat)
         classifier = settings.classifier.model_copy(update={"seed": own_seed})
         for source, (images, labels) in _sources(prepared, synthetic, seed, repeat).items():
-            scores = _tested(prepared, images, labels, classifier, seed, steps, device, folder)
+            given = (prepared, images, labels, classifier, seed, steps, device, folder)
+            scores = saved.remembered(f"{repeat}_{source}", partial(_tested, *given))
             rounds[source].append((len(images), scores))
     missing = {"n_images": 0, "undefined": "not twice as many real images of every tissue"}
     return {**head, **{name: _folded(done, prepared.slugs) if done else missing for name, done in rounds.items()}}

@@ -10,8 +10,8 @@ from pathsynth.generated import read_sets
 from pathsynth.measured import measured
 from pathsynth.params import load_params
 from pathsynth.plates import write_plates
-from pathsynth.processes import temporary_folder
 from pathsynth.scoring import open_bench, score_sets
+from pathsynth.scratch import temporary_folder
 
 
 @click.command()

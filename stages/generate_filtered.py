@@ -13,6 +13,8 @@ from pathsynth.lora import attach_lora
 from pathsynth.measured import measured
 from pathsynth.params import load_params
 from pathsynth.processes import joined, run_on
+from pathsynth.resume import resumable
+from pathsynth.slots import Slots
 
 
 @click.command()
@@ -22,9 +24,10 @@ from pathsynth.processes import joined, run_on
 @click.option("--out", type=FOLDER, required=True, help="Folder for the images and the table of attempts.")
 @click.option("--metrics", type=FILE, required=True, help="JSON file for the counts.")
 @click.option("--gate-metrics", type=FILE, required=True, help="JSON file of the gate's scores, for the card.")
+@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
 @click.option("--logs", type=FOLDER, default="logs", show_default=True, help="Folder for measured times and memory.")
 @reports_errors
-def main(params_path, lora, gate, out, metrics, gate_metrics, logs):
+def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
     """Fills the wanted number of images of every tissue, as far as the limit of attempts allows."""
     params = load_params(params_path)
     settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
@@ -37,24 +40,20 @@ def main(params_path, lora, gate, out, metrics, gate_metrics, logs):
     gate_scores = read_json(gate_metrics)
     prompts = params.benchmark.texts(params.lora.prompts)
     sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
-    with joined() as processes, measured("generate_filtered", params, logs, keep=processes.main):
-        result = generate_filtered(
-            draw=sampler,
-            gate=classifier.probabilities,
-            tissues=len(dataset.slugs),
-            images_per_tissue=settings.images_per_tissue,
-            max_attempts=settings.max_attempts,
-            batch_size=sampler.batch_size,
-            seed=params.seed,
-            processes=processes,
-        )
-        table = result.table(dataset.slugs)
-        counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
+    with (
+        joined() as processes,
+        resumable(scratch, "generate_filtered", params, [lora, gate, folder], processes) as saved,
+        measured("generate_filtered", params, logs, keep=processes.main, earlier=saved.seconds),
+    ):
+        slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
+        generate_filtered(sampler, classifier.probabilities, slots, settings.max_attempts, sampler.batch_size, processes)
         if processes.main:
-            save_generated(out, result, table, dataset.image_size, dataset.channels)
+            table = slots.table(dataset.slugs)
+            counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
+            save_generated(out, slots, table, dataset.channels)
             write_text(out / "README.md", dataset_card(params, counts, gate_scores))
             write_json(metrics, counts)
-    check_quota(counts, settings.images_per_tissue, settings.quota)
+            check_quota(counts, settings.images_per_tissue, settings.quota)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,20 @@ from pathsynth.archives import write_archive
 from pathsynth.base_model import load_base, locate_base
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
-from pathsynth.generation import Sampler, first_attempts
+from pathsynth.generation import Sampler, generate_unfiltered
 from pathsynth.params import load_params
 from pathsynth.processes import joined, run_on
+from pathsynth.resume import resumable
+from pathsynth.slots import Slots
 
 
 @click.command()
 @click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
 @click.option("--prompts", type=click.Choice(["plain", "described"]), required=True, help="Prompt set.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the images.")
+@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
 @reports_errors
-def main(params_path, prompts, out):
+def main(params_path, prompts, out, scratch):
     """Draws one image for every slot with the seeds of the LoRAs' first attempts."""
     params = load_params(params_path)
     settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
@@ -26,11 +29,11 @@ def main(params_path, prompts, out):
     pipeline = load_base(folder, pick_device(), base.variant)
     texts = params.benchmark.texts(prompts)
     sampler = Sampler(pipeline, texts, settings, params.seed, dataset.image_size, dataset.channels)
-    attempts = first_attempts(len(dataset.slugs), settings.images_per_tissue)
-    with joined() as processes:
-        images = sampler.draw_all(attempts, processes)
+    with joined() as processes, resumable(scratch, f"generate_untuned-{prompts}", params, [folder], processes) as saved:
+        slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
+        generate_unfiltered(sampler, slots, sampler.batch_size, processes)
         if processes.main:
-            write_archive(out / "raw.npz", images, [attempt.tissue for attempt in attempts], dataset.channels)
+            write_archive(out / "raw.npz", *slots.raw(), dataset.channels)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathsynth.generated import LabelledImages, check_labels
 from pathsynth.measured import measured
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
-from pathsynth.processes import temporary_folder
+from pathsynth.resume import resumable
+from pathsynth.scratch import temporary_folder
 from pathsynth.usefulness import usefulness
 
 
@@ -27,11 +28,15 @@ def main(params_path, prepared, generated, out, scratch, logs):
     params = load_params(params_path)
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
     settings = params.benchmark.evaluation.usefulness
-    with measured("measure_usefulness", params, logs), temporary_folder(scratch) as folder:
+    with (
+        resumable(scratch, "measure_usefulness", params, [prepared, generated]) as saved,
+        measured("measure_usefulness", params, logs, earlier=saved.seconds),
+        temporary_folder(scratch) as folder,
+    ):
         synthetic = LabelledImages(*read_generated(generated / "accepted.npz", folder))
         check_labels(generated / "accepted.npz", synthetic.labels, data.slugs)
         given = (data, synthetic, settings, params.seed, pick_device(), params_path.parent)
-        write_json(out, usefulness(*given, trained_on="accepted"))
+        write_json(out, usefulness(*given, trained_on="accepted", saved=saved))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathsynth.devices import pick_device
 from pathsynth.files import write_json
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
+from pathsynth.resume import resumable
 
 
 @click.command()
@@ -19,16 +20,19 @@ from pathsynth.prepared import open_prepared
 @click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
 @click.option("--metrics", type=FILE, required=True, help="JSON file for the scores.")
 @click.option("--curves", type=FOLDER, required=True, help="Folder for DVCLive's curves.")
+@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
 @reports_errors
-def main(params_path, role, prepared, out, metrics, curves):
+def main(params_path, role, prepared, out, metrics, curves, scratch):
     """Trains a classifier on data/prepared; the epoch that is kept is saved, and scored once on test."""
     params = load_params(params_path)
     settings = getattr(params.benchmark.classifiers, role)
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
-    with Curves(curves) as log:
-        classifier, scores = train_classifier(data, settings, params.seed, pick_device(), log, params_path.parent)
-    save_classifier(out, classifier)
-    write_json(metrics, scores)
+    with resumable(scratch, f"train_classifier-{role}", params, [prepared]) as saved:
+        with Curves(curves) as log:
+            given = (data, settings, params.seed, pick_device(), log, params_path.parent)
+            classifier, scores = train_classifier(*given, saved=saved)
+        save_classifier(out, classifier)
+        write_json(metrics, scores)
 
 
 if __name__ == "__main__":

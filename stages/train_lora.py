@@ -15,6 +15,7 @@ from pathsynth.measured import measured
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
 from pathsynth.processes import joined, run_on
+from pathsynth.resume import resumable
 
 
 @click.command()
@@ -37,9 +38,14 @@ def main(params_path, prepared, out, metrics, curves, scratch, logs):
         return
     pipeline = load_base(folder, pick_device(), base.variant)
     checksum = unet_sha256(folder, base.variant)
-    with joined() as processes, measured("train_lora", params, logs, keep=processes.main):
+    with (
+        joined() as processes,
+        resumable(scratch, "train_lora", params, [prepared, folder], processes) as saved,
+        measured("train_lora", params, logs, keep=processes.main, earlier=saved.seconds),
+    ):
         with Curves(curves, silent=not processes.main) as log:
-            result = train_lora(pipeline, data, prompts, params.lora, params.seed, log, scratch=scratch, processes=processes)
+            given = (pipeline, data, prompts, params.lora, params.seed, log)
+            result = train_lora(*given, scratch=scratch, processes=processes, saved=saved)
         if processes.main:
             save_lora(out, pipeline.unet, params.lora, model_card(params, data, prompts, result), checksum)
             write_json(metrics, result | {"adapter_bytes": (out / WEIGHTS).stat().st_size})

@@ -203,6 +203,14 @@ def finished(tmp_path_factory, tiny_base) -> Path:
     return folder
 
 
+def empty_slots(folder: Path, tissues: int, per_tissue: int, size: int, seed: int = 1):
+    """Slots that are kept in `folder`."""
+    from pathsynth.resume import Saved
+    from pathsynth.slots import Slots
+
+    return Slots(Saved(folder), tissues, per_tissue, size, seed)
+
+
 @pytest.fixture(scope="session")
 def tiny_prepared(tmp_path_factory):
     """Prepared phantoms of 32 px: 4, 2 and 2 per tissue."""

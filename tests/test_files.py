@@ -84,7 +84,7 @@ def test_a_disk_that_fills_while_an_archive_is_written(
     archive: Path, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ):
     before = archive.read_bytes()
-    monkeypatch.setattr(files.npy, "write_array", _full_disk)
+    monkeypatch.setattr(files.NpyWriter, "add", _full_disk)
     with pytest.raises(DataError, match="No space left on device"):
         files.write_npz(archive, **arrays)
     assert archive.read_bytes() == before

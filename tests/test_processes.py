@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, tiny_tree, write_yaml
+from conftest import ROOT, empty_slots, tiny_tree, write_yaml
 
 from pathsynth.errors import TrainingError
 from pathsynth.lora_draws import micro_batches
@@ -53,10 +53,10 @@ def trained(tmp_path_factory, tiny_base, tiny_prepared) -> Path:
     params = _params(folder, tiny_base, "one")
     for name, args in (
         ("train_classifier", ["--role", "gate", "--out", folder / "gate", "--metrics", folder / "gate.json"]),
-        ("train_lora", ["--out", folder / "lora", "--metrics", folder / "lora.json", "--scratch", folder / "scratch",
-         "--logs", folder / "logs"]),
+        ("train_lora", ["--out", folder / "lora", "--metrics", folder / "lora.json", "--logs", folder / "logs"]),
     ):  # fmt: skip
-        common = ["--params", params, "--prepared", tiny_prepared.folder, "--curves", folder / "curves" / name]
+        common = ["--params", params, "--prepared", tiny_prepared.folder, "--curves", folder / "curves" / name,
+                  "--scratch", folder / "scratch"]  # fmt: skip
         command = importlib.import_module(f"stages.{name}").main
         done = CliRunner().invoke(command, [str(arg) for arg in (*common, *args)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
@@ -65,7 +65,7 @@ def trained(tmp_path_factory, tiny_base, tiny_prepared) -> Path:
 
 def _generated(trained: Path, params: Path, out: Path, **launch) -> dict[str, bytes]:
     args = ("--lora", trained / "lora", "--gate", trained / "gate", "--out", out, "--metrics", out / "generation.json",
-            "--gate-metrics", trained / "gate.json")  # fmt: skip
+            "--gate-metrics", trained / "gate.json", "--scratch", out.with_name(f"{out.name}_scratch"))  # fmt: skip
     done = _stage("generate_filtered", params, *args, **launch)
     assert done.returncode == 0, done.stderr
     return {path.name: path.read_bytes() for path in out.iterdir()}
@@ -103,7 +103,7 @@ def threads(request):
 
 
 @pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
-def test_batch_sizes_make_the_same_set_on_a_cpu(mixed_precision, threads, trained, tiny_base):
+def test_batch_sizes_make_the_same_set_on_a_cpu(mixed_precision, threads, trained, tiny_base, tmp_path):
     from pathsynth import labels
     from pathsynth.base_model import load_base, unet_sha256
     from pathsynth.classifier import load_classifier
@@ -120,9 +120,10 @@ def test_batch_sizes_make_the_same_set_on_a_cpu(mixed_precision, threads, traine
         pipeline = load_base(tiny_base, "cpu")
         attach_lora(pipeline, trained / "lora", unet_sha256(tiny_base))
         sampler = Sampler(pipeline, params.benchmark.texts("plain"), params.benchmark.generation, 7, 32)
-        result = generate_filtered(sampler, gate, 9, 5, 2, sampler.batch_size, 7)
-        tables.append(result.table(labels.SLUGS))
-        pictures.append(result.archive(result.raw, 32)[0])
+        slots = empty_slots(tmp_path / str(size), 9, 5, 32, 7)
+        generate_filtered(sampler, gate, slots, 2, sampler.batch_size)
+        tables.append(slots.table(labels.SLUGS))
+        pictures.append(slots.raw()[0][:])
     assert (pictures[0] == pictures[1]).all() and (pictures[0] == pictures[2]).all()
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pathsynth import files, scores
-from pathsynth.generation import Attempt, Filtered, generate_filtered, generation_metrics
+from pathsynth.generation import generate_filtered, generation_metrics
 from pathsynth.params import load_params, read_yaml
 from pathsynth.realism import feature_sums
+from pathsynth.resume import Saved
 from pathsynth.settings import LoraSettings
+from pathsynth.slots import Attempt, Slots
 
 TREE = read_yaml(ROOT / "params.yaml")
 
@@ -32,8 +38,15 @@ def filterings(draw) -> dict:
     }
 
 
-def _filtered(sizes: dict, batch: int) -> tuple[Filtered, list[Attempt]]:
+@contextmanager
+def _filtered(sizes: dict, batch: int) -> Iterator[tuple[Slots, list[Attempt]]]:
     drawn: list[Attempt] = []
+    with tempfile.TemporaryDirectory() as folder:
+        yield _fill(sizes, batch, Saved(Path(folder)), drawn), drawn
+
+
+def _fill(sizes: dict, batch: int, saved: Saved, drawn: list[Attempt]) -> Slots:
+    """Fills slots, and adds to `drawn` what had to be drawn for it."""
 
     def sample(some: list[Attempt]) -> np.ndarray:
         drawn.extend(some)
@@ -43,35 +56,58 @@ def _filtered(sizes: dict, batch: int) -> tuple[Filtered, list[Attempt]]:
         seen = [zlib.crc32(bytes([*image[0, 0], sizes["gate"] % 251])) % sizes["tissues"] for image in images]
         return np.eye(sizes["tissues"])[seen]
 
-    return generate_filtered(sample, gate, sizes["tissues"], sizes["slots"], sizes["limit"], batch, seed=1), drawn
+    slots = Slots(saved, sizes["tissues"], sizes["slots"], 1, 1)
+    generate_filtered(sample, gate, slots, sizes["limit"], batch)
+    return slots
 
 
 @given(filterings())
 def test_every_slot_is_filled_or_counted_and_never_tried_too_often(sizes):
-    result, drawn = _filtered(sizes, sizes["batch"])
-    assert len(set(drawn)) == len(drawn), "no attempt twice"
-    tries: dict[tuple[int, int], list[dict]] = {}
-    for row in sorted(result.rows, key=lambda row: row["attempt"]):
-        tries.setdefault((row["tissue"], row["slot"]), []).append(row)
-    assert len(tries) == sizes["tissues"] * sizes["slots"] == len(result.raw)
-    for key, rows in tries.items():
-        assert [row["attempt"] for row in rows] == list(range(len(rows))) and len(rows) <= sizes["limit"]
-        assert not any(row["accepted"] for row in rows[:-1]), "nothing is tried after it was accepted"
-        assert rows[-1]["accepted"] or len(rows) == sizes["limit"]
-        assert (key in result.accepted) == bool(rows[-1]["accepted"])
-        if key in result.accepted:
-            assert result.accepted[key][0, 0].tolist() == [*key, rows[-1]["attempt"]], "the image of that very attempt"
     slugs = [f"t{i}" for i in range(sizes["tissues"])]
-    counts = generation_metrics(result.table(slugs), slugs, sizes["slots"])
-    assert counts["accepted"] + counts["unfilled"] == len(tries) and counts["attempted"] == len(drawn)
+    with _filtered(sizes, sizes["batch"]) as (slots, drawn):
+        table, raw, accepted = slots.table(slugs), slots.raw()[0][:], slots.accepted()[0][:]
+    assert len(set(drawn)) == len(drawn) == len(table), "no attempt twice"
+    filled = []
+    for (slug, slot), rows in table.groupby(["tissue", "slot"]):
+        assert rows["attempt"].tolist() == list(range(len(rows))) and len(rows) <= sizes["limit"]
+        assert not rows["accepted"][:-1].any(), "nothing is tried after it was accepted"
+        last = rows.iloc[-1]
+        assert last["accepted"] or len(rows) == sizes["limit"]
+        if last["accepted"]:
+            filled.append([slugs.index(slug), slot, last["attempt"]])
+    every = [[tissue, slot, 0] for tissue in range(sizes["tissues"]) for slot in range(sizes["slots"])]
+    assert raw.reshape(-1, 3).tolist() == every
+    assert accepted.reshape(-1, 3).tolist() == filled, "the image of that very attempt"
+    counts = generation_metrics(table, slugs, sizes["slots"])
+    assert counts["accepted"] + counts["unfilled"] == len(every) and counts["attempted"] == len(drawn)
 
 
 @given(filterings(), st.integers(1, 9))
 def test_the_batch_size_changes_nothing(sizes, other):
-    first, second = _filtered(sizes, sizes["batch"])[0], _filtered(sizes, other)[0]
     slugs = [f"t{i}" for i in range(sizes["tissues"])]
-    assert first.table(slugs).equals(second.table(slugs))
-    assert first.accepted.keys() == second.accepted.keys()
+    with _filtered(sizes, sizes["batch"]) as (first, _), _filtered(sizes, other) as (second, _):
+        assert first.table(slugs).equals(second.table(slugs))
+        assert (first.accepted()[0][:] == second.accepted()[0][:]).all()
+
+
+@given(filterings(), st.data())
+def test_a_run_that_was_cut_anywhere_goes_on_to_the_same_end(sizes, data):
+    slugs = [f"t{i}" for i in range(sizes["tissues"])]
+    with _filtered(sizes, sizes["batch"]) as (whole, drawn):
+        table, accepted = whole.table(slugs), whole.accepted()[0][:]
+        record = next(whole._folder.glob("*.jsonl"))
+        content = record.read_bytes()
+        kept = data.draw(st.integers(0, len(content)))
+        record.write_bytes(content[:kept] + data.draw(st.binary(max_size=20)))
+        if data.draw(st.booleans()):
+            with open(whole._folder / "raw.npy", "r+b") as file:
+                file.seek(data.draw(st.integers(0, 200)))
+                file.write(data.draw(st.binary(max_size=9)))
+        again: list[Attempt] = []
+        _fill(sizes, sizes["batch"], whole._saved, again)
+        slots = Slots(whole._saved, sizes["tissues"], sizes["slots"], 1, 1)
+        assert slots.table(slugs).equals(table) and (slots.accepted()[0][:] == accepted).all()
+        assert len(again) <= len(drawn)
 
 
 @st.composite

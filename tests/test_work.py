@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import tiny_lora, tiny_tree
+from conftest import empty_slots, tiny_lora, tiny_tree
 
 from pathsynth.settings import ClassifierSettings, GenerationSettings, LoraSettings
 
@@ -59,20 +59,20 @@ def test_without_guidance_half_the_work_is_left_out(pipeline, monkeypatch):
     assert unet.rows == [16] * 3
 
 
-def test_only_open_slots_are_drawn_again_and_batches_stay_full():
+def test_only_open_slots_are_drawn_again_and_batches_stay_full(tmp_path):
     from pathsynth.generation import generate_filtered
 
     drawn: list[int] = []
 
     def draw(batch):
         drawn.append(len(batch))
-        return np.array([[a.tissue, a.attempt] for a in batch])
+        return np.array([[[[a.tissue, a.attempt, 0]]] for a in batch], np.uint8)
 
     def gate(images):
         # right on the first try but for the last tissue, which is right on the second
-        return np.eye(9)[[tissue if tissue < 8 or attempt else 0 for tissue, attempt in images]]
+        return np.eye(9)[[tissue if tissue < 8 or attempt else 0 for tissue, attempt, _ in images[:, 0, 0]]]
 
-    generate_filtered(draw, gate, 9, 10, 4, 25, seed=1)
+    generate_filtered(draw, gate, empty_slots(tmp_path, 9, 10, 1), 4, 25)
     assert drawn == [25, 25, 25, 15, 10]
 
 

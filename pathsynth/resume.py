@@ -1,0 +1,217 @@
+"""Work that outlives its process: a stage that was killed is started again and goes on, and ends with the same outs.
+
+A state is found by all that the result depends on: parameters, processes, machine, versions, code and inputs. A run in which
+any of these is another one starts anew, and never picks up what is stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pathsynth.errors import DataError, ProcessError
+from pathsynth.files import read_json, reason, write_json, write_whole
+from pathsynth.measured import processor, versions
+from pathsynth.processes import ALONE, Processes
+from pathsynth.scratch import held, lock_of
+from pathsynth.settings import Params
+
+# Seconds between two states, the most work that is lost beside that of one step.
+SECONDS = 30.0
+SECONDS_VARIABLE = "PATHSYNTH_SAVE_SECONDS"
+# After so many days nobody is going to go on.
+DAYS_KEPT = 7
+DIGEST = 32
+TIMES = "times.json"
+
+
+class Saved:
+    """What a stage has saved of its work, by name.
+
+    Attributes:
+        folder: where it is kept, the same for all processes; None keeps nothing.
+        writes: whether this process keeps what is put, the first of several.
+        seconds: that earlier runs have worked.
+    """
+
+    def __init__(self, folder: Path | None = None, *, writes: bool = True):
+        self.folder, self.writes = folder, writes and folder is not None
+        self._every = float(os.environ.get(SECONDS_VARIABLE, SECONDS))
+        self._started = self._last = time.monotonic()
+        self.seconds = self._earlier_seconds()
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """The state of that name; None where there is none, or only a part of it."""
+        if self.folder is None or not (self.folder / name).is_file():
+            return None
+        try:
+            return _read(self.folder / name)
+        except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+            self.tell(f"what was saved as {name} is damaged; that part begins anew")
+            return None
+
+    def put(self, name: str, state: dict[str, Any]) -> None:
+        """Saves tensors, numbers, texts, lists and dicts of such, in place of an earlier state of that name.
+
+        Raises:
+            DataError: it cannot be written; the earlier state is as it was.
+        """
+        if not self.writes or self.folder is None:
+            return
+        import torch
+
+        content = BytesIO()
+        torch.save(state, content)
+        with write_whole(self.folder / name) as part:
+            part.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getvalue())
+        self.keep_time()
+
+    def due(self) -> bool:
+        """Whether it is time to save; never so in processes that do not write."""
+        return self.writes and time.monotonic() - self._last >= self._every
+
+    def remembered(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` gives, or what it gave in an earlier run."""
+        found = self.get(name)
+        if found is None:
+            found = make()
+            self.put(name, found)
+        return found
+
+    def keep_time(self) -> None:
+        """Notes how long this and earlier runs have worked."""
+        if self.writes and self.folder is not None:
+            self._last = time.monotonic()
+            write_json(self.folder / TIMES, {"seconds": self.seconds + self._last - self._started})
+
+    def tell(self, message: str) -> None:
+        """Says how the run goes on, once for all processes."""
+        if self.writes:
+            click.echo(message, err=True)
+
+    def _earlier_seconds(self) -> float:
+        if self.folder is None or not (self.folder / TIMES).is_file():
+            return 0.0
+        try:
+            return float(read_json(self.folder / TIMES)["seconds"])
+        except (DataError, KeyError, TypeError, ValueError):
+            # the time is for a log alone
+            return 0.0
+
+
+NOTHING = Saved()
+
+
+@contextmanager
+def resumable(
+    scratch: Path, stage: str, params: Params, inputs: Sequence[Path], processes: Processes = ALONE
+) -> Iterator[Saved]:
+    """Keeps what the block saves until it has ended well; after any other end it is there for the next run.
+
+    Args:
+        scratch: folder for what is needed meanwhile; states are in its folder `resume`.
+        stage: name of the stage.
+        params: whose run it is.
+        inputs: files and folders that the stage reads.
+        processes: who shares the work; the first one saves.
+
+    Yields:
+        What an earlier run has saved, or nothing.
+
+    Raises:
+        ProcessError: another run of the same stage is at work.
+        DataError: the folder cannot be written.
+    """
+    folder = scratch / "resume" / f"{stage}-{_key(stage, params, inputs, processes)}"
+    with ExitStack() as stack:
+        if processes.main:
+            stack.enter_context(held(folder))
+            _sweep(folder)
+        # nobody looks before the first one holds the folder
+        processes.gather(None)
+        yield Saved(folder, writes=processes.main)
+        if processes.main:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A state, by torch's restricted loader, which builds tensors and runs nothing.
+
+    Raises:
+        ValueError and what torch raises: for a file that is not whole.
+    """
+    import torch
+
+    content = path.read_bytes()
+    if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
+        raise ValueError("another checksum")
+    return torch.load(BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
+
+
+def _key(stage: str, params: Params, inputs: Sequence[Path], processes: Processes) -> str:
+    settings = params.model_dump(exclude={"processes": True, "benchmark": {"generation": {"quota"}}})
+    content = {
+        "stage": stage,
+        "params": settings,
+        "processes": processes.count,
+        "machine": _machine(),
+        "versions": versions(),
+        "code": [_sha256(path) for path in sorted(_code())],
+        "inputs": [_stamps(path) for path in inputs],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _code() -> Iterator[Path]:
+    package = Path(__file__).parent
+    yield from package.rglob("*.py")
+    yield from (package.parent / "stages").glob("*.py")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stamps(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a file, or of all files in a folder, which is read in no time however large they are."""
+    found = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
+    try:
+        return [(part.relative_to(path).as_posix(), part.stat().st_size, part.stat().st_mtime_ns) for part in found]
+    except OSError as error:
+        raise DataError(path, f"could not be read: {reason(error)}") from error
+
+
+def _machine() -> list[object]:
+    """What decides how numbers are rounded."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return [platform.machine(), processor(), torch.get_num_threads(), gpu]
+
+
+def _sweep(own: Path) -> None:
+    """Removes states that nobody has gone on with for some days."""
+    for folder in own.parent.glob("*/"):
+        if folder == own or time.time() - _newest(folder) < DAYS_KEPT * 86_400:
+            continue
+        with suppress(ProcessError, DataError), held(folder, patience=0):
+            shutil.rmtree(folder, ignore_errors=True)
+        lock_of(folder).unlink(missing_ok=True)
+
+
+def _newest(folder: Path) -> float:
+    with suppress(OSError):
+        return max((path.stat().st_mtime for path in (folder, *folder.iterdir())), default=0.0)
+    return time.time()

@@ -1,0 +1,86 @@
+"""Folders for what is needed meanwhile, gone in the end; what a killed process has left is found by its lock and swept."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pathsynth.errors import DataError, ProcessError
+from pathsynth.files import reason
+
+PREFIX = "pathsynth-"
+# Its name tells our folders from those of users.
+LOCK = ".pathsynth-lock"
+# Seconds: a lock's file is there a moment before the lock is taken.
+GRACE = 60
+# Seconds that a dying process may keep its lock, that of a starter whose processes have not yet seen that it is gone.
+PATIENCE = 15
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder under `parent`, gone with all that is in it in the end, and with it those of killed processes.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    from filelock import FileLock
+
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DataError(parent, f"no folder can be made there: {error.strerror}") from error
+    with folder as name, FileLock(Path(name) / LOCK):
+        yield Path(name)
+
+
+def _sweep(parent: Path) -> None:
+    """Removes folders whose process was killed: the system has let go of their locks."""
+    from filelock import FileLock, Timeout
+
+    for lock in parent.glob(f"{PREFIX}*/{LOCK}"):
+        # another process may be sweeping too, and a folder of another user stays
+        with suppress(OSError, Timeout):
+            if time.time() - lock.stat().st_mtime > GRACE:
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: Path, patience: float | None = None) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made where it is missing; the system ends this with the process.
+
+    Args:
+        folder: its lock is the file FOLDER.lock, which stays.
+        patience: most seconds to wait for another process, by default PATIENCE.
+
+    Raises:
+        ProcessError: another process holds it.
+        DataError: it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    # beside the folder, so that whoever waits for it does not hold the lock of a folder that was removed
+    lock = FileLock(lock_of(folder), timeout=PATIENCE if patience is None else patience)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ProcessError(f"{folder}: another run of the same stage is at work there; wait for it, or end it") from error
+    except OSError as error:
+        raise DataError(folder, f"cannot be used: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def lock_of(folder: Path) -> Path:
+    """The file by which a folder is held."""
+    return folder.with_name(f"{folder.name}.lock")
