@@ -191,7 +191,8 @@ def _digits(scores: Mapping[str, Any], name: str) -> str:
 def base_name(base: BaseModelSettings) -> str:
     """The base as a card names it: without the place of a local folder."""
     name = base.pretrained_model_name_or_path
-    return f"{name} at {base.revision}" if base.revision else shown_path(name)
+    # it stands between backticks, where nothing but these is markup
+    return f"{name} at {base.revision}" if base.revision else " ".join(shown_path(name).replace("`", "'").split())
 
 
 def base_licence(base: BaseModelSettings) -> str:
@@ -210,4 +211,4 @@ def data_source(params: Params) -> str:
         case "medmnist":
             return f"MedMNIST's {dataset.flag} at {dataset.archive_size} px, train split"
         case _:
-            return f"the archive {shown_path(dataset.path)}, train split"
+            return f"the archive {cell(shown_path(dataset.path))}, train split"

@@ -30,6 +30,8 @@ COMPRESS_LEVEL = 4
 # Deflate cannot make anything smaller than by 1032 (zlib's technical notes), so a member that claims more is not what it says.
 MOST_DEFLATE = 1032
 HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+# With these a cell of a spreadsheet begins that is calculated (OWASP, CSV injection).
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # What zipfile, zlib and numpy raise for damaged bytes; tokenize and SyntaxError come from a header that is no Python literal.
 DAMAGE = (
     zipfile.BadZipFile,
@@ -171,11 +173,21 @@ def write_text(path: str | Path, text: str) -> None:
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
     """Writes the columns of a table without its index, with the same line ends on every system, whole or not at all.
 
+    Words with which a spreadsheet would begin to calculate get an apostrophe before them, which it does not show.
+
     Raises:
         DataError: if the file cannot be written.
     """
+    from pandas.api import types
+
+    words = {name: column.map(_as_word) for name, column in frame.items() if not types.is_numeric_dtype(column)}
+    frame = frame.assign(**words)
     with write_whole(path) as part:
         frame.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def _as_word(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:

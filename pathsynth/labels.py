@@ -7,6 +7,7 @@ PathMNIST's nine classes stand here, since the phantoms imitate them; those of t
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 PATHMNIST = (
@@ -22,9 +23,15 @@ PATHMNIST = (
 )
 
 
+# Bytes: file names are made of slugs, and may have 255.
+LONGEST_SLUG = 120
+
+
 def slug(label: str) -> str:
-    """The snake_case name of a label, e.g. `smooth_muscle`; used in metrics, file names and tables."""
-    return re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")
+    """The snake_case name of a label in any script, e.g. `smooth_muscle`; used in metrics, file names and tables."""
+    text = unicodedata.normalize("NFC", label.lower())
+    # marks are parts of letters: vowels in Indic scripts, accents that have no letter of their own
+    return re.sub("_+", "_", "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else "_" for c in text)).strip("_")
 
 
 SLUGS = tuple(slug(label) for label in PATHMNIST)
@@ -47,6 +54,8 @@ def resolve(named: str | Sequence[str]) -> tuple[str, ...]:
     for label, short in zip(named, slugs, strict=True):
         if not short or slugs.count(short) > 1:
             raise ValueError(f"label {label!r} has the slug {short!r}, which must be unique and not empty")
+        if len(short.encode()) > LONGEST_SLUG:
+            raise ValueError(f"label {label!r} is too long: its slug has {len(short.encode())} bytes, most {LONGEST_SLUG}")
     return tuple(named)
 
 

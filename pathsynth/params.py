@@ -6,6 +6,7 @@ wrong is one line that names file, key, value and what is allowed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ from pathsynth.errors import ParamsError, one_line
 from pathsynth.settings import Benchmark, LoraSettings, Params, Section
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
+# Aliases let a small file stand for any number of values.
+MOST_VALUES = 100_000
+SHOWN = 200
 AnySection = TypeVar("AnySection", bound=Section)
 # Fields that are one of several sections, picked by the value of a key; pydantic puts that value into the location of a fault,
 # where the file has no key.
@@ -57,11 +61,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamsError(path, "file", f"cannot be read: {error.strerror}") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        # what is no YAML ends in the parser as any of these
         raise ParamsError(path, "file", f"is not YAML: {one_line(error)}") from error
     if not isinstance(tree, dict):
         raise ParamsError(path, "file", "must hold a mapping of keys to values")
+    if not _values(tree, {}) <= MOST_VALUES:
+        raise ParamsError(path, "file", f"holds itself, or more than {MOST_VALUES} values once its aliases are written out")
     return tree
+
+
+def _values(tree: Any, known: dict[int, float]) -> float:
+    """How many values a tree has where each alias counts as what it stands for; infinitely many for one that holds itself."""
+    if not isinstance(tree, dict | list | set):
+        return 1
+    if id(tree) not in known:
+        known[id(tree)] = math.inf
+        known[id(tree)] = sum(_values(value, known) for value in (tree.values() if isinstance(tree, dict) else tree))
+    return known[id(tree)]
 
 
 def validate(path: object, key: str, section: type[AnySection], value: object) -> AnySection:
@@ -86,8 +103,14 @@ def _fault(section: type[Section], fault: Mapping[str, Any]) -> str:
         return "missing"
     message = fault["msg"].removeprefix("Value error, ")
     given = fault["input"]
-    shown = "" if isinstance(given, dict | Section) else f"{given!r}: "
+    shown = "" if isinstance(given, dict | Section) else f"{_shown(given)}: "
     return shown + message[0].lower() + message[1:]
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it, in at most SHOWN characters."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _keys_at(section: type[Section], location: tuple) -> list[str]:
@@ -121,15 +144,15 @@ def _select(path: Path, tree: dict[str, Any], selector: str, table: str) -> obje
     if not isinstance(entries, dict) or not entries:
         raise ParamsError(path, table, "must map names to entries")
     if not isinstance(name, str) or name not in entries:
-        raise ParamsError(path, selector, f"{name!r} is not an entry of {table}; allowed: {', '.join(map(str, entries))}")
+        raise ParamsError(path, selector, f"{_shown(name)} is not an entry of {table}; allowed: {', '.join(map(str, entries))}")
     if not NAME.fullmatch(name):
         raise ParamsError(
-            path, selector, f"{name!r}: names have letters, digits, '_', '-' and '.' only, as they name files and rows"
+            path, selector, f"{_shown(name)}: names have letters, digits, '_', '-' and '.' only, as they name files and rows"
         )
     return entries[name]
 
 
 def _whole(path: Path, key: str, value: object, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ParamsError(path, key, f"{value!r}: must be a whole number from {least} to {most}")
+        raise ParamsError(path, key, f"{_shown(value)}: must be a whole number from {least} to {most}")
     return value

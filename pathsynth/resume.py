@@ -25,7 +25,7 @@ from pathsynth.errors import DataError, ProcessError
 from pathsynth.files import read_json, reason, write_json, write_whole
 from pathsynth.measured import processor, versions
 from pathsynth.processes import ALONE, Processes
-from pathsynth.scratch import held, lock_of
+from pathsynth.scratch import held
 from pathsynth.settings import Params
 
 # Seconds between two states, the most work that is lost beside that of one step.
@@ -208,7 +208,6 @@ def _sweep(own: Path) -> None:
             continue
         with suppress(ProcessError, DataError), held(folder, patience=0):
             shutil.rmtree(folder, ignore_errors=True)
-        lock_of(folder).unlink(missing_ok=True)
 
 
 def _newest(folder: Path) -> float:

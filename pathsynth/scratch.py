@@ -57,7 +57,7 @@ def held(folder: Path, patience: float | None = None) -> Iterator[None]:
     """Keeps other processes out of a folder, which is made where it is missing; the system ends this with the process.
 
     Args:
-        folder: its lock is the file FOLDER.lock, which stays.
+        folder: its lock is the file FOLDER.lock, which goes when the folder is gone in the end.
         patience: most seconds to wait for another process, by default PATIENCE.
 
     Raises:
@@ -67,7 +67,8 @@ def held(folder: Path, patience: float | None = None) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     # beside the folder, so that whoever waits for it does not hold the lock of a folder that was removed
-    lock = FileLock(lock_of(folder), timeout=PATIENCE if patience is None else patience)
+    lock_file = folder.with_name(f"{folder.name}.lock")
+    lock = FileLock(lock_file, timeout=PATIENCE if patience is None else patience)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -78,9 +79,7 @@ def held(folder: Path, patience: float | None = None) -> Iterator[None]:
     try:
         yield
     finally:
+        if not folder.exists():
+            # whoever waits for it sees that and locks a new one
+            lock_file.unlink(missing_ok=True)
         lock.release()
-
-
-def lock_of(folder: Path) -> Path:
-    """The file by which a folder is held."""
-    return folder.with_name(f"{folder.name}.lock")

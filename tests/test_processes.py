@@ -150,7 +150,7 @@ def test_training_on_two_processes_follows_the_single_one(training, tiny_base, t
     one, two = (_losses(tmp_path / "curves" / name) for name in ("one", "two"))
     assert len(one) == len(two) == 2
     np.testing.assert_allclose(two, one, rtol=1e-4)
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list((tmp_path / "scratch").glob("pathsynth-*"))
     metrics = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
     assert metrics[0]["images_seen"] == metrics[1]["images_seen"] == 80
 
@@ -264,7 +264,7 @@ def test_a_process_that_is_killed_ends_the_stage_with_one_line(which, tiny_base,
     last = said.read_text().splitlines()[-1]
     assert "error: process " in last and "of 2 was killed by SIGKILL" in last
     assert not (tmp_path / "out").exists() and not (tmp_path / "m.json").exists()
-    assert not list((tmp_path / "scratch").iterdir()), "the latents are gone"
+    assert not list((tmp_path / "scratch").glob("pathsynth-*")), "the latents are gone"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
@@ -283,7 +283,7 @@ def test_a_stage_that_is_ended_leaves_no_process_behind(how, tiny_base, tiny_pre
     if how == signal.SIGINT:
         assert run.returncode == 1 and "Traceback" not in said.read_text()
         assert said.read_text().splitlines()[-1] == "error: ended by SIGINT, and so were its 2 processes"
-        assert not list((tmp_path / "scratch").iterdir())
+        assert not list((tmp_path / "scratch").glob("pathsynth-*"))
 
 
 def _started(base: Path, prepared, folder: Path) -> tuple[subprocess.Popen, Path]:

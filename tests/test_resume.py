@@ -100,7 +100,9 @@ def _run(scratch: Path, params, inputs=(), fails: bool = True, stage: str = "sta
 
 def test_a_run_finds_its_own_state_until_one_has_ended_well(tmp_path, tree):
     params = _params(tmp_path, tree)
-    assert [_run(tmp_path, params, fails=fails) for fails in (True, True, False, True)] == [False, True, True, False]
+    assert [_run(tmp_path, params, fails=fails) for fails in (True, True, False)] == [False, True, True]
+    assert not list((tmp_path / "resume").iterdir()), "nothing is left of what has ended well"
+    assert not _run(tmp_path, params)
 
 
 def test_quota_and_what_is_not_selected_may_change(tmp_path, tree):

@@ -1,0 +1,136 @@
+"""Every stage is ended at any moment and started again: the same outs, and files that are whole or absent.
+
+PATHSYNTH_FAULTS=20 tries twenty moments of each stage, others each time; without it one moment, always the same ones.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import preloaded
+import pytest
+from conftest import graph_stages, run_graph, stage_command, tiny_tree, write_yaml
+
+from pathsynth import resume
+
+MOMENTS = int(os.environ.get("PATHSYNTH_FAULTS", "0"))
+SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 1}
+STAGES = graph_stages()
+# Stages that take long where images are large; the others begin anew.
+RESUMED = {
+    "train_classifier@gate": "goes on after epoch",
+    "train_classifier@judge": "goes on after epoch",
+    "train_lora": "goes on after step",
+    "generate_filtered": "goes on after",
+    "generate_untuned@plain": "goes on after",
+    "measure_usefulness": "",
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny_base) -> Path:
+    """A folder in which all stages have run, with more steps and epochs than elsewhere, so that there is something to lose."""
+    tree = tiny_tree(tiny_base)
+    for role in ("gate", "judge"):
+        tree["benchmarks"]["tiny"]["classifiers"][role]["epochs"] = 4
+    tree["benchmarks"]["tiny"]["generation"].update(images_per_tissue=6, max_attempts=3)
+    tree["loras"]["r2"]["training"]["max_train_steps"] = 24
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_graph(folder, write_yaml(folder / "params.yaml", tree))
+    return folder
+
+
+class Stage:
+    """A stage in a copy of a folder in which all have run."""
+
+    def __init__(self, name: str, whole: Path, folder: Path):
+        self.whole, self.folder, self.said = whole, folder, folder / "said.txt"
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+        _, module, *self._args = stage_command(name, folder, folder / "params.yaml")
+        self._module = module
+        entries = [entry for kind in ("outs", "metrics", "plots") for entry in STAGES[name].get(kind, [])]
+        self.outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["preloaded"])
+
+    def start(self) -> multiprocessing.process.BaseProcess:
+        """Starts it without its outs, which DVC takes away, and with every state saved."""
+        for out in self.outs:
+            path = self.folder / out
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return self.again()
+
+    def again(self) -> multiprocessing.process.BaseProcess:
+        given = (self._module, self._args, {resume.SECONDS_VARIABLE: "0"}, str(self.said))
+        run = self._context.Process(target=preloaded.run, args=given)
+        run.start()
+        return run
+
+    def files(self, folder: Path) -> dict[str, bytes]:
+        """What is in the outs, by path."""
+        paths = [path for out in self.outs for path in (folder / out, *(folder / out).rglob("*")) if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+    def ends_well(self) -> None:
+        """Runs it to its end and compares its outs with those of the undisturbed run."""
+        run = self.again()
+        run.join(120)
+        assert run.exitcode == 0, self.said.read_text()
+        assert self.files(self.folder) == self.files(self.whole)
+
+    def wait(self, run: multiprocessing.process.BaseProcess, until: Callable[[], bool]) -> None:
+        """Waits until something holds, or the stage has ended."""
+        while run.is_alive() and not until():
+            time.sleep(0.002)
+
+
+def _end(run: multiprocessing.process.BaseProcess, how: str, stage: Stage) -> bool:
+    """Ends a stage; whether it was ended and had not come to its own end."""
+    assert run.pid
+    os.kill(run.pid, getattr(signal, how))
+    run.join(60)
+    text = stage.said.read_text() if stage.said.exists() else ""
+    # a signal may come before the command has begun to listen
+    assert run.exitcode in (0, SIGNALS[how], -getattr(signal, how)), text
+    assert "Traceback" not in text or run.exitcode == -getattr(signal, how), text
+    for name, content in stage.files(stage.folder).items():
+        assert ".part" in name or name.startswith("plots/curves") or content == stage.files(stage.whole)[name], name
+    return run.exitcode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_that_is_ended_at_any_moment_ends_with_the_same_outs(name, undisturbed, tmp_path):
+    stage = Stage(name, undisturbed, tmp_path)
+    chance = random.Random() if MOMENTS else random.Random(name)
+    start = time.monotonic()
+    run = stage.start()
+    run.join(120)
+    seconds = time.monotonic() - start
+    assert run.exitcode == 0, stage.said.read_text()
+    for moment in range(max(1, MOMENTS)):
+        how = list(SIGNALS)[moment % len(SIGNALS)] if MOMENTS else chance.choice(list(SIGNALS))
+        run = stage.start()
+        time.sleep(chance.uniform(0, seconds))
+        _end(run, how, stage)
+        stage.ends_well()
+    assert not list((tmp_path / "scratch").glob("resume/*/")), "what has ended well is not kept"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_stage_that_has_saved_something_goes_on_from_there(name, undisturbed, tmp_path):
+    stage = Stage(name, undisturbed, tmp_path)
+    for how in SIGNALS:
+        run = stage.start()
+        stage.wait(run, lambda: bool(list((tmp_path / "scratch").glob("resume/*/times.json"))))
+        assert _end(run, how, stage), "ended too early"
+        stage.ends_well()
+        assert RESUMED[name] in stage.said.read_text()
