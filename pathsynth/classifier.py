@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
 from pathsynth.devices import autocast, filled_up, memory_faults
 from pathsynth.errors import ModelError, one_line
@@ -28,9 +29,9 @@ class ClassifierCard:
     """What is needed to build the network again and to read its answers."""
 
     architecture: str
-    stem: str
-    input_size: int
-    mixed_precision: str
+    stem: Literal["standard", "small"]
+    input_size: Annotated[int, Field(ge=16, le=512)]
+    mixed_precision: Literal["no", "bf16", "fp16"]
     slugs: list[str]
 
 
@@ -200,17 +201,15 @@ def _check_sha256(path: Path, start: str) -> None:
 
 
 def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
-    import pickle
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+    except Exception as error:
+        # a damaged pickle makes the loader stumble in any way
         raise ModelError(path, f"holds no weights: {one_line(error)}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ModelError(path, "holds no weights: a mapping from names to tensors is wanted")
@@ -257,10 +256,10 @@ def load_classifier(folder: Path, device: str, slugs: Sequence[str]) -> Classifi
         if not (folder / part).is_file():
             raise ModelError(folder, f"has no {part}; run the stage train_classifier first")
     try:
-        card = ClassifierCard(**read_json(folder / "config.json"))
+        card = TypeAdapter(ClassifierCard).validate_python(read_json(folder / "config.json"))
         network = build_network(card)
         network.load_state_dict(load_file(folder / "model.safetensors"))
-    except (TypeError, RuntimeError, SafetensorError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         raise ModelError(folder, f"is not a saved classifier: {one_line(error)}") from error
     if card.slugs != list(slugs):
         raise ModelError(folder, f"knows {', '.join(card.slugs)}; expected {', '.join(slugs)}: train it on this data set")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
 
 def one_line(error: BaseException, most: int = 300) -> str:
     """What a library's error says, in one line of at most `most` characters; its type where it says nothing."""
@@ -9,7 +13,14 @@ def one_line(error: BaseException, most: int = 300) -> str:
 
 
 class PathsynthError(Exception):
-    """Base of all errors that end a command with one clear line and exit code 1."""
+    """Base of all errors that end a command with one clear line and exit code 1.
+
+    What files and users have named may stand in the message, so line ends and other controls in it, which could write over what
+    a terminal shows, become spaces.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(CONTROLS.sub(" ", message))
 
 
 class ParamsError(PathsynthError):

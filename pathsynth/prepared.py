@@ -136,6 +136,7 @@ def open_prepared(folder: str | Path, benchmark: str | None = None, labels: Sequ
     folder = Path(folder)
     card = read_json(folder / CARD)
     try:
+        source = dict(card["source"])
         prepared = Prepared(
             folder=folder,
             name=str(card["name"]),
@@ -143,8 +144,8 @@ def open_prepared(folder: str | Path, benchmark: str | None = None, labels: Sequ
             slugs=tuple(card["slugs"]),
             image_size=int(card["image_size"]),
             channels=int(card["channels"]),
-            source=dict(card["source"]),
-            stand_in=bool(card["source"].get("stand_in", False)),
+            source=source,
+            stand_in=bool(source.get("stand_in", False)),
             counts={split: int(card["splits"][split]["images"]) for split in SPLITS},
         )
     except KeyError as error:

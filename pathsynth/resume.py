@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import platform
 import shutil
 import time
@@ -58,7 +57,8 @@ class Saved:
             return None
         try:
             return _read(self.folder / name)
-        except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+        except Exception:
+            # a damaged pickle makes the loader stumble in any way
             self.tell(f"what was saved as {name} is damaged; that part begins anew")
             return None
 

@@ -21,10 +21,10 @@ for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRAC
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# The same few cases each time; HYPOTHESIS_PROFILE=many tries many, and others each time.
+# The same few cases each time; HYPOTHESIS_PROFILE=many tries HYPOTHESIS_CASES, and others each time.
 _shared = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 settings.register_profile("few", max_examples=30, derandomize=True, **_shared)
-settings.register_profile("many", max_examples=20_000, **_shared)
+settings.register_profile("many", max_examples=int(os.environ.get("HYPOTHESIS_CASES", "20000")), **_shared)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
@@ -169,7 +169,7 @@ def run_stage(stage: str, *args: object):
 def stage_command(name: str, folder: Path, params: Path) -> list[str]:
     """The words of a stage's command in dvc.yaml after `python`, with every path but that of the params put into `folder`."""
     _, dash_m, module, *words = graph_stages()[name]["cmd"].split()
-    places = {"metrics", "plots", "logs"}
+    places = {"metrics", "plots", "logs", "scratch"}
     args = [params if word == "params.yaml" else folder / word if "/" in word or word in places else word for word in words]
     command = importlib.import_module(module).main
     own = {option for param in command.params for option in param.opts} - set(words)

@@ -12,11 +12,12 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import preloaded
 import pytest
-from conftest import graph_stages, run_graph, stage_command, tiny_tree, write_yaml
+from conftest import ROOT, graph_stages, run_graph, stage_command, tiny_tree, write_yaml
 
 from pathsynth import resume
 
@@ -59,6 +60,8 @@ class Stage:
         self.outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["preloaded"])
+        # the server imports what is preloaded before it hears of this process's path
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 
     def start(self) -> multiprocessing.process.BaseProcess:
         """Starts it without its outs, which DVC takes away, and with every state saved."""
@@ -94,8 +97,11 @@ class Stage:
 def _end(run: multiprocessing.process.BaseProcess, how: str, stage: Stage) -> bool:
     """Ends a stage; whether it was ended and had not come to its own end."""
     assert run.pid
-    os.kill(run.pid, getattr(signal, how))
+    with suppress(ProcessLookupError):
+        os.kill(run.pid, getattr(signal, how))
+    start = time.monotonic()
     run.join(60)
+    print(how, "ended after", round(time.monotonic() - start, 2), run.exitcode)
     text = stage.said.read_text() if stage.said.exists() else ""
     # a signal may come before the command has begun to listen
     assert run.exitcode in (0, SIGNALS[how], -getattr(signal, how)), text
