@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+from pathsynth.errors import DataError
+from pathsynth.files import reason
 
 
 class Curves:
@@ -20,8 +25,10 @@ class Curves:
             return
         from dvclive import Live
 
+        self._folder = folder
         # dvcyaml: a dvc.yaml of its own would clash with the pipeline's; exp: the pipeline saves experiments, not a stage
-        self._live = Live(str(folder), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
+        with self._faults():
+            self._live = Live(str(folder), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
 
     def __enter__(self) -> Self:
         return self
@@ -29,15 +36,29 @@ class Curves:
     def __exit__(self, *_: object) -> None:
         if not self._live:
             return
-        self._live.end()
-        # DVC would take DVCLive's summary for a curve of one point
-        Path(self._live.metrics_file).unlink(missing_ok=True)
+        with self._faults():
+            self._live.end()
+            # DVC would take DVCLive's summary for a curve of one point
+            Path(self._live.metrics_file).unlink(missing_ok=True)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Turns what DVCLive meets when it writes into one line.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise DataError(self._folder, f"could not be written: {reason(error)}") from error
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to the curve of every name in `values`."""
         if not self._live:
             return
         self._live.step = step
-        for name, value in values.items():
-            self._live.log_metric(name, value)
-        self._live.make_summary()
+        with self._faults():
+            for name, value in values.items():
+                self._live.log_metric(name, value)
+            self._live.make_summary()

@@ -80,7 +80,7 @@ def tiny_tree(base: Path | str = "base") -> dict:
         "learning_rate": 1e-3, "weight_decay": 0.0, "lr_scheduler": "one_cycle", "label_smoothing": 0.0,
         "mixed_precision": "no", "augmentation": augmentation, "seed": 1,
     }  # fmt: skip
-    judge = classifier | {"architecture": "shufflenet_v2_x0_5", "seed": 2}
+    judge = classifier | {"architecture": "squeezenet1_1", "seed": 2}
     from pathsynth import labels
 
     benchmark = {

@@ -10,16 +10,20 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import preloaded
+import psutil
 import pytest
 from conftest import ROOT, graph_stages, run_graph, stage_command, tiny_tree, write_yaml
 
 from pathsynth import resume
+from pathsynth.params import read_yaml
 
 MOMENTS = int(os.environ.get("PATHSYNTH_FAULTS", "0"))
 SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 1}
@@ -57,7 +61,9 @@ class Stage:
         _, module, *self._args = stage_command(name, folder, folder / "params.yaml")
         self._module = module
         entries = [entry for kind in ("outs", "metrics", "plots") for entry in STAGES[name].get(kind, [])]
-        self.outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+        outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+        # the report is no out, as it shows times; those that are shown are the same here
+        self.outs = outs or ["reports/report.html"]
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["preloaded"])
         # the server imports what is preloaded before it hears of this process's path
@@ -76,6 +82,20 @@ class Stage:
         run.start()
         return run
 
+    def by_command(self) -> subprocess.Popen:
+        """Starts it as DVC does."""
+        command = [sys.executable, "-m", self._module, *self._args]
+        with open(self.said, "w") as file:
+            return subprocess.Popen(command, cwd=ROOT, stderr=file, env=os.environ | {resume.SECONDS_VARIABLE: "0"})
+
+    def seconds(self) -> float:
+        """How long an undisturbed run takes."""
+        start = time.monotonic()
+        run = self.start()
+        run.join(120)
+        assert run.exitcode == 0, self.said.read_text()
+        return time.monotonic() - start
+
     def files(self, folder: Path) -> dict[str, bytes]:
         """What is in the outs, by path."""
         paths = [path for out in self.outs for path in (folder / out, *(folder / out).rglob("*")) if path.is_file()]
@@ -88,6 +108,28 @@ class Stage:
         assert run.exitcode == 0, self.said.read_text()
         assert self.files(self.folder) == self.files(self.whole)
 
+    def outs_on(self, disk: Path) -> None:
+        """Has the folders of its outs and of what it needs meanwhile on another disk, where what else is in them is seen too."""
+        for name in self._places():
+            aside = self.folder / f"{name}_aside"
+            (self.folder / name).mkdir(exist_ok=True)
+            (self.folder / name).rename(aside)
+            (self.folder / name).symlink_to(disk / name)
+            (disk / name).mkdir()
+            for path in aside.iterdir():
+                if not any(f"{out}/".startswith(f"{name}/{path.name}/") for out in self.outs):
+                    (disk / name / path.name).symlink_to(path)
+
+    def outs_back(self) -> None:
+        """Takes the other disk away again."""
+        for name in self._places():
+            if (self.folder / f"{name}_aside").exists():
+                (self.folder / name).unlink()
+                (self.folder / f"{name}_aside").rename(self.folder / name)
+
+    def _places(self) -> list[str]:
+        return sorted({out.split("/")[0] for out in self.outs} | {"scratch", "logs"})
+
     def wait(self, run: multiprocessing.process.BaseProcess, until: Callable[[], bool]) -> None:
         """Waits until something holds, or the stage has ended."""
         while run.is_alive() and not until():
@@ -99,9 +141,7 @@ def _end(run: multiprocessing.process.BaseProcess, how: str, stage: Stage) -> bo
     assert run.pid
     with suppress(ProcessLookupError):
         os.kill(run.pid, getattr(signal, how))
-    start = time.monotonic()
     run.join(60)
-    print(how, "ended after", round(time.monotonic() - start, 2), run.exitcode)
     text = stage.said.read_text() if stage.said.exists() else ""
     # a signal may come before the command has begun to listen
     assert run.exitcode in (0, SIGNALS[how], -getattr(signal, how)), text
@@ -115,16 +155,11 @@ def _end(run: multiprocessing.process.BaseProcess, how: str, stage: Stage) -> bo
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_is_ended_at_any_moment_ends_with_the_same_outs(name, undisturbed, tmp_path):
     stage = Stage(name, undisturbed, tmp_path)
-    chance = random.Random() if MOMENTS else random.Random(name)
-    start = time.monotonic()
-    run = stage.start()
-    run.join(120)
-    seconds = time.monotonic() - start
-    assert run.exitcode == 0, stage.said.read_text()
+    chance, longest = (random.Random(), stage.seconds()) if MOMENTS else (random.Random(name), 1.0)
     for moment in range(max(1, MOMENTS)):
         how = list(SIGNALS)[moment % len(SIGNALS)] if MOMENTS else chance.choice(list(SIGNALS))
         run = stage.start()
-        time.sleep(chance.uniform(0, seconds))
+        time.sleep(chance.uniform(0, longest))
         _end(run, how, stage)
         stage.ends_well()
     assert not list((tmp_path / "scratch").glob("resume/*/")), "what has ended well is not kept"
@@ -134,9 +169,71 @@ def test_a_stage_that_is_ended_at_any_moment_ends_with_the_same_outs(name, undis
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_stage_that_has_saved_something_goes_on_from_there(name, undisturbed, tmp_path):
     stage = Stage(name, undisturbed, tmp_path)
-    for how in SIGNALS:
+    for how in list(SIGNALS)[: 3 if MOMENTS else 1]:
         run = stage.start()
         stage.wait(run, lambda: bool(list((tmp_path / "scratch").glob("resume/*/times.json"))))
         assert _end(run, how, stage), "ended too early"
         stage.ends_well()
         assert RESUMED[name] in stage.said.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MOMENTS, reason="three runs on two processes, for make faults")
+def test_a_training_whose_worker_was_killed_goes_on_to_the_same_weights(undisturbed, tmp_path):
+    tree = read_yaml(undisturbed / "params.yaml") | {"processes": 2}
+    whole = tmp_path / "whole"
+    shutil.copytree(undisturbed, whole)
+    write_yaml(whole / "params.yaml", tree)
+    Stage("train_lora", whole, whole).by_command().wait()
+    stage = Stage("train_lora", whole, tmp_path / "killed")
+    run = stage.by_command()
+    while run.poll() is None and not list(stage.folder.glob("scratch/resume/*/times.json")):
+        time.sleep(0.01)
+    workers = psutil.Process(run.pid).children()
+    workers[1].kill()
+    assert run.wait(90) == 1 and "of 2 was killed by SIGKILL" in stage.said.read_text()
+    assert stage.by_command().wait(90) == 0
+    assert "goes on after step" in stage.said.read_text()
+    assert stage.files(stage.folder) == stage.files(whole)
+
+
+DISKS = {"full": ("size=4k", "No space left on device"), "read-only": ("size=1m", "Read-only file system")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.parametrize("kind", DISKS)
+@pytest.mark.parametrize("name", STAGES)
+def test_a_disk_that_takes_nothing_is_one_line_and_the_next_run_ends_well(name, kind, undisturbed, tmp_path):
+    if not MOMENTS and (kind == "read-only") == (name in RESUMED):
+        pytest.skip("for make faults")
+    stage, disk, (size, said) = Stage(name, undisturbed, tmp_path / "run"), tmp_path / "disk", DISKS[kind]
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], check=False).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        stage.outs_on(disk)
+        if kind == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        run = stage.again()
+        run.join(120)
+        text = stage.said.read_text()
+        assert run.exitcode == 1, text
+        assert text.count("error: ") == 1 and said in text and "Traceback" not in text
+    finally:
+        stage.outs_back()
+        subprocess.run(["umount", disk], check=True)
+    stage.ends_well()
+
+
+@pytest.mark.parametrize("name", ["prepare", "train_classifier@gate"])
+def test_a_file_where_a_folder_is_to_be_is_one_line_and_stays(name, undisturbed, tmp_path):
+    stage = Stage(name, undisturbed, tmp_path)
+    place = (tmp_path / stage.outs[0]).parent
+    place.rename(tmp_path / "aside")
+    place.write_text("mine")
+    run = stage.again()
+    run.join(120)
+    text = stage.said.read_text()
+    assert run.exitcode == 1 and f"error: {place}" in text and "Traceback" not in text
+    assert place.read_text() == "mine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -85,3 +86,44 @@ def test_comparison_is_made_from_what_dvc_knows(workspace):
         subprocess.run(["git", *args], cwd=workspace, check=True)
     run = subprocess.run([sys.executable, "-m", "pathsynth.compare"], cwd=workspace, capture_output=True, text=True, check=True)
     assert "| `r2` | plain |" in run.stdout
+
+
+def _object_of(folder: Path, out: str, name: str) -> Path:
+    """The file of an out in DVC's cache."""
+    from pathsynth.params import read_yaml
+
+    def cached(checksum: str) -> Path:
+        return folder / ".dvc" / "cache" / "files" / "md5" / checksum[:2] / checksum[2:]
+
+    stages = read_yaml(folder / "dvc.lock")["stages"].values()
+    whole = next(entry["md5"] for stage in stages for entry in stage.get("outs", []) if entry["path"] == out)
+    return cached(next(entry["md5"] for entry in json.loads(cached(whole).read_text()) if entry["relpath"] == name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["a bit flipped", "cut short"])
+def test_a_damaged_object_of_the_cache_is_made_anew(damage, workspace):
+    before, path = _lock(workspace), _object_of(workspace, "models/gate", "model.safetensors")
+    content = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if damage == "a bit flipped" else content[:1000])
+    shutil.rmtree(workspace / "models" / "gate")
+    assert "Running stage 'train_classifier@gate'" in dvc(workspace, "repro")
+    assert path.read_bytes() == (workspace / "models" / "gate" / "model.safetensors").read_bytes() == content
+    assert _lock(workspace) == before
+
+
+@pytest.mark.slow
+def test_of_two_runs_at_once_one_ends_well_and_the_other_says_why_it_does_not(workspace):
+    before = _lock(workspace)
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "train_classifier@gate"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    runs = [subprocess.Popen(command, cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [run.communicate(timeout=120)[1] for run in runs]
+    assert "Traceback" not in "".join(said)
+    ended_well = [run.returncode == 0 for run in runs]
+    assert any(ended_well)
+    for well, text in zip(ended_well, said, strict=True):
+        assert well or re.search("busy|Unable to acquire lock", text), text
+    dvc(workspace, "repro")
+    assert _lock(workspace) == before
