@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -126,11 +127,19 @@ class Slots:
         """One row per attempt, by tissue, slot and attempt, with the columns of `ATTEMPT_COLUMNS`."""
         import pandas as pd
 
-        rows = []
-        for tissue, slot, attempt, seen, sure, _ in sorted(self._rows()):
-            seed = Attempt(tissue, slot, attempt).seed(self.seed)
-            rows.append((slugs[tissue], slot, attempt, seed, slugs[seen], sure, int(seen == tissue)))
-        return pd.DataFrame(rows, columns=list(ATTEMPT_COLUMNS))
+        # a few bytes for a number, where a list of Python's would take hundreds for an attempt
+        columns = [array(kind) for kind in "qqqqd"]
+        for row in self._rows():
+            for column, value in zip(columns, row, strict=False):
+                column.append(value)
+        tissue, slot, attempt, seen, sure = (np.asarray(column) for column in columns)
+        order = np.lexsort((attempt, slot, tissue))
+        tissue, slot, attempt, seen = tissue[order], slot[order], attempt[order], seen[order]
+        tries = zip(tissue.tolist(), slot.tolist(), attempt.tolist(), strict=True)
+        seeds = np.fromiter((Attempt(*each).seed(self.seed) for each in tries), np.int64, len(order))
+        names = np.array(slugs, dtype=object)
+        values = (names[tissue], slot, attempt, seeds, names[seen], sure[order], (seen == tissue).astype(np.int64))
+        return pd.DataFrame(dict(zip(ATTEMPT_COLUMNS, values, strict=True)))
 
     def _number(self, tissue: int, slot: int) -> int:
         return tissue * self.per_tissue + slot

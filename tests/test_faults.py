@@ -109,7 +109,7 @@ class Stage:
         assert self.files(self.folder) == self.files(self.whole)
 
     def outs_on(self, disk: Path) -> None:
-        """Has the folders of its outs and of what it needs meanwhile on another disk, where what else is in them is seen too."""
+        """Has the folders of its outs and of what it needs meanwhile on another disk, and sees there what else is in them."""
         for name in self._places():
             aside = self.folder / f"{name}_aside"
             (self.folder / name).mkdir(exist_ok=True)
