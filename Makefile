@@ -55,10 +55,28 @@ test-gpu: $(READY) ## run the checks that need a GPU, at Stable Diffusion 1.5's 
 	$(BIN)/python -m pytest -m gpu
 
 .PHONY: lint
-lint: $(READY) ## check style, format and types
+lint: $(READY) ## check style, format and types, and packages for known weaknesses
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
+
+.PHONY: faults
+faults: $(READY) ## end every stage at 20 random moments and start it again, and try full disks
+	PATHSYNTH_FAULTS=20 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_long_run.py
+
+.PHONY: fuzz
+fuzz: $(READY) ## try 20 000 damaged files on every reader, and properties on as many cases
+	HYPOTHESIS_PROFILE=many $(BIN)/python -m pytest tests/test_fuzz.py tests/test_properties.py
+
+.PHONY: verify
+verify: $(READY) ## run the benchmark anew in a clone and compare all it makes with what is committed
+	rm -rf scratch/verify
+	git clone --quiet . scratch/verify
+	cd scratch/verify && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	cd scratch/verify && "$(CURDIR)/$(BIN)/python" -m pathsynth.compare --readme README.md
+	cd scratch/verify && git diff --stat --exit-code
+	@echo 'verified: dvc.lock, metrics, plots and README are what a fresh run gives'
 
 .PHONY: clean
 clean: ## remove caches, logs and scratch files; data, models and .venv stay
