@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
-from conftest import write_yaml
+from conftest import ROOT, write_yaml
 from fake_results import SLUGS, write_run
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -417,3 +418,9 @@ def test_scores_that_cannot_be_had_are_said_in_the_readme(tmp_path):
     table = score_table(evaluation, usefulness)
     for text in ("images: 0, at least 6 are needed", "not defined (no images)", "not defined (not twice as many)"):
         assert text in table
+
+
+def test_the_tables_in_the_readme_are_those_of_the_committed_results():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    filled = compare.fill_readme(text, pd.read_csv(ROOT / "results" / "experiments.csv"))
+    assert compare.fill_scores(filled, ROOT) == text
