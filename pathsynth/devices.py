@@ -37,12 +37,21 @@ class Stream(IntEnum):
     DRAWN = 10
 
 
-def pick_device() -> str:
-    """A GPU where there is one, this process's own where there are several processes, else `cpu`."""
+def pick_device(deterministic: bool = False) -> str:
+    """A GPU where there is one, this process's own where there are several processes, else `cpu`.
+
+    Args:
+        deterministic: whether a GPU may use no kernel whose sums come in another order each time. On a CPU none do.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return "cpu"
+    if deterministic:
+        # read by cuBLAS when it is first used
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
 
 

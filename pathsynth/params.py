@@ -34,7 +34,7 @@ def load_params(path: Path) -> Params:
         ParamsError: one line: file, key, value, what is allowed.
     """
     tree = read_yaml(path)
-    expected = ["seed", "processes", "benchmark", "lora", "benchmarks", "loras"]
+    expected = ["seed", "deterministic", "processes", "benchmark", "lora", "benchmarks", "loras"]
     for key in [*tree, *expected]:
         if key not in expected:
             raise ParamsError(path, key, f"unknown key; allowed: {', '.join(expected)}")
@@ -44,6 +44,7 @@ def load_params(path: Path) -> Params:
     lora = _select(path, tree, "lora", "loras")
     return Params(
         seed=_whole(path, "seed", tree["seed"], 0, 2**32 - 1),
+        deterministic=_switch(path, "deterministic", tree["deterministic"]),
         processes=_whole(path, "processes", tree["processes"], 1, 1024),
         benchmark_name=tree["benchmark"],
         lora_name=tree["lora"],
@@ -150,6 +151,12 @@ def _select(path: Path, tree: dict[str, Any], selector: str, table: str) -> obje
             path, selector, f"{_shown(name)}: names have letters, digits, '_', '-' and '.' only, as they name files and rows"
         )
     return entries[name]
+
+
+def _switch(path: Path, key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ParamsError(path, key, f"{_shown(value)}: must be true or false")
+    return value
 
 
 def _whole(path: Path, key: str, value: object, least: int, most: int) -> int:

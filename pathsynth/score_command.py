@@ -76,7 +76,7 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
         result, sheets = score_sets(_as_sets(raw, bench), params, bench, folder)
         if useful:
             settings = params.benchmark.evaluation.usefulness
-            given = (bench.prepared, raw, settings, params.seed, pick_device(), params_path.parent)
+            given = (bench.prepared, raw, settings, params.seed, pick_device(params.deterministic), params_path.parent)
             shared["usefulness"] = usefulness(*given, trained_on="raw")
         _write(part, params, name or archive.name, result, sheets, shared)
     click.echo(f"{headlines(result.metrics)}\n\nlook at {out / 'report.html'}; all scores are in {out / 'metrics'}")

@@ -51,7 +51,7 @@ def open_bench(params: Params, folder: Path, prepared: Path, observed: Path, gat
         DataError, ModelError, FetchError: something is missing, damaged, or does not belong to the rest.
     """
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
-    filtering, judging = load_pair(gate, judge, pick_device(), data.slugs)
+    filtering, judging = load_pair(gate, judge, pick_device(params.deterministic), data.slugs)
     extractor = load_extractor(params.benchmark.evaluation.realism.features, folder, judging.device, judging)
     colour, real = open_real(observed, data, extractor, (gate, judge))
     return Bench(data, real, Observers(filtering, judging, colour, extractor))

@@ -464,9 +464,13 @@ class LoraSettings(Section):
 
 
 class Params(Section):
-    """What the two selectors select, and on how many processes of this machine LoRA training and generation run."""
+    """What the two selectors select, and on how many processes of this machine LoRA training and generation run.
+
+    `deterministic` keeps a GPU from kernels whose sums come in another order each time.
+    """
 
     seed: NonNegativeInt
+    deterministic: bool
     processes: PositiveInt
     benchmark_name: str
     lora_name: str

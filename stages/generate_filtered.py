@@ -34,8 +34,8 @@ def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
     folder = locate_base(base, params_path.parent)
     if run_on(params.processes):
         return
-    classifier = load_classifier(gate, pick_device(), dataset.slugs)
-    pipeline = load_base(folder, pick_device(), base.variant)
+    classifier = load_classifier(gate, pick_device(params.deterministic), dataset.slugs)
+    pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
     attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
     gate_scores = read_json(gate_metrics)
     prompts = params.benchmark.texts(params.lora.prompts)

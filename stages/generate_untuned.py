@@ -26,7 +26,7 @@ def main(params_path, prompts, out, scratch):
     folder = locate_base(base, params_path.parent)
     if run_on(params.processes):
         return
-    pipeline = load_base(folder, pick_device(), base.variant)
+    pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
     texts = params.benchmark.texts(prompts)
     sampler = Sampler(pipeline, texts, settings, params.seed, dataset.image_size, dataset.channels)
     with joined() as processes, resumable(scratch, f"generate_untuned-{prompts}", params, [folder], processes) as saved:

@@ -35,7 +35,7 @@ def main(params_path, prepared, generated, out, scratch, logs):
     ):
         synthetic = LabelledImages(*read_generated(generated / "accepted.npz", folder))
         check_labels(generated / "accepted.npz", synthetic.labels, data.slugs)
-        given = (data, synthetic, settings, params.seed, pick_device(), params_path.parent)
+        given = (data, synthetic, settings, params.seed, pick_device(params.deterministic), params_path.parent)
         write_json(out, usefulness(*given, trained_on="accepted", saved=saved))
 
 

@@ -26,7 +26,8 @@ from pathsynth.sampling import drawn
 @reports_errors
 def main(params_path, prepared, gate, judge, out, metrics):
     """Looks at all real images once, so that every generated set can be compared with them."""
-    params, device = load_params(params_path), pick_device()
+    params = load_params(params_path)
+    device = pick_device(params.deterministic)
     settings = params.benchmark.evaluation
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
     filtering, judging = load_pair(gate, judge, device, data.slugs)

@@ -29,7 +29,7 @@ def main(params_path, role, prepared, out, metrics, curves, scratch):
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
     with resumable(scratch, f"train_classifier-{role}", params, [prepared]) as saved:
         with Curves(curves) as log:
-            given = (data, settings, params.seed, pick_device(), log, params_path.parent)
+            given = (data, settings, params.seed, pick_device(params.deterministic), log, params_path.parent)
             classifier, scores = train_classifier(*given, saved=saved)
         save_classifier(out, classifier)
         write_json(metrics, scores)

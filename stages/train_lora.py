@@ -36,7 +36,7 @@ def main(params_path, prepared, out, metrics, curves, scratch, logs):
     folder = locate_base(base, params_path.parent)
     if run_on(params.processes, scratch):
         return
-    pipeline = load_base(folder, pick_device(), base.variant)
+    pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
     checksum = unet_sha256(folder, base.variant)
     with (
         joined() as processes,

@@ -111,6 +111,7 @@ def tiny_tree(base: Path | str = "base") -> dict:
     }  # fmt: skip
     return {
         "seed": 7,
+        "deterministic": False,
         "processes": 1,
         "benchmark": "tiny",
         "lora": "r2",

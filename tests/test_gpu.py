@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_graph, stage_command, tiny_lora, tiny_tree, write_yaml
+from conftest import ROOT, graph_stages, run_graph, stage_command, tiny_lora, tiny_tree, write_yaml
 
 from benchmarks.random_base import random_base
 from pathsynth import labels
@@ -125,3 +126,43 @@ def test_every_stage_runs_on_a_gpu_and_two_do_what_one_does(tiny_base, tmp_path)
     with np.load(tmp_path / "one/data/generated/raw.npz") as first, np.load(tmp_path / "two/data/generated/raw.npz") as second:
         assert (first["train_labels"] == second["train_labels"]).all()
         assert np.abs(first["train_images"].astype(int) - second["train_images"]).mean() < PIXEL_BOUND
+
+
+def test_deterministic_is_asked_of_torch_where_there_is_a_gpu(monkeypatch):
+    import torch
+
+    from pathsynth.devices import pick_device
+
+    asked = []
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device(True) == "cpu" and asked == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device(False) == "cuda" and asked == []
+    assert pick_device(True) == "cuda" and asked == [True]
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+
+
+@pytest.mark.gpu
+def test_two_deterministic_runs_on_a_gpu_are_the_same(tiny_base, tmp_path):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    made = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        params = write_yaml(folder / "params.yaml", tiny_tree(tiny_base) | {"deterministic": True})
+        for stage in graph_stages():
+            done = subprocess.run(
+                [sys.executable, *stage_command(stage, folder, params)], cwd=ROOT, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+        kept = [
+            path for part in ("data", "metrics", "models", "plots") for path in (folder / part).rglob("*") if path.is_file()
+        ]
+        made.append({path.relative_to(folder): path.read_bytes() for path in kept})
+    assert made[0] == made[1]

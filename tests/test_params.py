@@ -84,7 +84,7 @@ def _medmnist(**changes):
 HALVES = {"weight_dtype": "fp16", "mixed_precision": "bf16"}
 T, L = ("benchmarks", "tiny"), ("loras", "r2")
 MISTAKES = {
-    "unknown top key": (_set("sede", 1), "sede: unknown key; allowed: seed, processes, benchmark"),
+    "unknown top key": (_set("sede", 1), "sede: unknown key; allowed: seed, deterministic, processes, benchmark"),
     "missing top key": (_set("seed", KeyError), "seed: missing"),
     "unknown lora": (_set("lora", "r9"), "lora: 'r9' is not an entry of loras; allowed: r2, r3"),
     "unknown benchmark": (_set("benchmark", "moon"), "benchmark: 'moon' is not an entry of benchmarks; allowed: tiny"),
@@ -170,6 +170,7 @@ MISTAKES = {
         _set(*T, "generation", tiny_tree()["benchmarks"]["tiny"]["generation"] | HALVES),
         "benchmarks.tiny.generation: weight_dtype: 'fp16' needs mixed_precision: no or fp16",
     ),
+    "deterministic is a word": (_set("deterministic", "maybe"), "deterministic: 'maybe': must be true or false"),
     "no process": (_set("processes", 0), "processes: 0: must be a whole number from 1 to 1024"),
     "entry is no mapping": (_set("loras", "r2", 4), "loras.r2: 4: input should be"),
 }  # fmt: skip
