@@ -157,12 +157,9 @@ def test_two_deterministic_runs_on_a_gpu_are_the_same(tiny_base, tmp_path):
         folder.mkdir()
         params = write_yaml(folder / "params.yaml", tiny_tree(tiny_base) | {"deterministic": True})
         for stage in graph_stages():
-            done = subprocess.run(
-                [sys.executable, *stage_command(stage, folder, params)], cwd=ROOT, capture_output=True, text=True
-            )
+            command = [sys.executable, *stage_command(stage, folder, params)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
-        kept = [
-            path for part in ("data", "metrics", "models", "plots") for path in (folder / part).rglob("*") if path.is_file()
-        ]
-        made.append({path.relative_to(folder): path.read_bytes() for path in kept})
+        outs = [path for part in ("data", "metrics", "models", "plots") for path in (folder / part).rglob("*")]
+        made.append({path.relative_to(folder): path.read_bytes() for path in outs if path.is_file()})
     assert made[0] == made[1]
