@@ -63,7 +63,7 @@ lint: $(READY) ## check style, format and types, and packages for known weakness
 
 .PHONY: faults
 faults: $(READY) ## end every stage at 20 random moments and start it again, and try full disks
-	PATHSYNTH_FAULTS=20 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_long_run.py
+	PATHSYNTH_FAULTS=20 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_long_run.py tests/test_pipeline.py
 
 .PHONY: fuzz
 fuzz: $(READY) ## try 20 000 damaged files on every reader, and properties on as many cases

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+NO_NETWORK = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "Failed to resolve", "ServiceError")
 # Advisories that do not concern this project, each with the reason.
 IGNORED: dict[str, str] = {}
 
@@ -15,18 +16,20 @@ def main() -> int:
     """Audits the environment; 1 where a package has a known weakness."""
     ignored = [word for name in IGNORED for word in ("--ignore-vuln", name)]
     command = [sys.executable, "-m", "pip_audit", "--local", "--format", "json", "--progress-spinner", "off", *ignored]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    code, message = verdict(done.stdout)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    code, message = verdict(done.stdout, done.stderr)
     print(message)
     return code
 
 
-def verdict(answer: str) -> tuple[int, str]:
-    """Exit code and words for what pip-audit has printed."""
+def verdict(answer: str, said: str = "") -> tuple[int, str]:
+    """Exit code and words for what pip-audit has printed, and said beside it."""
     try:
         packages: list[dict[str, Any]] = list(json.loads(answer)["dependencies"])
     except (ValueError, KeyError, TypeError):
-        return 0, "audit: no advisories within reach, nothing was audited"
+        if any(words in said for words in NO_NETWORK):
+            return 0, "audit: no advisories within reach, nothing was audited"
+        return 1, f"audit: pip-audit gives no answer\n{said}"
     weak = [(package["name"], package["version"], weakness) for package in packages for weakness in package.get("vulns", ())]
     if weak:
         lines = [

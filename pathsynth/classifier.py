@@ -6,16 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from pathsynth.devices import autocast, filled_up, memory_faults
 from pathsynth.errors import ModelError, one_line
 from pathsynth.files import located, read_json, sha256_of, write_json, write_safetensors
 from pathsynth.pixels import as_batch
-from pathsynth.settings import ClassifierSettings
+from pathsynth.settings import ClassifierSettings, InputSize, MixedPrecision, Stem
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,9 @@ class ClassifierCard:
     """What is needed to build the network again and to read its answers."""
 
     architecture: str
-    stem: Literal["standard", "small"]
-    input_size: Annotated[int, Field(ge=16, le=512)]
-    mixed_precision: Literal["no", "bf16", "fp16"]
+    stem: Stem
+    input_size: InputSize
+    mixed_precision: MixedPrecision
     slugs: list[str]
 
 
@@ -163,6 +163,11 @@ def pretrained(settings: ClassifierSettings, folder: Path) -> Mapping[str, torch
     if settings.weights == "imagenet":
         return _from_torchvision(settings.architecture)
     return read_weights(located(folder, settings.weights), settings.weights_sha256)
+
+
+def own_weights(settings: ClassifierSettings, folder: Path) -> list[Path]:
+    """The local file of weights that the settings name, as a list that is empty where they name none."""
+    return [] if settings.weights in ("none", "imagenet") else [located(folder, settings.weights)]
 
 
 def _from_torchvision(architecture: str) -> Mapping[str, torch.Tensor]:

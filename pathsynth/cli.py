@@ -28,7 +28,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def reports_errors(command: Callable) -> Callable:
-    """Ends a click command on a PathsynthError with its one line on stderr and exit code 1; on SIGTERM in order, with 143."""
+    """Ends a click command on a PathsynthError with its one line on stderr and exit code 1.
+
+    SIGTERM ends it in order, with 143; where a stage has started several processes, with 1, as any end of theirs.
+    """
 
     @functools.wraps(command)
     def run(*args, **kwargs):
@@ -63,6 +66,8 @@ def _orderly_end() -> Iterator[None]:
 
 
 def _unwind(number: int, _: object) -> NoReturn:
+    # a second one, such as to the group after the process, does not break off what tidies up
+    signal.signal(number, signal.SIG_IGN)
     # Python's stream may be in use by what was interrupted
     os.write(2, f"error: ended by {signal.Signals(number).name}\n".encode())
     raise SystemExit(128 + number)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# Of terminals, lines and the direction of writing.
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import struct
 import tokenize
 import zipfile
@@ -66,7 +67,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
             earlier file at `path` is as it was.
     """
     path = Path(path)
-    part = _part(path, str(os.getpid()))
+    part = _part(path, f"{_machine()}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_dead_parts(path)
@@ -89,11 +90,16 @@ def _part(path: Path, process: str) -> Path:
 def _remove_dead_parts(path: Path) -> None:
     """Removes what killed processes have left of the same file; beside outs it would be taken for a part of them."""
     escaped = path.with_name(glob.escape(path.name))
-    for part in path.parent.glob(_part(escaped, "*").name):
-        process = part.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]
+    for part in path.parent.glob(_part(escaped, f"{glob.escape(_machine())}-*").name):
+        process = part.name.removesuffix(f".part{path.suffix}").rpartition("-")[2]
         if process.isdecimal() and not _alive(int(process)):
             with suppress(OSError):
                 part.unlink()
+
+
+def _machine() -> str:
+    """The machine's name: on a shared disk the number of a process means nothing to others."""
+    return platform.node().partition(".")[0]
 
 
 def _alive(process: int) -> bool:

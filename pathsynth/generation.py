@@ -6,7 +6,7 @@ processes. On a CPU an image is the same in any batch, byte for byte; on a GPU a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +91,7 @@ def _tried(
     draw: Callable[[list[Attempt]], np.ndarray],
     answer: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     slots: Slots,
-    recorded: Mapping[Attempt, int],
+    recorded: dict[Attempt, int],
     batch_size: int,
     processes: Processes,
 ) -> Iterator[tuple[Attempt, int]]:
@@ -106,7 +106,8 @@ def _tried(
     for batch, found in processes.share(in_batches(attempts, batch_size), look):
         if found is not None:
             slots.add(batch, *found)
-        seen = [recorded[attempt] for attempt in batch] if found is None else found[1].tolist()
+        # looked up once each, so the record takes less and less memory
+        seen = [recorded.pop(attempt) for attempt in batch] if found is None else found[1].tolist()
         yield from zip(batch, seen, strict=True)
 
 
@@ -175,11 +176,9 @@ class Sampler:
                 output_type="pt",
             ).images
 
-    def draw_all(self, attempts: list[Attempt], processes: Processes = ALONE) -> np.ndarray:
-        """The same for any number of attempts, a batch at a time, shared by the processes."""
-        batches = in_batches(attempts, self.batch_size)
-        done = bar(processes.share(batches, self), "drawing images", len(batches))
-        return np.concatenate([images for _, images in done])
+    def draw_all(self, attempts: list[Attempt]) -> np.ndarray:
+        """The same for any number of attempts, a batch at a time."""
+        return np.concatenate([self(batch) for batch in in_batches(attempts, self.batch_size)])
 
 
 def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:

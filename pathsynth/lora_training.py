@@ -76,9 +76,9 @@ def train_lora(
     with shared_folder(scratch, processes) as folder:
         run = _set_up(pipeline, prepared, prompts, settings, draws, folder, processes)
         with training_attention(pipeline.device.type, math.prod(draws.shape[1:])):
-            losses = _loop(run, draws, settings, log, saved)
+            losses = _loop(run, draws, settings, log, saved, processes)
     # a loss tells of the weights before its own step, so the last step shows here alone
-    if not all(bool(parameter.isfinite().all()) for parameter in run.parameters):
+    if not _finite(run.parameters):
         raise TrainingError("the last step made weights that are no numbers; lower optimizer.learning_rate")
     return {
         "trainable_parameters": sum(parameter.numel() for parameter in run.parameters),
@@ -139,13 +139,20 @@ class _Run:
         self.schedule.load_state_dict(state["schedule"])
         if self.average:
             self.average.load_state_dict(state["average"])
+            # it takes the tensors as they are, and those of a state are on the CPU
+            self.average.to(self.parameters[0].device)
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
 
 
 def _loop(
-    run: _Run, draws: Draws, settings: LoraSettings, log: Callable[[int, dict[str, float]], None], saved: Saved
+    run: _Run,
+    draws: Draws,
+    settings: LoraSettings,
+    log: Callable[[int, dict[str, float]], None],
+    saved: Saved,
+    processes: Processes,
 ) -> list[float]:
     """All optimiser steps that are left; the losses of all."""
     training = settings.training
@@ -157,6 +164,8 @@ def _loop(
         saved.tell(f"the training goes on after step {len(losses)} of {training.max_train_steps}")
         for point in points:
             log(*point)
+    if len(set(processes.gather(len(losses)))) > 1:
+        raise TrainingError(f"the processes do not go on from the same step; remove {saved.folder} to begin anew")
     remedy = (
         f"lower training.train_batch_size ({training.train_batch_size}) and raise gradient_accumulation_steps "
         f"({training.gradient_accumulation_steps}) by the same factor, which trains the same; "
@@ -181,11 +190,16 @@ def _loop(
             steps.set_postfix(loss=f"{recent:.4f}")
             points.append((step, {"train/loss": recent, "train/learning_rate": learning_rate}))
             log(*points[-1])
-        if saved.due():
+        # weights that the next loss would refuse are not gone on with
+        if saved.due() and _finite(run.parameters):
             saved.put(STATE, {"run": run.state_dict(), "losses": losses, "points": points})
     if run.average:
         run.average.copy_to(run.parameters)
     return losses
+
+
+def _finite(parameters: list[torch.nn.Parameter]) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in parameters)
 
 
 def _draws(pipeline: StableDiffusionPipeline, prepared: Prepared, settings: LoraSettings, seed: int) -> Draws:

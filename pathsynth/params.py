@@ -74,11 +74,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _values(tree: Any, known: dict[int, float]) -> float:
     """How many values a tree has where each alias counts as what it stands for; infinitely many for one that holds itself."""
-    if not isinstance(tree, dict | list | set):
+    if not isinstance(tree, dict | list | set | tuple):
         return 1
     if id(tree) not in known:
         known[id(tree)] = math.inf
-        known[id(tree)] = sum(_values(value, known) for value in (tree.values() if isinstance(tree, dict) else tree))
+        parts = [*tree.keys(), *tree.values()] if isinstance(tree, dict) else tree
+        known[id(tree)] = sum(_values(part, known) for part in parts)
     return known[id(tree)]
 
 
@@ -110,7 +111,11 @@ def _fault(section: type[Section], fault: Mapping[str, Any]) -> str:
 
 def _shown(value: object) -> str:
     """A value as Python writes it, in at most SHOWN characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 

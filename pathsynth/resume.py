@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -27,7 +28,7 @@ from pathsynth.processes import ALONE, Processes
 from pathsynth.scratch import held
 from pathsynth.settings import Params
 
-# Seconds between two states, the most work that is lost beside that of one step.
+# Seconds between two states; what is lost is their work and that of one step, epoch or batch.
 SECONDS = 30.0
 SECONDS_VARIABLE = "PATHSYNTH_SAVE_SECONDS"
 # After so many days nobody is going to go on.
@@ -47,16 +48,26 @@ class Saved:
 
     def __init__(self, folder: Path | None = None, *, writes: bool = True):
         self.folder, self.writes = folder, writes and folder is not None
-        self._every = float(os.environ.get(SECONDS_VARIABLE, SECONDS))
+        self._every = _seconds_between() if self.writes else SECONDS
         self._started = self._last = time.monotonic()
         self.seconds = self._earlier_seconds()
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """The state of that name; None where there is none, or only a part of it."""
+        """The state of that name; None where there is none, or only a part of it.
+
+        Raises:
+            DataError: it is there and cannot be read.
+        """
         if self.folder is None or not (self.folder / name).is_file():
             return None
         try:
-            return _read(self.folder / name)
+            content = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise DataError(self.folder / name, f"could not be read: {reason(error)}") from error
+        try:
+            return unpacked(content)
+        except MemoryError:
+            raise
         except Exception:
             # a damaged pickle makes the loader stumble in any way
             self.tell(f"what was saved as {name} is damaged; that part begins anew")
@@ -74,8 +85,9 @@ class Saved:
 
         content = BytesIO()
         torch.save(state, content)
-        with write_whole(self.folder / name) as part:
-            part.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getvalue())
+        with write_whole(self.folder / name) as part, open(part, "wb") as file:
+            file.write(hashlib.sha256(content.getbuffer()).digest())
+            file.write(content.getbuffer())
         self.keep_time()
 
     def due(self) -> bool:
@@ -85,9 +97,11 @@ class Saved:
     def remembered(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` gives, or what it gave in an earlier run."""
         found = self.get(name)
-        if found is None:
-            found = make()
-            self.put(name, found)
+        if found is not None:
+            self.tell(f"{name} was done by an earlier run")
+            return found
+        found = make()
+        self.put(name, found)
         return found
 
     def keep_time(self) -> None:
@@ -134,27 +148,27 @@ def resumable(
         ProcessError: another run of the same stage is at work.
         DataError: the folder cannot be written.
     """
-    folder = scratch / "resume" / f"{stage}-{_key(stage, params, inputs, processes)}"
+    folder = None
     with ExitStack() as stack:
         if processes.main:
+            folder = scratch / "resume" / f"{stage}-{_key(stage, params, inputs, processes)}"
             stack.enter_context(held(folder))
             _sweep(folder)
-        # nobody looks before the first one holds the folder
-        processes.gather(None)
+        # nobody looks before the first one holds the folder, and all look there, whatever their own GPU is called
+        folder = processes.gather(folder)[0]
         yield Saved(folder, writes=processes.main)
         if processes.main:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A state, by torch's restricted loader, which builds tensors and runs nothing.
+def unpacked(content: bytes) -> dict[str, Any]:
+    """A state from its file, by torch's restricted loader, which builds tensors and runs nothing.
 
     Raises:
-        ValueError and what torch raises: for a file that is not whole.
+        ValueError: it is not whole. For what was made to harm, whatever torch raises.
     """
     import torch
 
-    content = path.read_bytes()
     if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
         raise ValueError("another checksum")
     return torch.load(BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
@@ -186,11 +200,24 @@ def _sha256(path: Path) -> str:
 
 def _stamps(path: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of a file, or of all files in a folder, which is read in no time however large they are."""
-    found = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
+    # links into a cache are followed, which rglob does not do
+    walked = os.walk(path, followlinks=True)
+    found = [path] if path.is_file() else sorted(Path(folder, name) for folder, _, names in walked for name in names)
     try:
         return [(part.relative_to(path).as_posix(), part.stat().st_size, part.stat().st_mtime_ns) for part in found]
     except OSError as error:
         raise DataError(path, f"could not be read: {reason(error)}") from error
+
+
+def _seconds_between() -> float:
+    text = os.environ.get(SECONDS_VARIABLE, str(SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ProcessError(f"{SECONDS_VARIABLE}: {text!r}: must be a number of seconds from 0")
+    return seconds
 
 
 def _machine() -> list[object]:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pathsynth.errors import DataError, ProcessError
@@ -30,14 +30,16 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     """
     from filelock import FileLock
 
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent)
-        folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise DataError(parent, f"no folder can be made there: {error.strerror}") from error
-    with folder as name, FileLock(Path(name) / LOCK):
-        yield Path(name)
+    with ExitStack() as stack:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            _sweep(parent)
+            made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+            stack.enter_context(FileLock(folder / LOCK))
+        except OSError as error:
+            raise DataError(parent, f"no folder can be made there: {reason(error)}") from error
+        yield folder
 
 
 def _sweep(parent: Path) -> None:
@@ -70,8 +72,10 @@ def held(folder: Path, patience: float | None = None) -> Iterator[None]:
     lock_file = folder.with_name(f"{folder.name}.lock")
     lock = FileLock(lock_file, timeout=PATIENCE if patience is None else patience)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        # not before: whoever held it may have taken the folder away
+        folder.mkdir(exist_ok=True)
     except Timeout as error:
         raise ProcessError(f"{folder}: another run of the same stage is at work there; wait for it, or end it") from error
     except OSError as error:

@@ -16,6 +16,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 MixedPrecision = Literal["no", "bf16", "fp16"]
+Stem = Literal["standard", "small"]
+InputSize = Annotated[int, Field(ge=16, le=512)]
 WeightDtype = Literal["fp32", "bf16", "fp16"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -169,8 +171,8 @@ class ClassifierSettings(Section):
     architecture: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     weights: Annotated[str, Field(pattern=r"^(none|imagenet|.+\.(pth|safetensors))$")]
     weights_sha256: Sha256 | None
-    stem: Literal["standard", "small"]
-    input_size: Annotated[int, Field(ge=16, le=512)]
+    stem: Stem
+    input_size: InputSize
     epochs: PositiveInt
     checkpoint: Literal["best", "last"]
     batch_size: Annotated[int, Field(ge=2)]

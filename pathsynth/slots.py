@@ -1,6 +1,6 @@
 """Slots, one for every wanted image, and the attempts at them: kept on disk while they are filled.
 
-So memory does not grow with the images, and a run that was killed goes on after the last batch that it had recorded.
+So no image stays in memory, and a run that was killed goes on after the last batch that it had recorded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NOT_ASKED = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try at one slot of one tissue, all counted from 0."""
 
@@ -124,7 +124,7 @@ class Slots:
         return self._images("accepted", sorted(self._number(*row[:2]) for row in self._rows() if row[3] == row[0]))
 
     def table(self, slugs: Sequence[str]) -> pd.DataFrame:
-        """One row per attempt, by tissue, slot and attempt, with the columns of `ATTEMPT_COLUMNS`."""
+        """One row per attempt of which a gate was asked, by tissue, slot and attempt, with the columns of `ATTEMPT_COLUMNS`."""
         import pandas as pd
 
         # a few bytes for a number, where a list of Python's would take hundreds for an attempt
@@ -133,11 +133,13 @@ class Slots:
             for column, value in zip(columns, row, strict=False):
                 column.append(value)
         tissue, slot, attempt, seen, sure = (np.asarray(column) for column in columns)
+        if NOT_ASKED in seen:
+            raise ValueError("no gate was asked, so there is nothing to tell of its answers")
         order = np.lexsort((attempt, slot, tissue))
         tissue, slot, attempt, seen = tissue[order], slot[order], attempt[order], seen[order]
         tries = zip(tissue.tolist(), slot.tolist(), attempt.tolist(), strict=True)
         seeds = np.fromiter((Attempt(*each).seed(self.seed) for each in tries), np.int64, len(order))
-        names = np.array(slugs, dtype=object)
+        names = np.array(list(slugs), dtype=object)
         values = (names[tissue], slot, attempt, seeds, names[seen], sure[order], (seen == tissue).astype(np.int64))
         return pd.DataFrame(dict(zip(ATTEMPT_COLUMNS, values, strict=True)))
 

@@ -40,20 +40,19 @@ def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
     gate_scores = read_json(gate_metrics)
     prompts = params.benchmark.texts(params.lora.prompts)
     sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
-    with (
-        joined() as processes,
-        resumable(scratch, "generate_filtered", params, [lora, gate, folder], processes) as saved,
-        measured("generate_filtered", params, logs, keep=processes.main, earlier=saved.seconds),
-    ):
-        slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
-        generate_filtered(sampler, classifier.probabilities, slots, settings.max_attempts, sampler.batch_size, processes)
-        if processes.main:
-            table = slots.table(dataset.slugs)
-            counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
-            save_generated(out, slots, table, dataset.channels)
-            write_text(out / "README.md", dataset_card(params, counts, gate_scores))
-            write_json(metrics, counts)
-            check_quota(counts, settings.images_per_tissue, settings.quota)
+    with joined() as processes, resumable(scratch, "generate_filtered", params, [lora, gate, folder], processes) as saved:
+        with measured("generate_filtered", params, logs, keep=processes.main, earlier=saved.seconds):
+            slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
+            generate_filtered(sampler, classifier.probabilities, slots, settings.max_attempts, sampler.batch_size, processes)
+            counts = None
+            if processes.main:
+                table = slots.table(dataset.slugs)
+                counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
+                save_generated(out, slots, table, dataset.channels)
+                write_text(out / "README.md", dataset_card(params, counts, gate_scores))
+                write_json(metrics, counts)
+        # by all, so that none waits for one that has ended; what was drawn is kept for another quota
+        check_quota(processes.gather(counts)[0], settings.images_per_tissue, settings.quota)
 
 
 if __name__ == "__main__":

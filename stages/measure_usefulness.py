@@ -3,6 +3,7 @@
 import click
 
 from pathsynth.archives import read_generated
+from pathsynth.classifier import own_weights
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.files import write_json
@@ -28,8 +29,9 @@ def main(params_path, prepared, generated, out, scratch, logs):
     params = load_params(params_path)
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
     settings = params.benchmark.evaluation.usefulness
+    weights = own_weights(settings.classifier, params_path.parent)
     with (
-        resumable(scratch, "measure_usefulness", params, [prepared, generated]) as saved,
+        resumable(scratch, "measure_usefulness", params, [*weights, prepared, generated]) as saved,
         measured("measure_usefulness", params, logs, earlier=saved.seconds),
         temporary_folder(scratch) as folder,
     ):

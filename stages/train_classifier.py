@@ -2,7 +2,7 @@
 
 import click
 
-from pathsynth.classifier import save_classifier
+from pathsynth.classifier import own_weights, save_classifier
 from pathsynth.classifier_training import train_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.curves import Curves
@@ -27,7 +27,8 @@ def main(params_path, role, prepared, out, metrics, curves, scratch):
     params = load_params(params_path)
     settings = getattr(params.benchmark.classifiers, role)
     data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
-    with resumable(scratch, f"train_classifier-{role}", params, [prepared]) as saved:
+    weights = own_weights(settings, params_path.parent)
+    with resumable(scratch, f"train_classifier-{role}", params, [*weights, prepared]) as saved:
         with Curves(curves) as log:
             given = (data, settings, params.seed, pick_device(params.deterministic), log, params_path.parent)
             classifier, scores = train_classifier(*given, saved=saved)

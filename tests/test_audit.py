@@ -28,12 +28,18 @@ WEAK = {
 
 
 @pytest.mark.parametrize(("answer", "code", "words"), [
-    ("", 0, "nothing was audited"),
-    ('{"dependencies": null}', 0, "nothing was audited"),
+    ("", 1, "pip-audit gives no answer\nNo module named pip_audit"),
+    ('{"dependencies": null}', 1, "pip-audit gives no answer\nNo module named pip_audit"),
     ([SKIPPED], 0, "nothing was audited"),
     ([SOUND, SKIPPED], 0, "1 of 2 packages audited, no known weakness"),
     ([SOUND, WEAK], 1, "2 known weaknesses\n  pillow 1.0: PYSEC-1, mended in 1.1\n  pillow 1.0: X-2, mended in no version yet"),
 ])  # fmt: skip
 def test_a_weakness_fails_and_no_network_does_not(audit, answer, code, words):
-    found = audit.verdict(answer if isinstance(answer, str) else json.dumps({"dependencies": answer}))
+    text = answer if isinstance(answer, str) else json.dumps({"dependencies": answer})
+    found = audit.verdict(text, "No module named pip_audit")
     assert found[0] == code and found[1].endswith(words)
+
+
+def test_a_network_that_is_not_there_is_told_from_a_fault(audit):
+    said = "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='x', port=443): Failed to resolve 'x'"
+    assert audit.verdict("", said) == (0, "audit: no advisories within reach, nothing was audited")

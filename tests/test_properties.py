@@ -94,7 +94,7 @@ def test_the_batch_size_changes_nothing(sizes, other):
 def test_a_run_that_was_cut_anywhere_goes_on_to_the_same_end(sizes, data):
     slugs = [f"t{i}" for i in range(sizes["tissues"])]
     with _filtered(sizes, sizes["batch"]) as (whole, drawn):
-        table, accepted = whole.table(slugs), whole.accepted()[0][:]
+        table, accepted, raw = whole.table(slugs), whole.accepted()[0][:], whole.raw()[0][:]
         record = next(whole._folder.glob("*.jsonl"))
         content = record.read_bytes()
         kept = data.draw(st.integers(0, len(content)))
@@ -106,7 +106,8 @@ def test_a_run_that_was_cut_anywhere_goes_on_to_the_same_end(sizes, data):
         again: list[Attempt] = []
         _fill(sizes, sizes["batch"], whole._saved, again)
         slots = Slots(whole._saved, sizes["tissues"], sizes["slots"], 1, 1)
-        assert slots.table(slugs).equals(table) and (slots.accepted()[0][:] == accepted).all()
+        assert slots.table(slugs).equals(table)
+        assert (slots.accepted()[0][:] == accepted).all() and (slots.raw()[0][:] == raw).all()
         assert len(again) <= len(drawn)
 
 

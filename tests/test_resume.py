@@ -131,6 +131,12 @@ def test_any_other_cause_begins_anew(tmp_path, tree, monkeypatch):
     assert not _run(tmp_path, params, [data.parent], processes=Two(0, 2))
     os.utime(data, ns=(1, 1))
     assert not _run(tmp_path, params, [data.parent])
+    (tmp_path / "cache").mkdir()
+    data.rename(tmp_path / "cache" / "train.npy")
+    (data.parent / "linked").symlink_to(tmp_path / "cache")
+    assert not _run(tmp_path, params, [data.parent])
+    (tmp_path / "cache" / "train.npy").write_bytes(b"123")
+    assert not _run(tmp_path, params, [data.parent])
     for name, value in (("versions", {"torch": "0"}), ("_machine", ["another"]), ("_sha256", "other code")):
         with monkeypatch.context() as patched:
             patched.setattr(resume, name, lambda *_, value=value: value)
@@ -158,6 +164,24 @@ def test_states_that_nobody_wants_any_more_go_with_the_next_run(tmp_path, tree):
         os.utime(path, (1, 1))
     _run(tmp_path, _params(tmp_path, tree | {"seed": 8}))
     assert not old.exists() and len(list((tmp_path / "resume").glob("*/"))) == 1
+
+
+@pytest.mark.parametrize("text", ["soon", "nan", "-1"])
+def test_seconds_that_are_none_are_one_line(text, tmp_path, monkeypatch):
+    monkeypatch.setenv(resume.SECONDS_VARIABLE, text)
+    assert not Saved().due()
+    with pytest.raises(ProcessError, match=f"PATHSYNTH_SAVE_SECONDS: '{text}': must be a number of seconds from 0"):
+        Saved(tmp_path)
+
+
+def test_a_state_that_cannot_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    def fails(_):
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "training").write_bytes(b"")
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(DataError, match="could not be read: Input/output error"):
+        Saved(tmp_path).get("training")
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, tree):

@@ -1,4 +1,4 @@
-"""The same parameters give the same bytes: elsewhere, for another user, in another language, time zone and hash order."""
+"""The same parameters give the same bytes: elsewhere, for another user, in another locale, time zone and hash order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def outs(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_place_user_language_time_zone_and_hashes_change_nothing(finished, tiny_base, tmp_path):
+def test_place_user_locale_time_zone_and_hashes_change_nothing(finished, tiny_base, tmp_path):
     folder = tmp_path / "a folder of another name" / "größer"
     folder.mkdir(parents=True)
     base = shutil.copytree(tiny_base, tmp_path / "other base" / "base")
