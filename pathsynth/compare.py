@@ -264,6 +264,7 @@ def _row(revision: dict[str, Any], params: dict, metrics: dict[str, dict]) -> di
         "dataset": _found(of_benchmark, ("dataset",)) or {},
         "params": {
             "seed": params.get("seed"),
+            "deterministic": params.get("deterministic"),
             "benchmark": benchmark,
             "lora": lora,
             "benchmarks": {benchmark: of_benchmark},
