@@ -14,6 +14,7 @@ from conftest import ROOT, graph_stages, run_graph, stage_command, tiny_lora, ti
 
 from benchmarks.random_base import random_base
 from pathsynth import labels
+from pathsynth.resume import NOTHING, SECONDS_VARIABLE, Saved
 from pathsynth.settings import GenerationSettings, LoraSettings
 
 PROMPTS = [f"a histopathological image of an area with {label}" for label in labels.PATHMNIST]
@@ -78,6 +79,39 @@ def test_one_optimiser_step_in_bf16_is_near_that_in_float32(scale, prepared, tmp
         # the first step may be one that fp16 skips, to find the loss's scale
         loss, _ = _trained(scale, prepared, tmp_path, mixed_precision="fp16", weight_dtype="fp16")
         assert loss == pytest.approx(exact, rel=LOSS_BOUND)
+
+
+class Killed(BaseException):
+    """Ends a training as a signal would."""
+
+
+class KilledOnceSaved(Saved):
+    """Ends the process that has saved its first state."""
+
+    def put(self, name, state):
+        super().put(name, state)
+        raise Killed
+
+
+def test_a_training_that_was_interrupted_goes_on_where_it_was(scale, prepared, tmp_path, monkeypatch):
+    from pathsynth.base_model import load_base
+    from pathsynth.lora_training import train_lora
+
+    folder, device, _ = scale
+    tree = tiny_lora(rank=4)
+    tree["adapter"]["target_modules"] = ["to_q", "to_k", "to_v", "to_out.0"]
+    tree["training"] |= {"max_train_steps": 3, "mixed_precision": "fp16" if device == "cuda" else "no"}
+    tree["objective"]["ema_decay"] = 0.9
+    settings = LoraSettings.model_validate(tree)
+    monkeypatch.setenv(SECONDS_VARIABLE, "0")
+
+    def trained(saved: Saved) -> float:
+        pipeline = load_base(folder, device)
+        return train_lora(pipeline, prepared, PROMPTS, settings, 3, lambda *_: None, scratch=tmp_path, saved=saved)["loss"]
+
+    with pytest.raises(Killed):
+        trained(KilledOnceSaved(tmp_path / "state"))
+    assert trained(Saved(tmp_path / "state")) == pytest.approx(trained(NOTHING), rel=LOSS_BOUND if device == "cuda" else 0)
 
 
 def test_one_generated_batch_in_bf16_is_near_that_in_float32(scale):
