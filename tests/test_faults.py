@@ -47,9 +47,22 @@ def undisturbed(tmp_path_factory, tiny_base) -> Path:
         tree["benchmarks"]["tiny"]["classifiers"][role]["epochs"] = 4
     tree["benchmarks"]["tiny"]["generation"].update(images_per_tissue=6, max_attempts=3)
     tree["loras"]["r2"]["training"]["max_train_steps"] = 24
+    # the server takes seconds to come up, and no stage is to be timed with it
+    first = _forks().Process(target=int)
+    first.start()
+    first.join()
     folder = tmp_path_factory.mktemp("undisturbed")
     run_graph(folder, write_yaml(folder / "params.yaml", tree))
     return folder
+
+
+def _forks():
+    """Makes processes that have imported all that stages need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded"])
+    # the server imports what is preloaded before it hears of this process's path
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return context
 
 
 class Stage:
@@ -64,10 +77,6 @@ class Stage:
         outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
         # the report is no out, as it shows times; those that are shown are the same here
         self.outs = outs or ["reports/report.html"]
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["preloaded"])
-        # the server imports what is preloaded before it hears of this process's path
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 
     def start(self) -> multiprocessing.process.BaseProcess:
         """Starts it without its outs, and with every state saved."""
@@ -82,7 +91,7 @@ class Stage:
 
     def again(self) -> multiprocessing.process.BaseProcess:
         given = (self._module, self._args, {resume.SECONDS_VARIABLE: "0"}, str(self.said))
-        run = self._context.Process(target=preloaded.run, args=given)
+        run = _forks().Process(target=preloaded.run, args=given)
         run.start()
         return run
 
@@ -169,7 +178,7 @@ def test_a_stage_that_is_ended_at_any_moment_ends_with_the_same_outs(name, undis
         ended += _end(run, how, stage)
         stage.ends_well()
     print(f"{name}: {ended} of {max(1, MOMENTS)} runs were ended before their end, within {longest:.1f} s")
-    assert ended > MOMENTS // 4
+    assert ended > MOMENTS // 4 or not MOMENTS
     assert not list((tmp_path / "scratch").glob("resume/*/")), "what has ended well is not kept"
 
 
