@@ -18,6 +18,7 @@ import click
 
 from pathsynth.errors import PathsynthError, one_line
 from pathsynth.processes import LOST, is_lost_touch, report_to_starter
+from pathsynth.progress import close_bars
 
 # Read by huggingface_hub, diffusers and DVCLive when they are imported: nothing is reported to anyone.
 for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRACK"):
@@ -30,7 +31,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def reports_errors(command: Callable) -> Callable:
     """Ends a click command on a PathsynthError with its one line on stderr and exit code 1.
 
-    SIGTERM ends it in order, with 143; where a stage has started several processes, with 1, as any end of theirs.
+    SIGTERM ends it in order too, with 143, and Ctrl-C with 130; where a stage has started several processes, with 1, as any end
+    of theirs.
     """
 
     @functools.wraps(command)
@@ -41,6 +43,9 @@ def reports_errors(command: Callable) -> Callable:
                 return command(*args, **kwargs)
         except PathsynthError as error:
             _end(str(error))
+        except (Terminated, KeyboardInterrupt) as ended:
+            number = signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM
+            _end(f"ended by {number.name}", 128 + number)
         except RuntimeError as error:
             if not is_lost_touch(error):
                 raise
@@ -65,22 +70,25 @@ def _orderly_end() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class Terminated(BaseException):
+    """SIGTERM, on its way out; as KeyboardInterrupt no error, so that nothing takes it for one and goes on."""
+
+
 def _unwind(number: int, _: object) -> NoReturn:
     # a second one, such as to the group after the process, does not break off what tidies up
     signal.signal(number, signal.SIG_IGN)
-    # Python's stream may be in use by what was interrupted
-    os.write(2, f"error: ended by {signal.Signals(number).name}\n".encode())
-    raise SystemExit(128 + number)
+    raise Terminated
 
 
-def _end(message: str) -> NoReturn:
+def _end(message: str, code: int = 1) -> NoReturn:
+    close_bars()
     if not report_to_starter(message):
         click.echo(f"error: {message}", err=True)
     if "RANK" in os.environ:
         # one of several processes: to take leave of others that may be gone, as sys.exit would, can hang
         sys.stderr.flush()
-        os._exit(1)
-    sys.exit(1)
+        os._exit(code)
+    sys.exit(code)
 
 
 def _quiet_libraries() -> None:

@@ -405,6 +405,8 @@ def _opened(path: str | Path, keys: Sequence[str]) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            if twice := next((key for key in keys if names.count(key) > 1), None):
+                raise DataError(path, f"holds {twice} more than once, and nothing says which one counts")
             missing = [key for key in keys if key not in names]
             if missing:
                 raise DataError(path, f"has no array {', '.join(missing)}; it holds {', '.join(names) or 'none'}")

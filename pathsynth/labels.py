@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from pathsynth.errors import CONTROLS
+
 PATHMNIST = (
     "adipose",
     "background",
@@ -52,6 +54,8 @@ def resolve(named: str | Sequence[str]) -> tuple[str, ...]:
         raise ValueError("must be the name of a MedMNIST set or a list of at least two labels, all of them texts")
     slugs = [slug(label) for label in named]
     for label, short in zip(named, slugs, strict=True):
+        if CONTROLS.search(label):
+            raise ValueError(f"label {label!r} has characters that control lines or the direction of writing")
         if not short or slugs.count(short) > 1:
             raise ValueError(f"label {label!r} has the slug {short!r}, which must be unique and not empty")
         if len(short.encode()) > LONGEST_SLUG:

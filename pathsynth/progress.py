@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
+
+
+def close_bars() -> None:
+    """Ends the lines of all bars that are shown, so that what is said next has a line of its own."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for shown in list(getattr(tqdm, "_instances", ())):
+            shown.close()
 
 
 def bar(steps: Iterable | None, what: str, total: int | None = None, *, done: int = 0, hidden: bool = False, unit: str = "it"):

@@ -15,7 +15,7 @@ import numpy as np
 from pathsynth.archives import SPLITS, read_generated
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
-from pathsynth.errors import DataError
+from pathsynth.errors import CONTROLS, DataError
 from pathsynth.evaluation import write_tables
 from pathsynth.files import read_json, write_json
 from pathsynth.generated import GeneratedSets, LabelledImages, check_labels
@@ -43,7 +43,7 @@ class Name(click.ParamType):
         """Returns the text, or fails for one that is empty or too long."""
         if not 0 < len(value.strip()) <= LONGEST_NAME:
             self.fail(f"has {len(value)} characters; allowed: 1 to {LONGEST_NAME}", param, ctx)
-        return value.strip()
+        return CONTROLS.sub(" ", value.strip())
 
 
 @click.command()
@@ -78,7 +78,7 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
             settings = params.benchmark.evaluation.usefulness
             given = (bench.prepared, raw, settings, params.seed, pick_device(params.deterministic), params_path.parent)
             shared["usefulness"] = usefulness(*given, trained_on="raw")
-        _write(part, params, name or archive.name, result, sheets, shared)
+        _write(part, params, name or CONTROLS.sub(" ", archive.name), result, sheets, shared)
     click.echo(f"{headlines(result.metrics)}\n\nlook at {out / 'report.html'}; all scores are in {out / 'metrics'}")
 
 

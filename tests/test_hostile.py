@@ -10,6 +10,7 @@ import re
 import shutil
 import struct
 import time
+import zipfile
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,7 +23,7 @@ from pathsynth import labels
 from pathsynth.errors import DataError, ModelError, ParamsError
 from pathsynth.params import load_params
 
-HARMFUL = '<b onclick=f()>&"', '=CALL("x")|`y`', "слизь \u202e مخاط", "ऊतक 組織"
+HARMFUL = '<b onclick=f()>&"', '=CALL("x")|`y`', "слизь مخاط", "ऊतक 組織"
 PROMPT = "図 {label}<img src=x onerror=f()>"
 
 
@@ -31,6 +32,8 @@ def test_labels_in_any_script_have_names_of_their_own():
     assert slugs == ["b_onclick_f", "call_x_y", "слизь_مخاط", "ऊतक_組織"]
     assert [labels.slug(label) for label in labels.PATHMNIST] == list(labels.SLUGS)
     assert labels.slug("cafe\u0301") == labels.slug("café") == "café"
+    with pytest.raises(ValueError, match="has characters that control lines or the direction of writing"):
+        labels.resolve(["turned \u202e round", "y"])
     with pytest.raises(ValueError, match="is too long: its slug has 300 bytes, most 120"):
         labels.resolve(["x" * 300, "y"])
 
@@ -212,6 +215,16 @@ def test_arrays_that_are_programs_do_not_run(tmp_path):
         with pytest.raises(DataError):
             read()
     assert not (tmp_path / "trap").exists()
+
+
+def test_an_archive_that_holds_an_array_twice_is_refused(tmp_path):
+    from pathsynth.files import read_npz, write_npz
+
+    write_npz(tmp_path / "a.npz", train_images=np.zeros(3, np.uint8))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("train_images.npy", archive.read("train_images.npy"))
+    with pytest.raises(DataError, match="holds train_images more than once, and nothing says which one counts"):
+        read_npz(tmp_path / "a.npz", ["train_images"])
 
 
 @pytest.mark.parametrize("shape", [(10**12, 224, 224, 3), (2**62, 4), (-1, 3)])

@@ -49,7 +49,7 @@ def running(tmp_path: Path):
 
 @pytest.mark.parametrize(("how", "code", "said"), [
     (signal.SIGTERM, 143, "error: ended by SIGTERM\n"),
-    (signal.SIGINT, 1, "\nAborted!\n"),
+    (signal.SIGINT, 130, "error: ended by SIGINT\n"),
 ])  # fmt: skip
 def test_a_command_that_is_ended_leaves_nothing_behind(how, code, said, running, tmp_path):
     running.send_signal(how)
