@@ -159,7 +159,9 @@ def _end(run: multiprocessing.process.BaseProcess, how: str, stage: Stage) -> bo
     # a signal may come before the command has begun to listen
     assert run.exitcode in (0, SIGNALS[how], -getattr(signal, how)), text
     assert run.exitcode not in (130, 143) or text.splitlines()[-1] == f"error: ended by {how}", text
-    assert "Traceback" not in text or run.exitcode == -getattr(signal, how), text
+    # Python tells of a signal that came while it let go of an object, and goes on
+    heard = run.exitcode == -getattr(signal, how) or "Exception ignored in" in text
+    assert "Traceback" not in text or heard, text
     for name, content in stage.files(stage.folder).items():
         assert ".part" in name or name.startswith("plots/curves") or content == stage.files(stage.whole)[name], name
     return run.exitcode != 0
