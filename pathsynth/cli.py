@@ -38,46 +38,54 @@ def reports_errors(command: Callable) -> Callable:
     @functools.wraps(command)
     def run(*args, **kwargs):
         _quiet_libraries()
+        heard: list[signal.Signals] = []
         try:
-            with _orderly_end():
+            with _heard_signals(heard):
                 return command(*args, **kwargs)
-        except PathsynthError as error:
-            _end(str(error))
-        except (Terminated, KeyboardInterrupt) as ended:
-            number = signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM
-            _end(f"ended by {number.name}", 128 + number)
-        except RuntimeError as error:
-            if not is_lost_touch(error):
-                raise
-            _end(f"{LOST}: {one_line(error)}")
+        except (PathsynthError, RuntimeError, Terminated, KeyboardInterrupt) as error:
+            if heard:
+                # also where a library took it for a fault of its own, such as a file that it could not read
+                _end(f"ended by {heard[0].name}", 128 + heard[0])
+            if isinstance(error, PathsynthError):
+                _end(str(error))
+            if isinstance(error, RuntimeError) and is_lost_touch(error):
+                _end(f"{LOST}: {one_line(error)}")
+            raise
 
     return run
 
 
 @contextmanager
-def _orderly_end() -> Iterator[None]:
+def _heard_signals(heard: list[signal.Signals]) -> Iterator[None]:
     """Lets SIGTERM, which would end the process at once, unwind it as Ctrl-C does, so that what is temporary goes.
 
     One of several processes waits for others in calls that no signal interrupts; it is ended with its starter.
+
+    Args:
+        heard: takes up what came.
     """
     if "RANK" in os.environ or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _unwind)
+
+    def unwind(number: int, _: object) -> NoReturn:
+        heard.append(signal.Signals(number))
+        # a second one, such as to the group after the process, does not break off what tidies up
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    # one that is ignored, as in the background of a shell, stays so
+    taken = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, unwind) for number in taken}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Terminated(BaseException):
     """SIGTERM, on its way out; as KeyboardInterrupt no error, so that nothing takes it for one and goes on."""
-
-
-def _unwind(number: int, _: object) -> NoReturn:
-    # a second one, such as to the group after the process, does not break off what tidies up
-    signal.signal(number, signal.SIG_IGN)
-    raise Terminated
 
 
 def _end(message: str, code: int = 1) -> NoReturn:

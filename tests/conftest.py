@@ -28,6 +28,14 @@ settings.register_profile("many", max_examples=int(os.environ.get("HYPOTHESIS_CA
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
+# What takes longest begins first, so that no process is left alone with it in the end.
+LONGEST = ("test_pipeline", "test_processes", "test_faults", "test_full_size")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def tiny_base_settings():
     """Settings of a base of some tens of thousands of weights that is trained for a handful of steps."""
     from pathsynth.base.settings import BaseSettings

@@ -57,6 +57,29 @@ def test_a_command_that_is_ended_leaves_nothing_behind(how, code, said, running,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "kept.lock"]
 
 
+STUMBLES = """
+import os, signal
+import click
+from pathsynth.cli import reports_errors
+from pathsynth.errors import ModelError
+
+@click.command()
+@reports_errors
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException as error:
+        raise ModelError("base", "does not load") from error
+
+main(args=[])
+"""
+
+
+def test_a_signal_that_a_library_takes_for_a_fault_is_told_as_what_it_is():
+    done = subprocess.run([sys.executable, "-c", STUMBLES], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "error: ended by SIGTERM\n")
+
+
 def test_what_a_killed_command_leaves_is_swept_by_the_next(running, tmp_path, monkeypatch):
     running.kill()
     running.wait()
