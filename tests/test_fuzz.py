@@ -211,7 +211,8 @@ def test_arrays(damage, ordered, place):
     path = place / "damaged.npy"
     np.save(path, np.arange(60, dtype=np.float32).reshape(5, 4, 3) if ordered else np.arange(9))
     path.write_bytes(damage(path.read_bytes()))
-    refused_or_read(place, lambda: np.asarray(read_npy(path)).sum() if ordered else None)
+    # every byte is read; what the numbers mean is for those who ask for them
+    refused_or_read(place, lambda: np.asarray(read_npy(path)).tobytes())
     refused_or_read(place, lambda: RowFile(path)[:])
 
 
