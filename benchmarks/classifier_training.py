@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.pairs import Bench, Row, in_turns
-from pathsynth.classifier_training import epochs, new_classifier
+from pathsynth.classifier_training import Training, new_classifier
 from pathsynth.devices import autocast
 from pathsynth.settings import Augmentation, ClassifierSettings
 
@@ -31,7 +31,7 @@ def measure(bench: Bench) -> list[Row]:
         classifier = new_classifier(settings, slugs, bench.params.seed, bench.device, bench.root)
 
         def run() -> int:
-            for _ in epochs(classifier, images, labels, settings, bench.params.seed):
+            for _ in Training(classifier, images, labels, settings, bench.params.seed).epochs():
                 pass
             return IMAGES
 

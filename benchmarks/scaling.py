@@ -85,7 +85,7 @@ def lora_training(bench: Bench, count: int) -> Callable[[], int]:
 
 def classifier_epoch(bench: Bench, count: int) -> Callable[[], int]:
     """Trains the gate's network for one epoch, on images of CLASSIFIER_SIZE pixels."""
-    from pathsynth.classifier_training import epochs, new_classifier
+    from pathsynth.classifier_training import Training, new_classifier
 
     params = bench.params
     settings = params.benchmark.classifiers.gate.model_copy(update={"epochs": 1, "input_size": CLASSIFIER_SIZE})
@@ -93,7 +93,7 @@ def classifier_epoch(bench: Bench, count: int) -> Callable[[], int]:
     classifier = new_classifier(settings, images.slugs, params.seed, bench.device, bench.root)
 
     def run() -> int:
-        list(epochs(classifier, images.images("train"), images.labels_of("train"), settings, params.seed))
+        list(Training(classifier, images.images("train"), images.labels_of("train"), settings, params.seed).epochs())
         return count // settings.batch_size * settings.batch_size
 
     return run

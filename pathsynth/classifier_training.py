@@ -163,6 +163,11 @@ class Training:
             raise TrainingError(f"epoch {self._done}: the loss is {loss}; lower learning_rate ({settings.learning_rate})")
         return loss
 
+    def epochs(self) -> Iterator[float]:
+        """Trains for all epochs, and gives the mean loss of each when it is over."""
+        for _ in bar(range(self._settings.epochs), _title(self._settings)):
+            yield self.epoch()
+
     def state_dict(self) -> dict[str, Any]:
         """All that epochs change, where an epoch is a pass over the images: each one begins with a new order of them."""
         return {
@@ -182,20 +187,6 @@ class Training:
         self._random.set_state(state["batches"])
         set_random_state(state["random"])
         self._done = state["done"]
-
-
-def epochs(
-    classifier: Classifier,
-    images: Indexable,
-    labels: np.ndarray,
-    settings: ClassifierSettings,
-    seed: int,
-    steps: int | None = None,
-) -> Iterator[float]:
-    """Trains a classifier in place as `Training` does, and gives the mean loss of every epoch when it is over."""
-    training = Training(classifier, images, labels, settings, seed, steps)
-    for _ in bar(range(settings.epochs), _title(settings)):
-        yield training.epoch()
 
 
 def _title(settings: ClassifierSettings) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from pathsynth.errors import DataError, ProcessError
-from pathsynth.files import read_json, reason, write_json, write_whole
+from pathsynth.files import read_json, reason, sha256_of, write_json, write_whole
 from pathsynth.measured import processor, versions
 from pathsynth.processes import ALONE, Processes
 from pathsynth.scratch import held
@@ -182,7 +182,7 @@ def _key(stage: str, params: Params, inputs: Sequence[Path], processes: Processe
         "processes": processes.count,
         "machine": _machine(),
         "versions": versions(),
-        "code": [_sha256(path) for path in sorted(_code())],
+        "code": [sha256_of(path) for path in sorted(_code())],
         "inputs": [_stamps(path) for path in inputs],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -192,10 +192,6 @@ def _code() -> Iterator[Path]:
     package = Path(__file__).parent
     yield from package.rglob("*.py")
     yield from (package.parent / "stages").glob("*.py")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _stamps(path: Path) -> list[tuple[str, int, int]]:

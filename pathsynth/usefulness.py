@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pathsynth.classifier_training import Indexable, epochs, new_classifier, steps_per_epoch
+from pathsynth.classifier_training import Indexable, Training, new_classifier, steps_per_epoch
 from pathsynth.devices import Stream, mix_seed
 from pathsynth.generated import LabelledImages
 from pathsynth.prepared import Prepared
@@ -126,7 +126,7 @@ def _tested(
 ) -> dict:
     """Scores on the real test images of a classifier that has learnt from `images`."""
     classifier = new_classifier(settings, prepared.slugs, seed, device, folder)
-    for _ in epochs(classifier, images, labels, settings, seed, steps):
+    for _ in Training(classifier, images, labels, settings, seed, steps).epochs():
         pass
     predicted = classifier.probabilities(prepared.images("test")).argmax(axis=1)
     return classification_scores(prepared.labels_of("test"), predicted, prepared.slugs)

@@ -137,7 +137,7 @@ def test_any_other_cause_begins_anew(tmp_path, tree, monkeypatch):
     assert not _run(tmp_path, params, [data.parent])
     (tmp_path / "cache" / "train.npy").write_bytes(b"123")
     assert not _run(tmp_path, params, [data.parent])
-    for name, value in (("versions", {"torch": "0"}), ("_machine", ["another"]), ("_sha256", "other code")):
+    for name, value in (("versions", {"torch": "0"}), ("_machine", ["another"]), ("sha256_of", "other code")):
         with monkeypatch.context() as patched:
             patched.setattr(resume, name, lambda *_, value=value: value)
             assert not _run(tmp_path, params, [data.parent]), name
