@@ -144,7 +144,7 @@ def shown_path(path: str) -> str:
     return PureWindowsPath(path).name if absolute else path
 
 
-def json_text(path: str | Path, data: dict[str, Any]) -> str:
+def json_text(path: str | Path, data: Any) -> str:
     """The text that `write_json` writes to `path`: two spaces of indent, keys in the order given, one newline at the end.
 
     Raises:
@@ -297,18 +297,46 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: if the file is missing, is not JSON or holds something else than an object.
     """
+    return json_object(parse_json(read_bytes(path), path), path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return Path(path).read_bytes()
     except OSError as error:
         raise DataError(path, f"could not be read: {reason(error)}") from error
+
+
+def parse_json(data: bytes, path: str | Path) -> Any:
+    """The value that the bytes of a JSON file stand for; `path` is named in errors.
+
+    Raises:
+        DataError: if they are not JSON in UTF-8, or hold a number that is not finite.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DataError(path, f"is not JSON, or only a part of it: {one_line(error)}") from error
-    if not isinstance(data, dict):
-        raise DataError(path, f"holds a JSON {type(data).__name__}, not an object")
     # a number like 1e999 is read as infinite
-    if (key := next(_not_finite(data), None)) is not None:
+    if (key := next(_not_finite(value), None)) is not None:
         raise DataError(path, f"{key}: not a finite number")
-    return data
+    return value
+
+
+def json_object(value: Any, path: str | Path) -> dict[str, Any]:
+    """`value` itself, a JSON object.
+
+    Raises:
+        DataError: for another kind of value.
+    """
+    if not isinstance(value, dict):
+        raise DataError(path, f"holds a JSON {type(value).__name__}, not an object")
+    return value
 
 
 def sha256_of(path: str | Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pathsynth import files, measured, pages
 from pathsynth.errors import DataError, one_line
+from pathsynth.metric_files import read_details
 from pathsynth.pages import Picture
 from pathsynth.settings import Params
 
@@ -156,7 +157,7 @@ def _fault(path: Path, problem: str, stage: str) -> DataError:
 
 
 def _read_json(path: Path, stage: str, keys: Sequence[str] = ()) -> dict[str, Any]:
-    data = FromFile(_read(path, stage, files.read_json), path, stage)
+    data = FromFile(_read(path, stage, read_details), path, stage)
     for key in keys:
         if key not in data:
             raise _fault(path, f"has no {key}", stage)

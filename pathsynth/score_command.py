@@ -17,8 +17,9 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.errors import CONTROLS, DataError
 from pathsynth.evaluation import write_tables
-from pathsynth.files import read_json, write_json
+from pathsynth.files import write_json
 from pathsynth.generated import GeneratedSets, LabelledImages, check_labels
+from pathsynth.metric_files import read_details
 from pathsynth.params import load_params
 from pathsynth.plates import write_plates
 from pathsynth.report import read_report, write_report
@@ -72,7 +73,7 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
     with _whole_folder(out) as part, temporary_folder(scratch) as folder:
         raw = _read(archive, split, params, folder)
         bench = open_bench(params, params_path.parent, prepared, observed, models / "gate", models / "judge")
-        shared = {role: read_json(metrics / f"{role}.json") for role in SHARED}
+        shared = {role: read_details(metrics / f"{role}.json") for role in SHARED}
         result, sheets = score_sets(_as_sets(raw, bench), params, bench, folder)
         if useful:
             settings = params.benchmark.evaluation.usefulness

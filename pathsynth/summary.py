@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from pathsynth import files
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import DataError
+from pathsynth.metric_files import read_details
 from pathsynth.pages import interval
 
 HEADS = ("class", "precision", "recall", "F1", "accepted", "unfilled")
@@ -101,7 +101,7 @@ def _headline(name: str, scores: Mapping[str, Any]) -> str:
 def main(evaluation: Path, generation: Path, plots: Path, report: Path) -> None:
     """Prints the scores and says where the pictures are."""
     try:
-        click.echo(summary_table(files.read_json(evaluation), files.read_json(generation)))
+        click.echo(summary_table(read_details(evaluation), read_details(generation)))
     except KeyError as error:
         raise DataError(evaluation, f"or {generation}: has no key {error.args[0]!r}; run the stage evaluate anew") from error
     click.echo(f"\nlook at {plots / 'plates' / 'overview.png'}, then open {report} in a browser")

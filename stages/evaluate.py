@@ -5,9 +5,10 @@ import click
 from pathsynth.cards import dataset_card
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.evaluation import write_tables
-from pathsynth.files import read_json, write_json, write_text
+from pathsynth.files import write_text
 from pathsynth.generated import read_sets
 from pathsynth.measured import measured
+from pathsynth.metric_files import read_details, write_details
 from pathsynth.params import load_params
 from pathsynth.plates import write_plates
 from pathsynth.scoring import open_bench, score_sets
@@ -56,9 +57,9 @@ def main(
         result, sheets = score_sets(sets, params, bench, folder)
         write_tables(tables, result)
         write_plates(plates, sheets)
-        text = dataset_card(params, read_json(generation_metrics), read_json(gate_metrics), result.metrics)
+        text = dataset_card(params, read_details(generation_metrics), read_details(gate_metrics), result.metrics)
         write_text(card, text)
-        write_json(metrics, result.metrics)
+        write_details(metrics, result.metrics)
 
 
 if __name__ == "__main__":

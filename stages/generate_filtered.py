@@ -7,10 +7,11 @@ from pathsynth.cards import dataset_card
 from pathsynth.classifier import load_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
-from pathsynth.files import read_json, write_json, write_text
+from pathsynth.files import write_text
 from pathsynth.generation import Sampler, check_quota, generate_filtered, generation_metrics, save_generated
 from pathsynth.lora import attach_lora
 from pathsynth.measured import measured
+from pathsynth.metric_files import read_details, write_details
 from pathsynth.params import load_params
 from pathsynth.processes import joined, run_on
 from pathsynth.resume import resumable
@@ -37,7 +38,7 @@ def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
     classifier = load_classifier(gate, pick_device(params.deterministic), dataset.slugs)
     pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
     attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
-    gate_scores = read_json(gate_metrics)
+    gate_scores = read_details(gate_metrics)
     prompts = params.benchmark.texts(params.lora.prompts)
     sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
     with joined() as processes, resumable(scratch, "generate_filtered", params, [lora, gate, folder], processes) as saved:
@@ -50,7 +51,7 @@ def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
                 counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
                 save_generated(out, slots, table, dataset.channels)
                 write_text(out / "README.md", dataset_card(params, counts, gate_scores))
-                write_json(metrics, counts)
+                write_details(metrics, counts)
         # by all, so that none waits for one that has ended; what was drawn is kept for another quota
         check_quota(processes.gather(counts)[0], settings.images_per_tissue, settings.quota)
 

@@ -6,9 +6,9 @@ from pathsynth.archives import read_generated
 from pathsynth.classifier import own_weights
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
-from pathsynth.files import write_json
 from pathsynth.generated import LabelledImages, check_labels
 from pathsynth.measured import measured
+from pathsynth.metric_files import write_details
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
 from pathsynth.resume import resumable
@@ -38,7 +38,7 @@ def main(params_path, prepared, generated, out, scratch, logs):
         synthetic = LabelledImages(*read_generated(generated / "accepted.npz", folder))
         check_labels(generated / "accepted.npz", synthetic.labels, data.slugs)
         given = (data, synthetic, settings, params.seed, pick_device(params.deterministic), params_path.parent)
-        write_json(out, usefulness(*given, trained_on="accepted", saved=saved))
+        write_details(out, usefulness(*given, trained_on="accepted", saved=saved))
 
 
 if __name__ == "__main__":

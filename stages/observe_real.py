@@ -7,7 +7,7 @@ from pathsynth.classifier import load_pair
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.devices import pick_device
 from pathsynth.extractors import load_extractor
-from pathsynth.files import write_json
+from pathsynth.metric_files import write_details
 from pathsynth.observed import Observers, fit_control, observe_real
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
@@ -37,7 +37,7 @@ def main(params_path, prepared, gate, judge, out, metrics):
     labels, robustness = data.labels_of("test"), settings.robustness
     some = drawn(labels, np.full(len(data.slugs), robustness.images_per_tissue), params.seed)
     seen = ({"gate": filtering, "judge": judging}, chosen(data.images("test"), some), labels[some], data.slugs)
-    write_json(metrics, robustness_scores(*seen, haematoxylin_eosin=robustness.haematoxylin_eosin))
+    write_details(metrics, robustness_scores(*seen, haematoxylin_eosin=robustness.haematoxylin_eosin))
 
 
 if __name__ == "__main__":

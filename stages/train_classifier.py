@@ -7,7 +7,7 @@ from pathsynth.classifier_training import train_classifier
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.curves import Curves
 from pathsynth.devices import pick_device
-from pathsynth.files import write_json
+from pathsynth.metric_files import write_details
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
 from pathsynth.resume import resumable
@@ -33,7 +33,7 @@ def main(params_path, role, prepared, out, metrics, curves, scratch):
             given = (data, settings, params.seed, pick_device(params.deterministic), log, params_path.parent)
             classifier, scores = train_classifier(*given, saved=saved)
         save_classifier(out, classifier)
-        write_json(metrics, scores)
+        write_details(metrics, scores)
 
 
 if __name__ == "__main__":

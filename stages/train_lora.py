@@ -6,12 +6,12 @@ from pathsynth.base_model import load_base, locate_base, unet_sha256
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.curves import Curves
 from pathsynth.devices import pick_device
-from pathsynth.files import write_json
 from pathsynth.lora import WEIGHTS, save_lora
 from pathsynth.lora_card import model_card
 from pathsynth.lora_draws import check_shared
 from pathsynth.lora_training import train_lora
 from pathsynth.measured import measured
+from pathsynth.metric_files import write_details
 from pathsynth.params import load_params
 from pathsynth.prepared import open_prepared
 from pathsynth.processes import joined, run_on
@@ -48,7 +48,7 @@ def main(params_path, prepared, out, metrics, curves, scratch, logs):
             result = train_lora(*given, scratch=scratch, processes=processes, saved=saved)
         if processes.main:
             save_lora(out, pipeline.unet, params.lora, model_card(params, data, prompts, result), checksum)
-            write_json(metrics, result | {"adapter_bytes": (out / WEIGHTS).stat().st_size})
+            write_details(metrics, result | {"adapter_bytes": (out / WEIGHTS).stat().st_size})
 
 
 if __name__ == "__main__":

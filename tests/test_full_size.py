@@ -16,6 +16,7 @@ from loopback import Server
 from benchmarks.random_base import prompts, random_base
 from pathsynth import labels
 from pathsynth.errors import MemoryFault, ModelError
+from pathsynth.metric_files import read_details
 from pathsynth.params import read_yaml
 from pathsynth.settings import LoraSettings
 
@@ -55,7 +56,7 @@ def test_committed_entries_run_every_stage(name, lora, server, sd15_base, tmp_pa
     server.add_repo(entry["base"]["pretrained_model_name_or_path"], sd15_base, entry["base"]["revision"])
     _serve(server, name, monkeypatch)
     run_graph(tmp_path, write_yaml(tmp_path / "params.yaml", _small(name, lora, tmp_path / "root")))
-    scores = json.loads((tmp_path / "metrics" / "evaluation.json").read_text())
+    scores = read_details(tmp_path / "metrics" / "evaluation.json")
     slugs = [labels.slug(label) for label in labels.of_set(name)]
     assert list(scores["per_tissue"]) == slugs and scores["n_images"] == 2 * len(slugs)
     with np.load(tmp_path / "data" / "generated" / "raw.npz") as raw:

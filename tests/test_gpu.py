@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from conftest import ROOT, graph_stages, run_graph, stage_command, tiny_lora, ti
 
 from benchmarks.random_base import random_base
 from pathsynth import labels
+from pathsynth.metric_files import read_details
 from pathsynth.resume import NOTHING, SECONDS_VARIABLE, Saved
 from pathsynth.settings import GenerationSettings, LoraSettings
 
@@ -141,7 +141,7 @@ def _on(processes: int, folder: Path, base: Path) -> dict:
         command = [sys.executable, *stage_command(name, folder, stages)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    return json.loads((folder / "metrics" / "lora.json").read_text())
+    return read_details(folder / "metrics" / "lora.json")
 
 
 @pytest.mark.gpu

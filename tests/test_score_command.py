@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from pathsynth import cards, labels
 from pathsynth.__main__ import main
+from pathsynth.metric_files import read_details
 from pathsynth.params import load_params
 
 
@@ -38,7 +39,7 @@ def scored(finished, tmp_path_factory) -> Path:
 
 
 def test_our_own_raw_images_have_the_scores_of_the_benchmark(finished, scored):
-    own, again = (json.loads((folder / "metrics" / "evaluation.json").read_text()) for folder in (finished, scored))
+    own, again = (read_details(folder / "metrics" / "evaluation.json") for folder in (finished, scored))
     for key in ("macro_f1", "macro_f1_low", "per_tissue", "judge", "colour", "gate_gaming", "real_images", "calibration"):
         assert own[key] == again[key], key
     assert own["realism"]["raw"] == again["realism"]["raw"] and own["copying"]["raw"] == again["copying"]["raw"]
@@ -116,9 +117,9 @@ def test_set_has_a_card_with_what_it_is(finished):
         assert "Synthetic, not for diagnosis" in text and "licence" in text and "seed 7" in text
         assert all(f"| {label} | an area with {label} |" in text for label in labels.PATHMNIST)
         assert str(finished) not in text
-    counts = json.loads((finished / "metrics" / "generation.json").read_text())
+    counts = read_details(finished / "metrics" / "generation.json")
     assert f"{counts['accepted']} of {counts['attempted']} attempts" in card
-    scores = json.loads((finished / "metrics" / "evaluation.json").read_text())
+    scores = read_details(finished / "metrics" / "evaluation.json")
     assert f"| raw images by the gate | {scores['macro_f1']:.3f} |" in card and "| value |" not in beside
 
 

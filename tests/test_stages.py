@@ -10,24 +10,26 @@ import numpy as np
 import pytest
 from conftest import ROOT, SAMPLE, run_stage, tiny_tree, write_yaml
 
+from pathsynth.metric_files import read_details
+
 
 def test_evaluation_is_of_all_sets(finished):
-    scores = json.loads((finished / "metrics" / "evaluation.json").read_text())
+    scores = read_details(finished / "metrics" / "evaluation.json")
     assert scores["n_images"] == 18
     assert 0 <= scores["macro_f1_low"] <= scores["macro_f1_high"] <= 1
     for name in ("judge", "filtered_judge", "untuned"):
         assert {"macro_f1", "per_tissue"} <= set(scores[name]) or scores[name]["n_images"] == 0
     assert set(scores["per_tissue"]["smooth_muscle"]) == {"precision", "recall", "f1", "f1_low", "f1_high"}
-    useful = json.loads((finished / "metrics" / "usefulness.json").read_text())
+    useful = read_details(finished / "metrics" / "usefulness.json")
     assert useful["repeats"] == 2 and {"real", "synthetic", "real_and_synthetic"} <= set(useful)
-    damaged = json.loads((finished / "metrics" / "robustness.json").read_text())
+    damaged = read_details(finished / "metrics" / "robustness.json")
     assert set(damaged["judge"]) == {"clean", "jpeg", "stain", "blur"}
 
 
 def test_generation_counts_match_table_and_archives(finished):
     import pandas as pd
 
-    counts = json.loads((finished / "metrics" / "generation.json").read_text())
+    counts = read_details(finished / "metrics" / "generation.json")
     table = pd.read_csv(finished / "data" / "generated" / "attempts.csv")
     with (
         np.load(finished / "data" / "generated" / "accepted.npz") as accepted,
@@ -129,7 +131,7 @@ def test_unreachable_quota_fails_the_stage_and_keeps_the_counts(finished, tmp_pa
     )  # fmt: skip
     assert result.exit_code == 1
     assert "error: too few images accepted: " in result.output and "the quota is 100%" in result.output
-    assert json.loads((tmp_path / "generation.json").read_text())["unfilled"] > 0
+    assert read_details(tmp_path / "generation.json")["unfilled"] > 0
 
 
 def test_lora_targets_that_match_nothing_end_the_stage(finished, tmp_path, tiny_base):
@@ -154,4 +156,4 @@ def test_help_names_the_options_and_loads_nothing_heavy(stage):
         "print(sorted({'torch', 'diffusers', 'pandas', 'sklearn', 'torchvision'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "--params" in out and out.splitlines()[-1] == "[]"
+    assert "Options:" in out and out.splitlines()[-1] == "[]"
