@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from pathsynth.evaluation import write_tables
 from pathsynth.files import write_json
 from pathsynth.generated import GeneratedSets, LabelledImages, check_labels
 from pathsynth.metric_files import read_details
+from pathsynth.new_folder import new_folder
 from pathsynth.params import load_params
 from pathsynth.plates import write_plates
 from pathsynth.report import read_report, write_report
@@ -70,7 +67,7 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
     The benchmark's classifiers must be there: `dvc repro observe_real` or `dvc pull`.
     """
     params = load_params(params_path)
-    with _whole_folder(out) as part, temporary_folder(scratch) as folder:
+    with new_folder(out) as part, temporary_folder(scratch) as folder:
         raw = _read(archive, split, params, folder)
         bench = open_bench(params, params_path.parent, prepared, observed, models / "gate", models / "judge")
         shared = {role: read_details(metrics / f"{role}.json") for role in SHARED}
@@ -81,28 +78,6 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
             shared["usefulness"] = usefulness(*given, trained_on="raw")
         _write(part, params, name or CONTROLS.sub(" ", archive.name), result, sheets, shared)
     click.echo(f"{headlines(result.metrics)}\n\nlook at {out / 'report.html'}; all scores are in {out / 'metrics'}")
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place in the end, whole; before that `out` is as it was.
-
-    Raises:
-        DataError: `out` is not empty or cannot be made.
-    """
-    try:
-        if out.exists() and any(out.iterdir()):
-            raise DataError(out, "is not empty; name a new folder")
-        with temporary_folder(out.absolute().parent) as folder:
-            part = folder / "part"
-            part.mkdir()
-            yield part
-            # of two runs into one folder the second finds it full
-            os.replace(part, out)
-    except OSError as error:
-        full = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
-        problem = "is not empty any more; name a new folder" if full else f"cannot be used: {error.strerror}"
-        raise DataError(out, problem) from error
 
 
 def _read(archive: Path, split: str, params: Params, folder: Path) -> LabelledImages:
