@@ -1,16 +1,42 @@
 """The commands for users: `python -m pathsynth --help`."""
 
+from __future__ import annotations
+
+import importlib
+
 import click
 
-from pathsynth.score_command import score
+# Name: the module that holds the command, and what the list of commands says of it; a module is imported when its turn comes.
+COMMANDS = {
+    "score": ("pathsynth.score_command", "Score any set of synthetic images as this benchmark scores its own."),
+    "synthesize": ("pathsynth.synthesize_command", "Draw images of the tissue that a sentence names, checked by the gate."),
+}
 
 
-@click.group()
+class LazyGroup(click.Group):
+    """Commands that cost nothing before they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        return getattr(importlib.import_module(module), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, said) for name, (_, said) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup)
 def main() -> None:
-    """Scores any set of synthetic images as this benchmark scores its own."""
+    """Draws synthetic tissue images, and scores any set of them as this benchmark scores its own."""
 
-
-main.add_command(score)
 
 if __name__ == "__main__":
     main(prog_name="python -m pathsynth")

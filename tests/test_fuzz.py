@@ -359,6 +359,58 @@ def test_pictures(damage, finished, place):
     refused_or_read(place, lambda: read_picture(path))
 
 
+@pytest.fixture(scope="module")
+def record(place: Path) -> dict:
+    """The record of a picture, and beside it the picture and a manifest of two."""
+    from pathsynth.manifest import write_manifest
+    from pathsynth.pictures import Record, write_picture
+
+    digests = dict.fromkeys(("unet_sha256", "lora_sha256", "gate_sha256", "pixels_sha256"), "a" * 64)
+    made = Record(
+        file="mucus_0001.png", tissue="mucus", prompt="=an area with mucus", negative_prompt="", seed=2**62, attempt=1,
+        checked="by the gate", predicted="mucus", confidence=0.5, scheduler="DDIMScheduler", num_inference_steps=9,
+        guidance_scale=2.5, mixed_precision="no", weight_dtype="fp32", image_size=8, channels=3, base="base", lora="r2",
+        made_with="torch 2", notice="synthetic", **digests,
+    )  # fmt: skip
+    write_picture(place / "whole.png", np.zeros((8, 8, 3), np.uint8), made)
+    write_manifest(place / "whole.csv", [made, made.model_copy(update={"file": "mucus_0002.png"})])
+    return made.model_dump()
+
+
+@given(damage=damages())
+def test_pictures_with_a_record(damage, record, place):
+    from pathsynth.pictures import read_record
+
+    (place / "record.png").write_bytes(damage((place / "whole.png").read_bytes()))
+    refused_or_read(place, lambda: read_record(place / "record.png"))
+
+
+@given(change=changes(), damage=st.none() | damages())
+def test_records_in_pictures(change, damage, record, place):
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    from pathsynth.pictures import RECORD, read_record
+
+    info, content = PngInfo(), json.dumps(change(record)).encode()
+    info.add_itxt(RECORD, (damage(content) if damage else content).decode("utf-8", errors="replace"))
+    Image.new("RGB", (8, 8)).save(place / "changed.png", pnginfo=info)
+    refused_or_read(place, lambda: read_record(place / "changed.png"))
+
+
+@given(damage=damages())
+def test_manifests(damage, record, place):
+    from pathsynth.manifest import read_manifest
+
+    (place / "damaged.csv").write_bytes(damage((place / "whole.csv").read_bytes()))
+
+    def read():
+        # what they name is written into a folder of the user's, and nowhere else
+        assert all(Path(one.file).name == one.file for one in read_manifest(place / "damaged.csv"))
+
+    refused_or_read(place, read)
+
+
 @contextmanager
 def _run_with(finished: Path, place: Path, name: str, content: bytes) -> Iterator[tuple[Path, Callable]]:
     """A run in which one file has another content, and what reads it for a report."""

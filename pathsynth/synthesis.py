@@ -1,0 +1,328 @@
+"""Images from a sentence: which tissue it names, drawn by base and LoRA, checked by the gate, tried again where it says no."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pathsynth import __version__
+from pathsynth.cards import base_name
+from pathsynth.errors import DataError, PathsynthError
+from pathsynth.files import sha256_of
+from pathsynth.params import load_params
+from pathsynth.pictures import BY_GATE, DISCLAIMER, NOT_CHECKED, Record
+from pathsynth.sentences import SentenceError, is_name, tissue_named
+from pathsynth.settings import GenerationSettings, Params
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from pathsynth.classifier import Classifier
+    from pathsynth.generation import Sampler
+    from pathsynth.slots import Slots
+
+MOST_IMAGES = 10_000
+GATE_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What images are made with.
+
+    Attributes:
+        params: the selected benchmark and LoRA.
+        beside: folder that relative paths in `params` are relative to.
+        lora, gate: folders of the adapter and of the classifier that filters.
+    """
+
+    params: Params
+    beside: Path
+    lora: Path
+    gate: Path
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """What came of one sentence.
+
+    Attributes:
+        images: uint8 (N, H, W, 3).
+        records: one for each image.
+        wanted: how many were asked for.
+        attempts: how many were drawn.
+        limit: most attempts for each.
+    """
+
+    images: np.ndarray
+    records: list[Record]
+    wanted: int
+    attempts: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a sentence asks for: the prompt, and the number of the tissue, or None for free text."""
+
+    prompt: str
+    tissue: int | None
+
+
+def find_artifacts(folder: Path, params: Path | None = None, lora: Path | None = None, gate: Path | None = None) -> Artifacts:
+    """The artifacts in a folder that is laid out as this repository is, or in places of their own.
+
+    Args:
+        folder: has params.yaml, models/lora and models/gate, and what params.yaml names by a relative path, such as the base.
+        params, lora, gate: where these are instead.
+
+    Raises:
+        ParamsError: the parameters are missing or wrong.
+        DataError: the LoRA is missing, with the commands that make it.
+    """
+    file = params or folder / "params.yaml"
+    if not file.is_file():
+        raise DataError(file, "is not there; name the folder of the artifacts with --artifacts, or the file with --params")
+    found = Artifacts(load_params(file), file.parent, lora or folder / "models" / "lora", gate or folder / "models" / "gate")
+    _check_trained(found.lora, "LoRA", "train_lora")
+    return found
+
+
+def synthesize(
+    sentence: str,
+    n: int = 1,
+    *,
+    artifacts: Path | Artifacts = Path(),
+    seed: int | None = None,
+    gate: bool = True,
+    max_attempts: int | None = None,
+) -> Synthetic:
+    """Draws images of the tissue that a sentence names, and keeps those in which the gate sees it.
+
+    For several sentences, one `Synthesizer` loads the models once.
+
+    Args:
+        sentence: such as "a histopathological image of an area with mucus", or a tissue's name alone.
+        n: how many images are wanted, from 1 to MOST_IMAGES.
+        artifacts: the folder of the artifacts, or what `find_artifacts` has found.
+        seed: from 0 to 2**32 - 1, by default that of the parameters.
+        gate: False draws any text, and asks no gate.
+        max_attempts: most tries for each image, by default that of the parameters.
+
+    Returns:
+        The images that passed, which may be fewer than were wanted.
+
+    Raises:
+        PathsynthError: one line that says what is missing, wrong or not allowed.
+    """
+    found = artifacts if isinstance(artifacts, Artifacts) else find_artifacts(Path(artifacts))
+    return Synthesizer(found).synthesize(sentence, n, seed=seed, gate=gate, max_attempts=max_attempts)
+
+
+class Synthesizer:
+    """Base, LoRA and gate, loaded once.
+
+    Args:
+        artifacts: what is loaded. The gate is not, before it is asked.
+
+    Raises:
+        PathsynthError: one of them is missing, damaged or does not fit the others.
+    """
+
+    def __init__(self, artifacts: Artifacts):
+        from pathsynth.base_model import load_base, locate_base, unet_sha256
+        from pathsynth.devices import pick_device
+        from pathsynth.lora import WEIGHTS, attach_lora
+
+        self.artifacts, self.params = artifacts, artifacts.params
+        base = self.params.benchmark.base
+        folder = locate_base(base, artifacts.beside)
+        self._device = pick_device(self.params.deterministic)
+        self._unet_sha256 = unet_sha256(folder, base.variant)
+        self._pipeline: StableDiffusionPipeline = load_base(folder, self._device, base.variant)
+        attach_lora(self._pipeline, artifacts.lora, self._unet_sha256)
+        self._lora_sha256 = sha256_of(artifacts.lora / WEIGHTS)
+
+    def synthesize(
+        self, sentence: str, n: int = 1, *, seed: int | None = None, gate: bool = True, max_attempts: int | None = None
+    ) -> Synthetic:
+        """As the function of this name."""
+        from pathsynth.generation import generate_filtered, generate_unfiltered
+        from pathsynth.resume import Saved
+        from pathsynth.slots import Slots
+
+        seed = self.params.seed if seed is None else seed
+        limit = self.params.benchmark.generation.max_attempts if max_attempts is None else max_attempts
+        _check_range("n", n, 1, MOST_IMAGES)
+        _check_range("seed", seed, 0, 2**32 - 1)
+        _check_range("max_attempts", limit, 1, 1000)
+        asked = self.asked(sentence, gate)
+        dataset = self.params.benchmark.dataset
+        sampler = self._sampler(asked.prompt, self.params.benchmark.generation, seed, dataset.image_size, dataset.channels)
+        with tempfile.TemporaryDirectory(prefix="pathsynth-") as folder:
+            # one tissue, so that a seed gives the same noise for every sentence
+            slots = Slots(Saved(Path(folder)), 1, n, dataset.image_size, seed)
+            if asked.tissue is None or not gate:
+                generate_unfiltered(sampler, slots, sampler.batch_size)
+                return self._unchecked(asked, slots)
+            order = [asked.tissue, *(number for number in range(len(dataset.slugs)) if number != asked.tissue)]
+            answers = self._gate.probabilities
+            generate_filtered(sampler, lambda images: answers(images)[:, order], slots, limit, sampler.batch_size)
+            return self._checked(asked, slots, [dataset.slugs[number] for number in order], limit)
+
+    def again(self, records: Sequence[Record]) -> np.ndarray:
+        """Draws recorded images once more, uint8 (N, H, W, 3): on the same machine the same pixels.
+
+        Raises:
+            DataError: they were drawn with other weights, or are not of one size.
+        """
+        for name, own in (("unet_sha256", self._unet_sha256), ("lora_sha256", self._lora_sha256)):
+            for record in records:
+                if (drawn_with := getattr(record, name)) != own:
+                    problem = f"was drawn with weights whose {name} begins with {drawn_with[:12]}, and these have {own[:12]}"
+                    raise DataError(record.file, problem)
+        if len(sizes := {record.image_size for record in records}) > 1:
+            raise DataError("the records", f"are of images of several sizes: {', '.join(map(str, sorted(sizes)))}")
+        images = np.empty((len(records), *[sizes.pop()] * 2, 3), np.uint8)
+        for number, key in enumerate(keys := [_sampling(record) for record in records]):
+            if key in keys[:number]:
+                continue
+            alike = [place for place, other in enumerate(keys) if other == key]
+            images[alike] = self._again([records[place] for place in alike])
+        return images
+
+    def _again(self, records: Sequence[Record]) -> np.ndarray:
+        """Records that differ by their seeds alone."""
+        from pathsynth.slots import Attempt
+
+        @dataclass(frozen=True, slots=True)
+        class Recorded(Attempt):
+            number: int
+
+            def seed(self, seed: int) -> int:
+                return self.number
+
+        first = records[0]
+        names = ("scheduler", "num_inference_steps", "guidance_scale", "negative_prompt", "mixed_precision", "weight_dtype")
+        settings = self.params.benchmark.generation.model_copy(update={name: getattr(first, name) for name in names})
+        sampler = self._sampler(first.prompt, settings, 0, first.image_size, first.channels)
+        return sampler.draw_all([Recorded(0, slot, 0, record.seed) for slot, record in enumerate(records)])
+
+    def asked(self, sentence: str, gate: bool = True) -> Asked:
+        """What a sentence asks for. A tissue's name alone is given the prompt that the LoRA was trained with.
+
+        Raises:
+            SentenceError: the gate is to be asked, and the sentence names no tissue or several.
+        """
+        labels, own = self.params.benchmark.dataset.label_names, self.params.benchmark.texts(self.params.lora.prompts)
+        if not sentence.strip():
+            raise SentenceError(sentence, "is empty", labels)
+        for tissue, (label, prompt) in enumerate(zip(labels, own, strict=True)):
+            if is_name(sentence, label) or sentence.strip() == prompt:
+                return Asked(prompt, tissue)
+        return Asked(sentence.strip(), tissue_named(sentence, labels) if gate else None)
+
+    def _sampler(self, prompt: str, settings: GenerationSettings, seed: int, size: int, channels: int) -> Sampler:
+        from pathsynth.generation import Sampler
+
+        return Sampler(self._pipeline, [prompt], settings, seed, size, channels)
+
+    @cached_property
+    def _gate(self) -> Classifier:
+        from pathsynth.classifier import load_classifier
+
+        _check_trained(self.artifacts.gate, "gate", "train_classifier@gate")
+        return load_classifier(self.artifacts.gate, self._device, self.params.benchmark.dataset.slugs)
+
+    @cached_property
+    def _gate_sha256(self) -> str:
+        return sha256_of(self.artifacts.gate / GATE_WEIGHTS)
+
+    def _checked(self, asked: Asked, slots: Slots, slugs: Sequence[str], limit: int) -> Synthetic:
+        table = slots.table(slugs)
+        images = slots.accepted()[0][:]
+        rows = table[table["accepted"] == 1].to_dict("records")
+        records = [
+            self._record(asked, image, number, row["seed"], row["attempt"], (row["predicted"], row["confidence"]))
+            for number, (image, row) in enumerate(zip(images, rows, strict=True), 1)
+        ]
+        return Synthetic(images, records, slots.per_tissue, len(table), limit)
+
+    def _unchecked(self, asked: Asked, slots: Slots) -> Synthetic:
+        from pathsynth.generation import first_attempts
+
+        images = slots.raw()[0][:]
+        attempts = first_attempts(1, slots.per_tissue)
+        records = [
+            self._record(asked, image, number, attempt.seed(slots.seed), 0, None)
+            for number, (image, attempt) in enumerate(zip(images, attempts, strict=True), 1)
+        ]
+        return Synthetic(images, records, len(images), len(images), 1)
+
+    def _record(
+        self, asked: Asked, image: np.ndarray, number: int, seed: int, attempt: int, seen: tuple[str, float] | None
+    ) -> Record:
+        dataset, settings = self.params.benchmark.dataset, self.params.benchmark.generation
+        slug = None if asked.tissue is None else dataset.slugs[asked.tissue]
+        return Record(
+            file=f"{slug or 'image'}_{number:04d}.png",
+            tissue=slug,
+            prompt=asked.prompt,
+            negative_prompt=settings.negative_prompt,
+            seed=int(seed),
+            attempt=int(attempt),
+            checked=BY_GATE if seen else NOT_CHECKED,
+            predicted=seen[0] if seen else None,
+            confidence=round(float(seen[1]), 4) if seen else None,
+            scheduler=settings.scheduler,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            mixed_precision=settings.mixed_precision,
+            weight_dtype=settings.weight_dtype,
+            image_size=dataset.image_size,
+            channels=dataset.channels,
+            base=base_name(self.params.benchmark.base),
+            lora=self.params.lora_name,
+            unet_sha256=self._unet_sha256,
+            lora_sha256=self._lora_sha256,
+            gate_sha256=self._gate_sha256 if seen else None,
+            pixels_sha256=pixels_sha256(image),
+            made_with=_versions(),
+            notice=DISCLAIMER,
+        )
+
+
+def pixels_sha256(image: np.ndarray) -> str:
+    """Checksum of an image's pixels, uint8 (H, W, 3)."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def _sampling(record: Record) -> tuple:
+    """What all images of one sampler share."""
+    names = ("scheduler", "num_inference_steps", "guidance_scale", "mixed_precision", "weight_dtype", "channels")
+    return (record.prompt, record.negative_prompt, *(getattr(record, name) for name in names))
+
+
+def _check_trained(folder: Path, what: str, stage: str) -> None:
+    if not folder.is_dir():
+        remedy = f"`make repro` or `dvc repro {stage}` trains one, `dvc pull` fetches one from a remote"
+        raise DataError(folder, f"is not there: no trained {what} yet; {remedy}")
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise PathsynthError(f"{name}: {value}: must be a whole number from {least} to {most}")
+
+
+def _versions() -> str:
+    from pathsynth.measured import versions
+
+    found = versions()
+    named: dict[str, str] = {"pathsynth": __version__, "diffusers": found["diffusers"], "torch": found["torch"]}
+    return ", ".join(f"{name} {version}" for name, version in named.items())
