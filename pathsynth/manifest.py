@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pathsynth.errors import DataError, one_line
-from pathsynth.files import FORMULA, reason, write_csv
+from pathsynth.files import reason, write_csv
 from pathsynth.pictures import Record, as_record
 
 NAME = "manifest.csv"
@@ -25,7 +25,11 @@ def write_manifest(path: Path, records: Sequence[Record]) -> None:
     """
     import pandas as pd
 
-    write_csv(path, pd.DataFrame([record.model_dump() for record in records], dtype=object))
+    # `write_csv` puts an apostrophe before some texts, so those that have one of their own get another
+    rows = [
+        {key: f"'{value}" if str(value).startswith("'") else value for key, value in dict(record).items()} for record in records
+    ]
+    write_csv(path, pd.DataFrame(rows, columns=list(Record.model_fields), dtype=object))
 
 
 def read_manifest(path: Path) -> list[Record]:
@@ -67,4 +71,4 @@ def _value(key: str | None, text: str | None) -> object:
         for kind in (int, float):
             with suppress(ValueError):
                 return kind(text)
-    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text
+    return text.removeprefix("'")
