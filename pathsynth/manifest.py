@@ -26,10 +26,8 @@ def write_manifest(path: Path, records: Sequence[Record]) -> None:
     import pandas as pd
 
     # `write_csv` puts an apostrophe before some texts, so those that have one of their own get another
-    rows = [
-        {key: f"'{value}" if str(value).startswith("'") else value for key, value in dict(record).items()} for record in records
-    ]
-    write_csv(path, pd.DataFrame(rows, columns=list(Record.model_fields), dtype=object))
+    table = pd.DataFrame([dict(record) for record in records], columns=list(Record.model_fields), dtype=object)
+    write_csv(path, table.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith("'") else value))
 
 
 def read_manifest(path: Path) -> list[Record]:

@@ -50,7 +50,7 @@ class Record(Section):
         predicted, confidence: slug and probability of the class that the gate saw, or None.
         scheduler, num_inference_steps, guidance_scale, mixed_precision, weight_dtype: of the sampling, as in params.yaml.
         image_size, channels: in pixels, and 1 for grey images.
-        base, lora: their names.
+        benchmark, base, lora: their names; images of `phantom` imitate tissue phantoms, not tissue.
         unet_sha256, lora_sha256, gate_sha256: of the weights; no gate where none was asked.
         pixels_sha256: of the pixels, uint8 (H, W, 3).
         made_with: versions of pathsynth, diffusers and torch.
@@ -73,6 +73,7 @@ class Record(Section):
     weight_dtype: WeightDtype
     image_size: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
     channels: Literal[1, 3]
+    benchmark: str
     base: str
     lora: str
     unet_sha256: Digest
@@ -102,7 +103,7 @@ def write_picture(path: Path, image: np.ndarray, record: Record) -> None:
         "Title": f"Synthetic image of {(record.tissue or 'free text').replace('_', ' ')}",
         "Description": record.prompt,
         "Disclaimer": DISCLAIMER,
-        "Source": f"{record.base} with LoRA {record.lora}",
+        "Source": f"{record.base} with LoRA {record.lora}, benchmark {record.benchmark}",
         "Software": f"pathsynth {__version__}",
         "Comment": _checked(record),
         RECORD: json.dumps(record.model_dump(), ensure_ascii=False),

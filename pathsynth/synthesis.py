@@ -287,6 +287,7 @@ class Synthesizer:
             weight_dtype=settings.weight_dtype,
             image_size=dataset.image_size,
             channels=dataset.channels,
+            benchmark=self.params.benchmark_name,
             base=base_name(self.params.benchmark.base),
             lora=self.params.lora_name,
             unet_sha256=self._unet_sha256,

@@ -10,9 +10,12 @@ import numpy as np
 
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import QuotaError
+from pathsynth.files import write_whole
 from pathsynth.manifest import NAME, read_manifest, write_manifest
 from pathsynth.new_folder import new_folder
 from pathsynth.pictures import NOT_CHECKED, Record, read_record, write_picture
+from pathsynth.plates import COLUMNS, Block, caption, draw_plate
+from pathsynth.settings import Params
 from pathsynth.synthesis import MOST_IMAGES, Artifacts, Synthesizer, Synthetic, find_artifacts, pixels_sha256
 
 SHEET = "sheet.png"
@@ -49,7 +52,7 @@ def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, 
             said = _draw_again(part, found, again)
         else:
             made = Synthesizer(found).synthesize(sentence, n, seed=seed, gate=not no_gate, max_attempts=max_attempts)
-            _write(part, made.images, made.records)
+            _write(part, made.images, made.records, found.params)
             said = _summary(made)
     click.echo(f"{said}\nlook at {out / SHEET}; {out / NAME} says how each was drawn")
     if not again and len(made.records) < made.wanted:
@@ -66,24 +69,22 @@ def _draw_again(folder: Path, artifacts: Artifacts, again: Path) -> str:
     drawn = [pixels_sha256(image) for image in images]
     same = sum(new == record.pixels_sha256 for new, record in zip(drawn, records, strict=True))
     now = [record.model_copy(update={"pixels_sha256": new}) for new, record in zip(drawn, records, strict=True)]
-    _write(folder, images, now)
+    _write(folder, images, now, artifacts.params)
     others = "" if same == len(records) else "; other processors and versions round in another way"
     return f"{same} of {len(records)} images are the same to the last bit{others}"
 
 
-def _write(folder: Path, images: np.ndarray, records: Sequence[Record]) -> None:
+def _write(folder: Path, images: np.ndarray, records: Sequence[Record], params: Params) -> None:
     for image, record in zip(images, records, strict=True):
         write_picture(folder / record.file, image, record)
     write_manifest(folder / NAME, records)
     if records:
-        _write_sheet(folder / SHEET, images, records)
+        stand_in = params.benchmark.dataset.source == "phantom"
+        _write_sheet(folder / SHEET, images, records, caption(params.benchmark_name, stand_in))
 
 
-def _write_sheet(path: Path, images: np.ndarray, records: Sequence[Record]) -> None:
+def _write_sheet(path: Path, images: np.ndarray, records: Sequence[Record], foot: str) -> None:
     """A contact sheet of the first images, with what the gate saw under each."""
-    from pathsynth.files import write_whole
-    from pathsynth.plates import COLUMNS, Block, draw_plate
-
     notes = ["not checked" if one.checked == NOT_CHECKED else f"gate: {one.confidence:.0%}" for one in records]
     pieces = range(0, min(len(records), SHEET_BLOCKS * SHEET_ROWS * COLUMNS), SHEET_ROWS * COLUMNS)
     blocks = []
@@ -92,7 +93,7 @@ def _write_sheet(path: Path, images: np.ndarray, records: Sequence[Record]) -> N
         blocks.append(Block(f"{start + 1} to {end}", images[start:end], tuple(notes[start:end])))
     first = records[0]
     title = first.tissue.replace("_", " ") if first.tissue else first.prompt
-    sheet = draw_plate(_short(title), blocks, "synthetic: not for diagnosis")
+    sheet = draw_plate(_short(title), blocks, foot)
     with write_whole(path) as part:
         sheet.save(part, format="PNG", optimize=True)
 

@@ -369,7 +369,8 @@ def record(place: Path) -> dict:
     made = Record(
         file="mucus_0001.png", tissue="mucus", prompt="=an area with mucus", negative_prompt="", seed=2**62, attempt=1,
         checked="by the gate", predicted="mucus", confidence=0.5, scheduler="DDIMScheduler", num_inference_steps=9,
-        guidance_scale=2.5, mixed_precision="no", weight_dtype="fp32", image_size=8, channels=3, base="base", lora="r2",
+        guidance_scale=2.5, mixed_precision="no", weight_dtype="fp32", image_size=8, channels=3,
+        benchmark="tiny", base="base", lora="r2",
         made_with="torch 2", notice="synthetic", **digests,
     )  # fmt: skip
     write_picture(place / "whole.png", np.zeros((8, 8, 3), np.uint8), made)

@@ -73,7 +73,8 @@ def _record(**changes) -> Record:
         "file": "mucus_0001.png", "tissue": "mucus", "prompt": "an area with mucus", "negative_prompt": "", "seed": 2**62 + 1,
         "attempt": 0, "checked": "by the gate", "predicted": "mucus", "confidence": 0.75,
         "scheduler": "DPMSolverMultistepScheduler", "num_inference_steps": 2, "guidance_scale": 2.0, "mixed_precision": "no",
-        "weight_dtype": "fp32", "image_size": 32, "channels": 3, "base": "base", "lora": "r2", "unet_sha256": "a" * 64,
+        "weight_dtype": "fp32", "image_size": 32, "channels": 3,
+        "benchmark": "tiny", "base": "base", "lora": "r2", "unet_sha256": "a" * 64,
         "lora_sha256": "b" * 64, "gate_sha256": "c" * 64, "pixels_sha256": "d" * 64, "made_with": "torch 2",
         "notice": DISCLAIMER,
     }  # fmt: skip
