@@ -19,7 +19,7 @@ from pathsynth.files import sha256_of
 from pathsynth.params import load_params
 from pathsynth.pictures import BY_GATE, DISCLAIMER, NOT_CHECKED, Record
 from pathsynth.sentences import SentenceError, is_name, tissue_named
-from pathsynth.settings import GenerationSettings, Params
+from pathsynth.settings import GenerationSettings, Params, WeightDtype
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -136,17 +136,17 @@ class Synthesizer:
     """
 
     def __init__(self, artifacts: Artifacts):
-        from pathsynth.base_model import load_base, locate_base, unet_sha256
+        from pathsynth.base_model import locate_base, unet_sha256
         from pathsynth.devices import pick_device
-        from pathsynth.lora import WEIGHTS, attach_lora
+        from pathsynth.lora import WEIGHTS
 
         self.artifacts, self.params = artifacts, artifacts.params
         base = self.params.benchmark.base
-        folder = locate_base(base, artifacts.beside)
+        self._base = locate_base(base, artifacts.beside)
         self._device = pick_device(self.params.deterministic)
-        self._unet_sha256 = unet_sha256(folder, base.variant)
-        self._pipeline: StableDiffusionPipeline = load_base(folder, self._device, base.variant)
-        attach_lora(self._pipeline, artifacts.lora, self._unet_sha256)
+        self._unet_sha256 = unet_sha256(self._base, base.variant)
+        self._pipeline = self._load()
+        self._dtype: WeightDtype | None = None
         self._lora_sha256 = sha256_of(artifacts.lora / WEIGHTS)
 
     def synthesize(
@@ -228,9 +228,21 @@ class Synthesizer:
                 return Asked(prompt, tissue)
         return Asked(sentence.strip(), tissue_named(sentence, labels) if gate else None)
 
+    def _load(self) -> StableDiffusionPipeline:
+        from pathsynth.base_model import load_base
+        from pathsynth.lora import attach_lora
+
+        pipeline = load_base(self._base, self._device, self.params.benchmark.base.variant)
+        attach_lora(pipeline, self.artifacts.lora, self._unet_sha256)
+        return pipeline
+
     def _sampler(self, prompt: str, settings: GenerationSettings, seed: int, size: int, channels: int) -> Sampler:
         from pathsynth.generation import Sampler
 
+        # a sampler rounds the weights to its format, from which there is no way back
+        if self._dtype not in (None, settings.weight_dtype):
+            self._pipeline = self._load()
+        self._dtype = settings.weight_dtype
         return Sampler(self._pipeline, [prompt], settings, seed, size, channels)
 
     @cached_property
@@ -317,8 +329,8 @@ def _check_trained(folder: Path, what: str, stage: str) -> None:
 
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise PathsynthError(f"{name}: {value}: must be a whole number from {least} to {most}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise PathsynthError(f"{name}: {value!r}: must be a whole number from {least} to {most}")
 
 
 def _versions() -> str:

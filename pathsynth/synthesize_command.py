@@ -64,7 +64,7 @@ def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, 
 
 
 def _draw_again(folder: Path, artifacts: Artifacts, again: Path) -> str:
-    records = [read_record(again)] if again.suffix == ".png" else read_manifest(again)
+    records = [read_record(again)] if again.suffix.lower() == ".png" else read_manifest(again)
     images = Synthesizer(artifacts).again(records)
     drawn = [pixels_sha256(image) for image in images]
     same = sum(new == record.pixels_sha256 for new, record in zip(drawn, records, strict=True))

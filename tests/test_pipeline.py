@@ -65,7 +65,7 @@ def test_every_out_is_there_and_the_second_run_does_nothing(workspace):
 def test_forced_run_gives_the_same_lock(workspace):
     before = _lock(workspace)
     said = dvc(workspace, "repro", "--force", "--no-run-cache")
-    assert len(re.findall("Running stage", said)) == 11
+    assert len(re.findall("Running stage", said)) == 12
     assert _lock(workspace) == before
 
 

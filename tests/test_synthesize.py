@@ -226,9 +226,24 @@ def test_a_name_alone_is_given_the_prompt_that_the_lora_knows(finished):
     assert synthesizer.asked("smooth muscle").prompt == "an area with smooth muscle"
     assert synthesizer.asked("smooth muscle, blurred").prompt == "smooth muscle, blurred"
     assert synthesizer.asked("no tissue at all", gate=False).tissue is None
-    for n in (0, MOST_IMAGES + 1):
-        with pytest.raises(PathsynthError, match=f"n: {n}: must be a whole number from 1 to {MOST_IMAGES}"):
+    for n in (0, MOST_IMAGES + 1, "3", True):
+        with pytest.raises(PathsynthError, match=f"n: {n!r}: must be a whole number from 1 to {MOST_IMAGES}"):
             synthesizer.synthesize("mucus", n)
+
+
+def test_formats_of_weights_do_not_leak_into_later_images(finished):
+    synthesizer = Synthesizer(find_artifacts(finished))
+    first = synthesizer.synthesize("dots", 1, gate=False)
+    half = [record.model_copy(update={"weight_dtype": "bf16"}) for record in first.records]
+    assert (synthesizer.again(half) != first.images).any()
+    assert (synthesizer.again(first.records) == first.images).all()
+
+
+def test_the_function_in_the_readme(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    block = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "pathsynth.synthesis" in code)
+    exec(compile(block, "README.md", "exec"), found := {})
+    assert found["made"].wanted == 12 and len(found["made"].images) == len(found["made"].records)
 
 
 def test_what_the_gate_refuses_is_missing_and_what_it_let_through_is_kept(finished, free, tmp_path):
