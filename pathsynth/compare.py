@@ -2,9 +2,10 @@
 
 As there, this is the last commit and the experiments that started from it, all run by the same code and data; experiments of
 other commits are compared with `--all-commits`, and may differ in more than their params. What was run in part only, so that
-its scores are still those of the commit that it started from, is left out.
-The page goes to reports/compare.html, or to another file with `--report`. With `--save results` the table goes to
-results/experiments.csv and the overview plate of each benchmark's best experiment to results/BENCHMARK.png; with
+its scores are still those of the commit that it started from, is left out. Runs that differ in nothing but the seed are one
+row, of their mean and standard deviation.
+The page goes to reports/compare.html, or to another file with `--report`. With `--save results` the single runs go to
+results/experiments.csv and an overview plate of each benchmark's best configuration to results/BENCHMARK.png; with
 `--readme README.md` the tables in the README are made anew from that file.
 """
 
@@ -16,7 +17,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +27,22 @@ import click
 from pathsynth import compare_page
 from pathsynth.cards import cell
 from pathsynth.cli import FILE, FOLDER, reports_errors
+from pathsynth.compare_page import FileOf
+from pathsynth.configurations import Configuration, digest, fold
 from pathsynth.errors import DataError, one_line
-from pathsynth.files import read_json, reason, write_csv, write_text, write_whole
+from pathsynth.files import reason, write_csv, write_text, write_whole
+from pathsynth.metric_files import found, parse_details, read_details
 from pathsynth.score_table import score_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OVERVIEW = "plots/evaluation/plates/overview.png"
-SCORES_MARKS = re.compile(r"(<!-- scores: ([\w/]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-MARKS = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"<!-- (?:(results|scores): *([\w/.-]+)|end) -->")
+HEAD = (
+    "LoRA", "prompts", "seeds", "raw, gate", "raw, judge", "accepted, judge", "untuned, judge", "acceptance", "unfilled",
+    "usefulness F1", "images per seed",
+)  # fmt: skip
 # Column: the metrics file and the keys that lead to the value.
 SCORES: dict[str, tuple[str, ...]] = {
     "macro_f1": ("evaluation", "macro_f1"),
@@ -64,24 +72,37 @@ MAKERS = ("train_classifier@gate", "train_classifier@judge", "train_lora", "gene
 UNSAVED = ["rev", "tissues", "dataset", "texts"]
 
 
-def experiments(shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def experiments(shown: list[dict[str, Any]], file_of: FileOf) -> Iterator[dict[str, Any]]:
     """One flat row per finished experiment or commit in the answer of `dvc exp show --json`.
 
-    The workspace is left out: its params may have been edited since its scores were made.
+    The workspace is left out: its params may have been edited since its scores were made. So is a revision without scores, or
+    with damaged ones.
+
+    Args:
+        shown: the answer.
+        file_of: reads a file of a revision.
     """
     for entry in shown:
         if entry["rev"] == "workspace":
             continue
         # one that waits or runs shows its own params beside the scores of the commit that it started from
         ended = [e for e in entry.get("experiments") or [] if (e.get("executor") or {}).get("state") in (None, "success")]
-        revisions = [entry] + [revision for experiment in ended for revision in experiment["revs"]]
-        for revision in revisions:
-            data = revision.get("data") or {}
-            params = _content(data.get("params"), "params.yaml")
-            metrics = {name: _content(data.get("metrics"), f"metrics/{name}.json") or {} for name in FILES}
+        for revision in [entry] + [revision for experiment in ended for revision in experiment["revs"]]:
+            params = found(revision, ("data", "params", "params.yaml", "data"))
+            if not all(isinstance(found(params, (selector,)), str) for selector in ("benchmark", "lora")):
+                continue
             # what a commit does not know yet is left open, but without these there is nothing to be compared
-            if params and {"benchmark", "lora"} <= set(params) and _found(metrics, SCORES["macro_f1"]) is not None:
-                yield _row(revision, params, metrics)
+            metrics = {name: _details(revision["rev"], f"metrics/{name}.json", file_of) for name in FILES}
+            if _number(found(metrics, SCORES["macro_f1"])) is not None:
+                yield _row(revision["rev"], params, metrics)
+
+
+def _details(revision: str, path: str, file_of: FileOf) -> dict[str, Any]:
+    """What a metrics file of a revision holds; nothing where it is missing or damaged."""
+    data = file_of(revision, path)
+    with suppress(DataError):
+        return {} if data is None else parse_details(data, path)
+    return {}
 
 
 def scored_by_its_params(params: dict[str, Any], lock: bytes | None) -> bool:
@@ -97,7 +118,7 @@ def scored_by_its_params(params: dict[str, Any], lock: bytes | None) -> bool:
         True also where there is nothing to judge by: no lock, or one of a commit that recorded no params of a benchmark.
     """
     stages = _locked(lock) if lock else {}
-    recorded = [_found(stages, (stage, "params", "params.yaml")) or {} for stage in MAKERS]
+    recorded = [found(stages, (stage, "params", "params.yaml")) or {} for stage in MAKERS]
     if not any(key.startswith("benchmarks.") for key in recorded[-1]):
         return True
     return all(_value(params, key) == value for of_stage in recorded for key, value in of_stage.items())
@@ -114,22 +135,14 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """The table of one benchmark in Markdown, scores with their 95 % intervals."""
-    head = "| LoRA | prompts | raw, gate | raw, judge | accepted, judge | untuned, judge | acceptance | unfilled | images |"
-    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
-    for row in frame.to_dict("records"):
-        gate, judge = (_interval(row, name) for name in ("macro_f1", "judge_f1"))
-        cells = [
-            _code(row["lora"]),
-            cell(_text(row["prompts"])),
-            gate,
-            judge,
-            *(_score(row[name]) for name in ("filtered_judge_f1", "untuned_f1")),
-        ]
-        cells += [
-            _text(row[name], form) for name, form in (("acceptance_rate", ".0%"), ("unfilled", ".0f"), ("n_images", ".0f"))
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+    """The table of one benchmark in Markdown: a row per configuration, scores with their deviation or 95 % interval."""
+    lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+    for one in fold(frame.to_dict("records")):
+        names = (("filtered_judge_f1", ".3f"), ("untuned_f1", ".3f"), ("acceptance_rate", ".0%"))
+        cells = [_code(one["lora"]), cell(_text(one["prompts"])), str(len(one.runs))]
+        cells += [_score(one, "macro_f1"), _score(one, "judge_f1"), *(_score(one, name, form) for name, form in names)]
+        cells += [_score(one, "unfilled", ".1f" if len(one.runs) > 1 else ".0f"), _score(one, "useful_f1")]
+        lines.append("| " + " | ".join([*cells, _text(one.mean("n_images"), ".0f")]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -138,29 +151,61 @@ def _code(name: str) -> str:
     return f"`{re.sub(r'[`|<>]', '', ' '.join(str(name).split()))}`"
 
 
+def _score(one: Configuration, name: str, form: str = ".3f") -> str:
+    """Mean ± standard deviation over the seeds; of a single run its value, with its interval where it has one."""
+    value, spread = one.mean(name), one.deviation(name)
+    if value is not None and spread is not None:
+        return f"{value:{form}} ± {spread:{form}}"
+    low, high = (one.mean(f"{name}_{end}") if len(one.runs) == 1 else None for end in ("low", "high"))
+    return _text(value, form) + (f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else "")
+
+
 def fill_scores(text: str, folder: Path) -> str:
-    """Replaces what stands between `<!-- scores: FOLDER -->` and `<!-- end -->` by what else that folder's metrics say."""
+    """Replaces what stands between `<!-- scores: FOLDER -->` and `<!-- end -->` by what else that folder's metrics say.
 
-    def replacement(match: re.Match) -> str:
-        evaluation, usefulness = (read_json(folder / match[2] / f"{name}.json") for name in ("evaluation", "usefulness"))
+    Raises:
+        DataError: for a mark without its end, and for scores that are missing or damaged.
+    """
+
+    def scores(name: str) -> str:
+        evaluation, usefulness = (read_details(folder / name / f"{part}.json") for part in ("evaluation", "usefulness"))
         try:
-            return match[1] + score_table(evaluation, usefulness) + match[3]
+            return score_table(evaluation, usefulness)
         except KeyError as error:
-            raise DataError(folder / match[2], f"its scores lack {error.args[0]!r}; run the stage evaluate anew") from error
+            raise DataError(folder / name, f"its scores lack {error.args[0]!r}; run the stage evaluate anew") from error
 
-    return SCORES_MARKS.sub(replacement, text)
+    return _filled(text, "scores", scores)
 
 
 def fill_readme(text: str, frame: pd.DataFrame) -> str:
-    """Replaces what stands between `<!-- results: BENCHMARK -->` and `<!-- end -->` by that benchmark's table."""
+    """Replaces what stands between `<!-- results: BENCHMARK -->` and `<!-- end -->` by that benchmark's table.
 
-    def replacement(match: re.Match) -> str:
-        rows = frame[frame["benchmark"] == match[2]]
+    Raises:
+        DataError: for a mark without its end, and for a benchmark that has no rows.
+    """
+
+    def results(benchmark: str) -> str:
+        rows = frame[frame["benchmark"] == benchmark]
         if rows.empty:
-            raise DataError("README", f"has a mark for {match[2]}, of which no experiment is known")
-        return match[1] + markdown(rows) + match[3]
+            raise DataError("README", f"has a mark for {benchmark}, of which no experiment is known")
+        return markdown(rows)
 
-    return MARKS.sub(replacement, text)
+    return _filled(text, "results", results)
+
+
+def _filled(text: str, kind: str, made: Callable[[str], str]) -> str:
+    """Text with what stands between marks of that kind and their ends made anew from the names in the marks."""
+    parts, at, opened = [], 0, None
+    for mark in MARK.finditer(text):
+        if opened and mark[1]:
+            break
+        if opened and opened[1] == kind:
+            parts += [text[at : opened.end()], "\n", made(opened[2])]
+            at = mark.start()
+        opened = mark if mark[1] else None
+    if opened:
+        raise DataError("README", f"the mark {opened[0]} has no <!-- end -->")
+    return "".join([*parts, text[at:]])
 
 
 @click.command()
@@ -174,18 +219,20 @@ def main(save: Path | None, readme: Path | None, all_commits: bool, report: Path
     if readme:
         _fill(readme, (save or Path("results")) / "experiments.csv")
         return
-    rows = _own_rows(all_commits)
-    frame = table(rows)
+    frame = table(_own_rows(all_commits))
     for benchmark, group in frame.groupby("benchmark"):
         click.echo(f"\n{benchmark}\n{markdown(group)}")
         if save:
-            plate = _output("git", "show", f"{group.iloc[0]['rev']}:{OVERVIEW}")
+            plate = _output("git", "show", f"{fold(group.to_dict('records'))[0]['rev']}:{OVERVIEW}")
             with write_whole(save / f"{benchmark}.png") as part:
                 part.write_bytes(plate)
     if save:
         write_csv(save / "experiments.csv", frame.drop(columns=UNSAVED))
     write_text(report, compare_page.render_comparison(frame.to_dict("records"), file_of))
     click.echo(f"open {report} in a browser")
+    if len(frame) == 1:
+        other = "r8" if frame.iloc[0]["lora"] != "r8" else "r16"
+        click.echo(f"only one experiment is known; `dvc exp run -S lora={other}` adds one")
 
 
 def _own_rows(all_commits: bool) -> list[dict[str, Any]]:
@@ -193,7 +240,7 @@ def _own_rows(all_commits: bool) -> list[dict[str, Any]]:
     _check_tools()
     answer = _output(sys.executable, "-m", "dvc", "exp", "show", "--json", *(["--all-commits"] if all_commits else []))
     try:
-        rows = list(experiments(json.loads(answer)))
+        rows = list(experiments(json.loads(answer), file_of))
     except ValueError as error:
         raise DataError("dvc exp show", f"gives no JSON: {one_line(error)}") from error
     own = [row for row in rows if scored_by_its_params(row["params"], file_of(row["rev"], "dvc.lock"))]
@@ -223,62 +270,64 @@ def file_of(revision: str, path: str) -> bytes | None:
 
 
 def _fill(readme: Path, saved: Path) -> None:
-    import pandas as pd
-
     for path in (readme, saved):
         if not path.is_file():
             raise DataError(path, "is not there")
-    text = fill_readme(readme.read_text(encoding="utf-8"), pd.read_csv(saved))
+    text = fill_readme(readme.read_text(encoding="utf-8"), read_saved(saved))
     text = fill_scores(text, readme.parent)
     write_text(readme, text)
 
 
-def _score(value: float | None) -> str:
-    """Three digits, or a dash where there was nothing to score."""
-    return _text(value, ".3f")
+def read_saved(path: Path) -> pd.DataFrame:
+    """The table that `--save` has written, as it does now or before it knew `config`."""
+    import pandas as pd
+
+    # a digest of digits alone is a name too
+    return pd.read_csv(path, dtype=dict.fromkeys(("benchmark", "lora", "prompts", "config"), object))
 
 
 def _text(value: Any, form: str = "") -> str:
-    """A value, or a dash where there is none; pandas makes None a NaN, which is not equal to itself."""
-    return "-" if value is None or value != value else format(value, form)
+    """A value, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
 
 
-def _interval(row: dict[str, Any], name: str) -> str:
-    low, high = (_text(row[f"{name}_{end}"], ".2f") for end in ("low", "high"))
-    return f"{_score(row[name])} ({low} to {high})" if "-" not in (low, high) else _score(row[name])
+def _number(value: Any) -> float | None:
+    """A number as a file holds it, or None for what is none."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _row(revision: dict[str, Any], params: dict, metrics: dict[str, dict]) -> dict[str, Any]:
+def _row(revision: str, params: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     benchmark, lora = params["benchmark"], params["lora"]
-    of_benchmark, of_lora = _found(params, ("benchmarks", benchmark)), _found(params, ("loras", lora))
-    scored = {"gate": metrics["evaluation"], "judge": metrics["evaluation"].get("judge", {})}
-    prompts = _found(of_lora, ("prompts",))
+    of_benchmark, of_lora = found(params, ("benchmarks", benchmark)), found(params, ("loras", lora))
+    prompts = found(of_lora, ("prompts",))
+    dataset = found(of_benchmark, ("dataset",))
+    selected = {
+        "seed": params.get("seed"),
+        "deterministic": params.get("deterministic"),
+        "benchmark": benchmark,
+        "lora": lora,
+        "benchmarks": {benchmark: of_benchmark},
+        "loras": {lora: of_lora},
+    }
     return {
         "benchmark": benchmark,
         "lora": lora,
-        "prompts": prompts,
-        "texts": _found(of_benchmark, ("prompts", prompts)),
-        "seed": params.get("seed"),
-        **{name: _found(metrics, keys) for name, keys in SCORES.items()},
-        "tissues": {by: {slug: one.get("f1") for slug, one in of.get("per_tissue", {}).items()} for by, of in scored.items()},
-        "dataset": _found(of_benchmark, ("dataset",)) or {},
-        "params": {
-            "seed": params.get("seed"),
-            "deterministic": params.get("deterministic"),
-            "benchmark": benchmark,
-            "lora": lora,
-            "benchmarks": {benchmark: of_benchmark},
-            "loras": {lora: of_lora},
-        },
-        "rev": revision["rev"],
+        "prompts": prompts if isinstance(prompts, str) else None,
+        "config": digest(selected),
+        "texts": found(of_benchmark, ("prompts", prompts)) if isinstance(prompts, str) else None,
+        "seed": _number(params.get("seed")),
+        **{name: _number(found(metrics, keys)) for name, keys in SCORES.items()},
+        "tissues": {"gate": _tissues(metrics, ()), "judge": _tissues(metrics, ("judge",))},
+        "dataset": dataset if isinstance(dataset, Mapping) else {},
+        "params": selected,
+        "rev": revision,
     }
 
 
-def _found(tree: Any, keys: tuple[str, ...]) -> Any:
-    """What stands at the end of nested keys, or None."""
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
+def _tissues(metrics: Mapping[str, Mapping[str, Any]], keys: tuple[str, ...]) -> dict[str, float | None]:
+    """F1 by tissue."""
+    scores = found(metrics, ("evaluation", *keys, "per_tissue"))
+    return {slug: _number(found(one, ("f1",))) for slug, one in scores.items()} if isinstance(scores, Mapping) else {}
 
 
 def _value(params: dict[str, Any], key: str) -> Any:
@@ -286,8 +335,8 @@ def _value(params: dict[str, Any], key: str) -> Any:
     for table, selector in (("benchmarks", "benchmark"), ("loras", "lora")):
         entry = f"{table}.{params[selector]}"
         if key == entry or key.startswith(f"{entry}."):
-            return _found(params[table][params[selector]], tuple(key.removeprefix(entry).split(".")[1:]))
-    return _found(params, tuple(key.split(".")))
+            return found(params[table][params[selector]], tuple(key.removeprefix(entry).split(".")[1:]))
+    return found(params, tuple(key.split(".")))
 
 
 @functools.lru_cache(maxsize=8)  # many commits share a lock
@@ -297,13 +346,9 @@ def _locked(lock: bytes) -> dict[str, Any]:
     from ruamel.yaml.error import YAMLError
 
     try:
-        return _found(YAML(typ="safe", pure=True).load(lock.decode("utf-8")), ("stages",)) or {}
+        return found(YAML(typ="safe", pure=True).load(lock.decode("utf-8")), ("stages",)) or {}
     except (YAMLError, UnicodeDecodeError):
         return {}
-
-
-def _content(files: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
-    return ((files or {}).get(name) or {}).get("data")
 
 
 def _output(*command: str) -> bytes:

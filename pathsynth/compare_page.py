@@ -1,25 +1,34 @@
-"""The page across experiments: one section per benchmark with a table, charts, tests, and plates side by side."""
+"""The page across experiments: one section per benchmark with a table, charts, tests, and plates side by side.
+
+Runs that differ in nothing but the seed are one configuration: a row, and a bar with their standard deviation.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pathsynth import charts, labels, pages
 from pathsynth.charts import Axis, Series
+from pathsynth.configurations import Configuration, common_seed, deviation, fold, known, mean, shared_seed
 from pathsynth.errors import DataError
 from pathsynth.pages import Chart, Picture, decimals
 from pathsynth.plates import DATA_SET, RAW, places
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 # (revision, path) to the file's bytes, or None where the revision has no such file.
 FileOf = Callable[[str, str], bytes | None]
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 View = dict[str, Any]
 Predictions = dict[tuple[str, str], tuple[str, str]]
 
@@ -32,7 +41,42 @@ OBSERVERS = ("gate", "judge")
 PERMUTATIONS, PERMUTATIONS_EACH = 2000, 200
 
 
-def render_comparison(rows: Sequence[Mapping[str, Any]], file_of: FileOf) -> str:
+@dataclass(frozen=True)
+class Run:
+    """One run of a configuration, with the name that it has on the page."""
+
+    name: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Named:
+    """A configuration with the name that it has on the page."""
+
+    name: str
+    runs: Configuration
+
+    @property
+    def several(self) -> bool:
+        """Whether it was run with several seeds."""
+        return len(self.runs.runs) > 1
+
+    def run(self, seed: Any) -> Run:
+        """The run of that seed, or the one of the lowest."""
+        row = self.runs.run(seed)
+        return Run(f"{self.name}, seed {row['seed']}" if self.several else self.name, row)
+
+    @property
+    def singles(self) -> list[Named]:
+        """Each run as a configuration of its own, named by its seed and commit."""
+        return [Named(f"seed {row['seed']}, {row['rev'][:7]}", Configuration((row,))) for row in self.runs.runs]
+
+    def f1(self, by: str, slug: str) -> list[Any]:
+        """The F1 of a tissue, by run."""
+        return [row["tissues"][by].get(slug) for row in self.runs.runs]
+
+
+def render_comparison(rows: Sequence[Row], file_of: FileOf) -> str:
     """Renders the page.
 
     Args:
@@ -42,53 +86,84 @@ def render_comparison(rows: Sequence[Mapping[str, Any]], file_of: FileOf) -> str
     Returns:
         HTML that needs no other file; the same experiments give the same text.
     """
-    known = [{str(name): _known(value) for name, value in row.items()} for row in rows]
-    benchmarks = list(dict.fromkeys(row["benchmark"] for row in known))
+    configurations = fold([{str(name): known(value) for name, value in row.items()} for row in rows])
+    benchmarks = list(dict.fromkeys(one["benchmark"] for one in configurations))
     sections = [
-        _section(f"benchmark-{number}", benchmark, [row for row in known if row["benchmark"] == benchmark], file_of)
+        _section(f"benchmark-{number}", benchmark, [one for one in configurations if one["benchmark"] == benchmark], file_of)
         for number, benchmark in enumerate(benchmarks, 1)
     ]
-    return pages.render("compare.html.j2", sections=sections, count=len(known))
+    template = _environment().get_template("compare.html.j2")
+    return template.render(sections=sections, configurations=len(configurations), runs=len(rows))
 
 
-def difference_tests(rows: Sequence[Row], slugs: Sequence[str], file_of: FileOf) -> list[View]:
-    """Tests the first experiment against each other one, by the raw images of both.
+@cache
+def _environment() -> Environment:
+    """That of all pages, and this page's own template, which is apart because the report depends on all others."""
+    from jinja2 import ChoiceLoader, PackageLoader
 
-    Images are paired where they answer the same prompts with the same noise; else the two sets are dealt anew.
+    loaders = [PackageLoader("pathsynth", folder) for folder in ("compare_templates", "templates")]
+    return pages._environment().overlay(loader=ChoiceLoader(loaders))
+
+
+def difference_tests(configurations: Sequence[Named], slugs: Sequence[str], file_of: FileOf) -> list[View]:
+    """Tests the first configuration against each other one, by the raw images of one run of both.
+
+    It is the run of the lowest seed that both have: images are paired where they answer the same prompts with the same noise.
+    Else the two sets are dealt anew. Which seed is used depends on no score.
 
     Args:
-        rows: experiments of one benchmark, the best first.
+        configurations: of one benchmark, the best first.
         slugs: names of all tissues.
         file_of: reads a file of an experiment's commit.
 
     Returns:
-        For each other experiment its `name`; `unpaired`, why its images are not paired with those of the first, or nothing; by
-        "gate" and "judge" the difference of macro F1 (first minus other) and p, corrected for all tests of the list by Holm's
-        method; and `sentence` by the judge. `why` instead of all but the name where there is nothing to test.
+        For each other configuration its `name`; the `seed` of both runs, or None where none is in common; `unpaired`, why its
+        images are not paired with those of the first, or nothing; by "gate" and "judge" the difference of macro F1 (first minus
+        other) and p, corrected for all tests of the list by Holm's method; `sentence` by the judge; and `repeats` as `_repeats`
+        gives it. `why` instead of difference and p where there is nothing to test.
     """
-    best, *others = rows
-    tables = [_predictions(file_of(row["rev"], PREDICTIONS)) for row in rows]
+    best, *others = configurations
     permutations = max(PERMUTATIONS, PERMUTATIONS_EACH * len(OBSERVERS) * len(others))
-    tests = [_test((best, row), (tables[0], table), slugs, permutations) for row, table in zip(others, tables[1:], strict=True)]
-    _correct([test for test in tests if "why" not in test], best["name"])
+    tests = []
+    for other in others:
+        seed = common_seed(best.runs, other.runs)
+        runs = (best.run(seed), other.run(seed))
+        tables = [_predictions(file_of(run.row["rev"], PREDICTIONS)) for run in runs]
+        test = _test(runs, (tables[0], tables[1]), slugs, permutations)
+        tests.append({**test, "name": other.name, "seed": seed, "repeats": _repeats(best.runs, other.runs)})
+    _correct([test for test in tests if "why" not in test], best.name)
     return tests
 
 
+def _repeats(best: Configuration, other: Configuration) -> View | None:
+    """Differences of macro F1 by the judge over the seeds that both have: `mean`, `deviation`, how many are `above` 0, `n`.
+
+    None where fewer than two are in common: it is by these alone that one sees whether another training would win again.
+    """
+    seeds = [seed for seed in best.seeds if seed is not None and seed in other.seeds]
+    pairs = [(best.run(seed)["judge_f1"], other.run(seed)["judge_f1"]) for seed in seeds]
+    differences = [first - second for first, second in pairs if None not in (first, second)]
+    if len(differences) < 2:
+        return None
+    above = sum(difference > 0 for difference in differences)
+    return {"mean": mean(differences), "deviation": deviation(differences), "above": above, "n": len(differences)}
+
+
 def _test(
-    rows: tuple[Row, Row], tables: tuple[Predictions | None, Predictions | None], slugs: Sequence[str], permutations: int
+    runs: tuple[Run, Run], tables: tuple[Predictions | None, Predictions | None], slugs: Sequence[str], permutations: int
 ) -> View:
     """One test of `difference_tests`, not yet corrected."""
     from pathsynth.scores import classification_scores, paired_permutation_test, unpaired_permutation_test
 
-    (best, other), (first, second), seed = rows, tables, rows[0]["seed"] or 0
+    (best, other), (first, second), seed = (run.row for run in runs), tables, runs[0].row["seed"] or 0
     if first is None or second is None:
-        missing = [row["name"] for row, table in zip(rows, tables, strict=True) if table is None]
-        return {"name": other["name"], "why": f"no table of raw images of {' and '.join(missing)}"}
+        missing = [run.name for run, table in zip(runs, tables, strict=True) if table is None]
+        return {"why": f"no table of raw images of {' and '.join(missing)}"}
     one, two = (_indices(table, slugs) for table in (first, second))
     if min(labels.min() for table in (one, two) for labels in table.values()) < 0:
-        return {"name": other["name"], "why": "tissues of another benchmark"}
+        return {"why": "tissues of another benchmark"}
     unpaired = _unpaired(best, other, first.keys() == second.keys())
-    test: View = {"name": other["name"], "unpaired": unpaired, "n": min(len(first), len(second))}
+    test: View = {"unpaired": unpaired, "n": min(len(first), len(second))}
     for by in OBSERVERS:
         scores = [classification_scores(table["tissue"], table[by], slugs)["macro_f1"] for table in (one, two)]
         if unpaired:
@@ -131,35 +206,35 @@ def _indices(table: Predictions, slugs: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: np.array([index.get(slug, -1) for slug in column]) for name, column in columns.items()}
 
 
-def _section(anchor: str, benchmark: str, rows: list[Row], file_of: FileOf) -> View:
-    for row, name in zip(rows, _names(rows), strict=True):
-        row["name"] = name
-    words, charted = _words(rows), [row for row in rows if row["tissues"]["gate"]]
+def _section(anchor: str, benchmark: str, found: Sequence[Configuration], file_of: FileOf) -> View:
+    configurations = _named(found)
+    rows = [row for one in found for row in one.runs]
+    words, charted = _words(rows), [one for one in configurations if any(row["tissues"]["gate"] for row in one.runs.runs)]
+    seed, side_by_side = shared_seed(found), configurations[:SIDE_BY_SIDE]
+    runs = [one.run(seed) for one in side_by_side]
     return {
         "anchor": anchor,
         "title": f"Benchmark {benchmark}",
         "benchmark": benchmark,
         "kind": "tissue" if tuple(words.values()) == labels.PATHMNIST else "class",
         "stand_in": any(row["dataset"].get("source") == "phantom" for row in rows),
-        "rows": rows,
+        "configurations": configurations,
+        "repeated": any(one.several for one in configurations),
         "charts": [_chart(anchor, charted[:CHARTED], words, by) for by in OBSERVERS if charted],
         "charted": CHARTED if len(charted) > CHARTED else 0,
-        "tests": difference_tests(rows, list(words), file_of) if len(rows) > 1 and words else [],
-        "plates": [plate for slug, label in words.items() if (plate := _plate(rows[:SIDE_BY_SIDE], slug, label, file_of))],
-        "shown": min(len(rows), SIDE_BY_SIDE),
+        "tests": difference_tests(configurations, list(words), file_of) if len(found) > 1 and words else [],
+        "plates": [plate for slug, label in words.items() if (plate := _plate(runs, slug, label, file_of))],
+        "shown": len(side_by_side),
     }
 
 
-def _names(rows: Sequence[Row]) -> Iterator[str]:
-    """The LoRAs' names; where several runs share one, with their seeds, and with their commits where those are the same."""
-    seeds: dict[str, list] = {}
-    for row in rows:
-        seeds.setdefault(row["lora"], []).append(row["seed"])
-    for row in rows:
-        known = seeds[row["lora"]]
-        seed = f", seed {row['seed']}" if len(set(known)) > 1 else ""
-        commit = f", {row['rev'][:7]}" if known.count(row["seed"]) > 1 else ""
-        yield f"{row['lora']}{seed}{commit}"
+def _named(configurations: Sequence[Configuration]) -> list[Named]:
+    """Names the configurations by their LoRAs; where several share one, also by their params, or by the commit of a run."""
+    counts = Counter(one["lora"] for one in configurations)
+    return [
+        Named(f"{one['lora']}, {one['config'] or one['rev'][:7]}" if counts[one["lora"]] > 1 else one["lora"], one)
+        for one in configurations
+    ]
 
 
 def _words(rows: Sequence[Row]) -> dict[str, str]:
@@ -173,16 +248,29 @@ def _words(rows: Sequence[Row]) -> dict[str, str]:
     return {slug: known.get(slug, slug.replace("_", " ")) for slug in slugs}
 
 
-def _chart(anchor: str, rows: Sequence[Row], words: Mapping[str, str], by: str) -> Chart:
-    series = [Series(row["name"], [row["tissues"][by].get(slug) for slug in words]) for row in rows]
+def _chart(anchor: str, configurations: Sequence[Named], words: Mapping[str, str], by: str) -> Chart:
+    series = [_bars(one, words, by) for one in configurations]
     spoken = f"F1 of raw images by the {by}. " + "; ".join(
         f"{label}: " + ", ".join(f"{one.name} {decimals(one.values[place], 2)}" for one in series)
         for place, label in enumerate(words.values())
     )
     drawn = charts.bars(f"{anchor}-{by}", list(words.values()), series, Axis("F1"), spoken)
-    worth = next((row["judge_on_real"] for row in rows if row.get("judge_on_real") is not None), None)
+    worth = mean(value for one in configurations if (value := one.runs.mean("judge_on_real")) is not None)
     noted = f" The judge is {pages.percent(worth)} right on real test images." if by == "judge" and worth is not None else ""
-    return Chart(drawn, f"F1 of raw images by the {by}.{noted}")
+    spread = " Whiskers: standard deviation over the seeds." if any(len(one.low) for one in series) else ""
+    return Chart(drawn, f"F1 of raw images by the {by}.{spread}{noted}")
+
+
+def _bars(one: Named, slugs: Iterable[str], by: str) -> Series:
+    """Means over the seeds, with whiskers of one standard deviation where there are several."""
+    scores = [one.f1(by, slug) for slug in slugs]
+    means = [mean(values) for values in scores]
+    if not one.several:
+        return Series(one.name, means)
+    spread = [(middle, deviation(values)) for middle, values in zip(means, scores, strict=True)]
+    low = [None if middle is None or width is None else max(0.0, middle - width) for middle, width in spread]
+    high = [None if middle is None or width is None else min(1.0, middle + width) for middle, width in spread]
+    return Series(one.name, means, low, high)
 
 
 def _predictions(data: bytes | None) -> Predictions | None:
@@ -196,18 +284,19 @@ def _predictions(data: bytes | None) -> Predictions | None:
         return None
 
 
-def _plate(rows: Sequence[Row], slug: str, label: str, file_of: FileOf) -> View | None:
+def _plate(runs: Sequence[Run], slug: str, label: str, file_of: FileOf) -> View | None:
     """Raw images of one tissue of every experiment, and the data set's; plates that do not say where these lie as a whole."""
     strips: list[View] = []
     real: list[View] = []
-    for row in rows:
-        data = file_of(row["rev"], PLATE.format(slug))
+    for run in runs:
+        rev = run.row["rev"]
+        data = file_of(rev, PLATE.format(slug))
         with suppress(DataError):
             if data is not None:
-                name = f"{row['rev']}: {slug}"
+                name = f"{rev}: {slug}"
                 whole, parts = pages.picture(name, data), _strips(data, name)
-                said = f"raw images of {row['name']}" if parts else f"plate of {row['name']}"
-                strips.append({"name": row["name"], "said": said, "whole": not parts, "picture": parts.get(RAW, whole)})
+                said = f"raw images of {run.name}" if parts else f"plate of {run.name}"
+                strips.append({"name": run.name, "said": said, "whole": not parts, "picture": parts.get(RAW, whole)})
                 if parts and not real:
                     real = [{"name": DATA_SET, "said": "real images", "whole": False, "picture": parts[DATA_SET]}]
     return {"label": label, "strips": real + strips} if strips else None
@@ -229,7 +318,3 @@ def _png(image: Any) -> bytes:
     with io.BytesIO() as buffer:
         image.save(buffer, format="PNG", optimize=True)
         return buffer.getvalue()
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value

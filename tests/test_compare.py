@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT, write_yaml
@@ -19,47 +18,63 @@ from test_report import HOSTILE, Tags
 
 from pathsynth import compare, labels, plates
 from pathsynth.compare import UNSAVED, experiments, fill_readme, fill_scores, markdown, scored_by_its_params, table
-from pathsynth.compare_page import STRIP_ROWS, difference_tests, render_comparison
+from pathsynth.compare_page import STRIP_ROWS, Named, difference_tests, render_comparison
+from pathsynth.configurations import Configuration, fold
 from pathsynth.errors import DataError
+from pathsynth.files import write_csv
 from pathsynth.score_table import score_table
 
 
-def _revision(rev, lora, gate, benchmark="phantom", seed=1):
-    def score(f1):
-        return {"macro_f1": f1, "macro_f1_low": f1 - 0.1, "macro_f1_high": f1 + 0.1, "n_images": 90}
-
-    scores = score(gate) | {"judge": score(0.5), "filtered_judge": score(0.8), "untuned": score(0.2)}
+def _revision(rev, lora, benchmark="phantom", seed=1, **of_lora):
     params = {
         "benchmark": benchmark,
         "lora": lora,
         "seed": seed,
         "benchmarks": {benchmark: {}},
-        "loras": {lora: {"prompts": "plain"}},
+        "loras": {lora: {"prompts": "plain"} | of_lora},
     }
+    return {"rev": rev, "data": {"params": {"params.yaml": {"data": params}}, "metrics": {}}}
+
+
+def _metrics(gate):
+    """Metrics files by path, as an earlier version wrote them and as they are written now."""
+
+    def score(f1):
+        return {"macro_f1": f1, "macro_f1_low": f1 - 0.1, "macro_f1_high": f1 + 0.1, "n_images": 90}
+
+    scores = score(gate) | {"judge": score(gate - 0.1), "filtered_judge": score(0.8), "untuned": score(0.2)}
     counts = {"acceptance_rate": 0.75, "unfilled": 2}
-    data = {
-        "params": {"params.yaml": {"data": params}},
-        "metrics": {"metrics/evaluation.json": {"data": scores}, "metrics/generation.json": {"data": counts}},
-    }
-    return {"rev": rev, "data": data}
+    return {"metrics/evaluation.json": [scores], "metrics/generation.json": counts}
+
+
+# The gate's score of every revision by the letter of its name.
+GATE = {"a": 0.6, "b": 0.7, "c": 0.9, "d": 0.6}
+
+
+def _of_metrics(rev, path):
+    """Files of revisions whose scores are in GATE; of any other, a commit that knew the headline and nothing else."""
+    files = _metrics(GATE[rev[0]]) if rev[0] in GATE else {"metrics/evaluation.json": {"macro_f1": 0.4}}
+    return json.dumps(files[path]).encode() if path in files else None
+
+
+def _experiments(shown, file_of=_of_metrics):
+    return table(list(experiments(shown, file_of)))
 
 
 def _shown():
     unfinished = {"rev": "e" * 40, "data": None}
-    inner = {"revs": [_revision("b" * 40, "r8", 0.7)], "executor": {"state": "success"}}
-    running = {"revs": [_revision("d" * 40, "r64", 0.6)], "executor": {"state": "running"}}
+    inner = {"revs": [_revision("b" * 40, "r8")], "executor": {"state": "success"}}
+    running = {"revs": [_revision("d" * 40, "r64")], "executor": {"state": "running"}}
     return [
-        _revision("workspace", "r4", 0.6) | {"experiments": None},
-        _revision("a" * 40, "r4", 0.6) | {"experiments": [inner, running, {"revs": [unfinished]}]},
-        _revision("c" * 40, "r4", 0.9, benchmark="other") | {"experiments": []},
+        _revision("workspace", "r4") | {"experiments": None},
+        _revision("a" * 40, "r4") | {"experiments": [inner, running, {"revs": [unfinished]}]},
+        _revision("c" * 40, "r4", benchmark="other") | {"experiments": []},
     ]
 
 
 def _old(rev):
-    """A commit that knew the headline and nothing else."""
-    params = {"benchmark": "phantom", "lora": "old"}
-    files = {"params": {"params.yaml": {"data": params}}, "metrics": {"metrics/evaluation.json": {"data": {"macro_f1": 0.4}}}}
-    return {"rev": rev, "data": files}
+    """A commit that knew neither seeds nor tables of params."""
+    return {"rev": rev, "data": {"params": {"params.yaml": {"data": {"benchmark": "phantom", "lora": "old"}}}}}
 
 
 def _plate(label):
@@ -76,14 +91,16 @@ def commits(tmp_path_factory) -> dict[str, Path]:
     found = {letter * 40: write_run(folder / letter, seed, skill) for letter, seed, skill in (("a", 0, 1.0), ("b", 1, 0.0))}
     # the other's plates do not say where their blocks lie
     plates.write_plates(found["a" * 40] / "plots" / "evaluation" / "plates", {slug: _plate(slug) for slug in SLUGS})
+    (folder / "c" / "metrics").mkdir(parents=True)
+    (folder / "c" / "metrics" / "evaluation.json").write_text('{"macro_f1": 0.4}')
     return found | {"c" * 40: folder / "c"}
 
 
 @pytest.fixture(scope="module")
-def rows(commits: dict[str, Path]) -> list[dict]:
+def rows(commits: dict[str, Path], file_of) -> list[dict]:
     """Rows of the table of these commits."""
     shown = []
-    for (rev, folder), lora in zip(list(commits.items())[:2], ("good", "bad"), strict=True):
+    for rev, lora in zip(list(commits)[:2], ("good", "bad"), strict=True):
         benchmark = {"dataset": {"source": "phantom", "labels": "pathmnist"}, "prompts": {"plain": "an image of {label}"}}
         loras = {lora: {"prompts": "plain"}}
         params = {
@@ -93,10 +110,9 @@ def rows(commits: dict[str, Path]) -> list[dict]:
             "benchmarks": {"phantom": benchmark},
             "loras": loras,
         }
-        metrics = {f"metrics/{path.name}": {"data": json.loads(path.read_text())} for path in (folder / "metrics").iterdir()}
-        shown.append({"rev": rev, "data": {"params": {"params.yaml": {"data": params}}, "metrics": metrics}})
+        shown.append({"rev": rev, "data": {"params": {"params.yaml": {"data": params}}}})
     shown.append(_old("c" * 40))
-    return table(list(experiments(shown))).to_dict("records")
+    return _experiments(shown, file_of).to_dict("records")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +125,7 @@ def file_of(commits: dict[str, Path]):
 
 
 def test_rows_are_sorted_by_the_headline_and_repeats_fold():
-    frame = table(list(experiments(_shown())))
+    frame = _experiments(_shown())
     assert list(frame["lora"]) == ["r4", "r8", "r4"]
     assert list(frame["benchmark"]) == ["other", "phantom", "phantom"]
     assert list(frame["macro_f1"]) == [0.9, 0.7, 0.6]
@@ -117,18 +133,89 @@ def test_rows_are_sorted_by_the_headline_and_repeats_fold():
 
 
 def test_markdown_has_scores_with_intervals():
-    line = markdown(table(list(experiments(_shown()))).query("benchmark == 'other'")).splitlines()[2]
-    assert line == "| `r4` | plain | 0.900 (0.80 to 1.00) | 0.500 (0.40 to 0.60) | 0.800 | 0.200 | 75% | 2 | 90 |"
+    line = markdown(_experiments(_shown()).query("benchmark == 'other'")).splitlines()[2]
+    assert line == "| `r4` | plain | 1 | 0.900 (0.80 to 1.00) | 0.800 (0.70 to 0.90) | 0.800 | 0.200 | 75% | 2 | - | 90 |"
 
 
 def test_commit_without_newer_files_is_shown_with_what_it_has():
-    frame = table(list(experiments([*_shown(), _old("f" * 40)])))
-    assert markdown(frame).splitlines()[-1] == "| `old` | - | 0.400 | - | - | - | - | - | - |"
+    frame = _experiments([*_shown(), _old("f" * 40)])
+    assert markdown(frame).splitlines()[-1] == "| `old` | - | 1 | 0.400 | - | - | - | - | - | - | - |"
     assert "macro_f1" in frame.drop(columns=UNSAVED).columns
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"{", b"[]", b"[1]", b"[{}, {}]", b"3", b'{"macro_f1": "x"}', b'[{"macro_f1": NaN}]', b'{"macro_f1": null}'],
+)
+def test_revision_with_damaged_scores_is_left_out(content):
+    shown = [_revision("a" * 40, "r4"), _revision("b" * 40, "r8")]
+    frame = _experiments(shown, lambda rev, path: content if rev[0] == "a" else _of_metrics(rev, path))
+    assert list(frame["lora"]) == ["r8"]
+
+
+def test_damage_beside_the_scores_leaves_values_open():
+    files = {
+        "metrics/evaluation.json": b'[{"macro_f1": 0.5, "judge": 3, "realism": {"raw": []}, "per_tissue": {"mucus": 1}}]',
+        "metrics/generation.json": b'{"unfilled": "many", "acceptance_rate": true}',
+        "metrics/lora.json": b"[",
+    }
+    row = _revision("a" * 40, "r4", prompts=["x"])
+    row["data"]["params"]["params.yaml"]["data"]["benchmarks"]["phantom"] = {"dataset": 3}
+    frame = _experiments([row], lambda rev, path: files.get(path))
+    assert markdown(frame).splitlines()[-1] == "| `r4` | - | 1 | 0.500 | - | - | - | - | - | - | - |"
+    render_comparison(frame.to_dict("records"), lambda rev, path: None)
+    nameless = _revision("a" * 40, "r4")
+    nameless["data"]["params"]["params.yaml"]["data"]["lora"] = ["r4"]
+    assert not list(experiments([nameless, {"rev": "b" * 40, "data": {"params": 3}}], lambda rev, path: files.get(path)))
+
+
+def _seeds():
+    """Two seeds of one configuration, one of another with better luck, and one of the same name with other params."""
+    return _experiments(
+        [
+            _revision("a" * 40, "r4", seed=1),
+            _revision("b" * 40, "r4", seed=2),
+            _revision("c" * 40, "r4", seed=3, steps=9),
+            _revision("d" * 40, "r8", seed=2),
+        ]
+    )
+
+
+def test_seeds_of_one_configuration_are_one_row_of_mean_and_deviation():
+    lines = markdown(_seeds()).splitlines()[2:]
+    assert lines == [
+        "| `r4` | plain | 1 | 0.900 (0.80 to 1.00) | 0.800 (0.70 to 0.90) | 0.800 | 0.200 | 75% | 2 | - | 90 |",
+        "| `r4` | plain | 2 | 0.650 ± 0.071 | 0.550 ± 0.071 | 0.800 ± 0.000 | 0.200 ± 0.000 | 75% ± 0% | 2.0 ± 0.0 | - | 90 |",
+        "| `r8` | plain | 1 | 0.600 (0.50 to 0.70) | 0.500 (0.40 to 0.60) | 0.800 | 0.200 | 75% | 2 | - | 90 |",
+    ]
+
+
+def test_saved_runs_are_folded_when_they_are_read(tmp_path: Path):
+    frame = _seeds()
+    write_csv(tmp_path / "now.csv", frame.drop(columns=UNSAVED))
+    write_csv(tmp_path / "before.csv", frame.drop(columns=[*UNSAVED, "config"]))
+    now, before = (compare.read_saved(tmp_path / f"{name}.csv") for name in ("now", "before"))
+    assert len(now) == 4 and markdown(now) == markdown(frame)
+    assert [one.seeds for one in fold(before.to_dict("records"))] == [[3], [2], [1], [2]]
+
+
+def test_page_shows_mean_deviation_and_the_single_runs(rows, file_of):
+    again = rows[0] | {"seed": 8, "macro_f1": rows[0]["macro_f1"] - 0.02}
+    page = render_comparison([rows[0], again, *rows[1:]], file_of)
+    for text in (
+        "3 configurations, 4 runs",
+        "<small>± 0.014</small>",
+        "<summary>The single runs</summary>",
+        "Whiskers: standard deviation over the seeds.",
+        "paired, seed 7",
+        "raw images of good, seed 7",
+    ):
+        assert text in page, text
+    assert "The single runs" not in render_comparison(rows, file_of)
+
+
 def test_readme_tables_are_replaced_between_marks_only():
-    frame = table(list(experiments(_shown())))
+    frame = _experiments(_shown())
     text = "before\n<!-- results: other -->\nold\n<!-- end -->\nafter\n"
     filled = fill_readme(text, frame)
     assert filled.startswith("before\n<!-- results: other -->\n| LoRA |") and filled.endswith("|\n<!-- end -->\nafter\n")
@@ -137,11 +224,20 @@ def test_readme_tables_are_replaced_between_marks_only():
         fill_readme("<!-- results: moon -->\n<!-- end -->", frame)
 
 
+@pytest.mark.parametrize("kind", ["results", "scores"])
+def test_mark_without_an_end_is_refused_before_it_swallows_text(kind):
+    fill = (lambda text: fill_readme(text, _seeds())) if kind == "results" else (lambda text: fill_scores(text, Path()))
+    mark = f"<!-- {kind}: phantom -->"
+    for rest in ("\nold\n", "\nold\n<!-- scores: metrics -->\nolder\n<!-- end -->\n", "\n<!-- results: x -->\n<!-- end -->"):
+        with pytest.raises(DataError, match=f"^README: the mark {mark} has no <!-- end -->$"):
+            fill(mark + rest)
+    assert fill("a <!-- end --> b") == "a <!-- end --> b"
+
+
 def test_names_and_prompts_cannot_end_a_cell():
-    row = _revision("a" * 40, "r|4", 0.6)
-    row["data"]["params"]["params.yaml"]["data"]["loras"]["r|4"]["prompts"] = "<b>\n| x"
-    line = markdown(table(list(experiments([row])))).splitlines()[2]
-    assert line.startswith("| `r4` | &lt;b&gt; \\| x | 0.600")
+    row = _revision("a" * 40, "r|4", prompts="<b>\n| x")
+    line = markdown(_experiments([row])).splitlines()[2]
+    assert line.startswith("| `r4` | &lt;b&gt; \\| x | 1 | 0.600")
 
 
 def _params(benchmark="phantom", lora="r4", seed=1, steps=9):
@@ -185,18 +281,18 @@ def test_commits_that_recorded_no_params_are_kept(lock):
 
 
 def _named(rows, **changed):
-    return [row | {"name": row["lora"]} | (changed if number else {}) for number, row in enumerate(rows)]
+    return [Named(row["lora"], Configuration((row | (changed if number else {}),))) for number, row in enumerate(rows)]
 
 
 def test_better_set_is_told_from_the_worse_by_images_that_belong_together(rows, file_of):
     assert [row["lora"] for row in rows] == ["good", "bad", "old"]
     named = _named(rows)
     bad, old = difference_tests(named, SLUGS, file_of)
-    assert bad["unpaired"] is None
+    assert bad["unpaired"] is None and bad["seed"] == 7
     assert bad["gate"]["difference"] > 0.05 and bad["gate"]["p"] < 0.05
     assert bad["judge"]["difference"] == pytest.approx(rows[0]["judge_f1"] - rows[1]["judge_f1"], abs=1e-5)
     assert "good is better than bad at n = 180" in bad["sentence"]
-    assert old == {"name": "old", "why": "no table of raw images of old"}
+    assert old == {"name": "old", "seed": None, "repeats": None, "why": "no table of raw images of old"}
     (same,) = difference_tests([named[0], named[0]], SLUGS, file_of)
     assert same["judge"] == {"difference": 0.0, "p": 1.0}
 
@@ -226,20 +322,40 @@ def test_p_values_of_a_table_are_corrected_together(rows, file_of):
     assert f"p = {tests[0]['judge']['p']:.2g}" in tests[0]["sentence"]
 
 
+def _repeated(row, scores, seeds, name):
+    """Runs of one configuration; the lowest seed has the tables."""
+    runs = [row | {"seed": seed, "judge_f1": score} for seed, score in zip(seeds, scores, strict=True)]
+    return Named(name, Configuration((runs[0], *(run | {"rev": "f" * 40} for run in runs[1:]))))
+
+
+def test_runs_of_the_lowest_common_seed_are_tested_and_the_others_counted(rows, file_of):
+    def read(rev, path):
+        return None if rev[0] == "f" else file_of(rev, path)
+
+    good, bad = _repeated(rows[0], (0.9, 0.7, 0.8), (3, 4, 5), "good"), _repeated(rows[1], (0.6, 0.8, 0.2), (3, 4, 9), "bad")
+    (test,) = difference_tests([good, bad], SLUGS, read)
+    assert test["seed"] == 3 and test["unpaired"] is None and "why" not in test
+    assert test["repeats"] == {"mean": pytest.approx(0.1), "deviation": pytest.approx(0.08**0.5), "above": 1, "n": 2}
+    (missing,) = difference_tests([bad, _repeated(rows[0], (0.9,), (9,), "one")], SLUGS, read)
+    assert missing["why"] == "no table of raw images of bad, seed 9" and missing["repeats"] is None
+
+
 def test_sets_of_other_slots_are_not_paired_and_of_other_tissues_not_tested(rows, file_of):
     named = _named(rows[:2])
 
     def fewer(rev: str, path: str) -> bytes | None:
         data = file_of(rev, path)
-        return data if rev == named[0]["rev"] or data is None else b"\n".join(data.splitlines()[:-1])
+        return data if rev == rows[0]["rev"] or data is None else b"\n".join(data.splitlines()[:-1])
 
     def damaged(rev: str, path: str) -> bytes | None:
-        return b"\xff\xfe" if rev == named[1]["rev"] else file_of(rev, path)
+        return b"\xff\xfe" if rev == rows[1]["rev"] else file_of(rev, path)
 
     (test,) = difference_tests(named, SLUGS, fewer)
     assert test["unpaired"] == "other slots" and "at n = 179" in test["sentence"]
-    assert difference_tests(named, SLUGS[:5], file_of) == [{"name": "bad", "why": "tissues of another benchmark"}]
-    assert difference_tests(named, SLUGS, damaged) == [{"name": "bad", "why": "no table of raw images of bad"}]
+    (test,) = difference_tests(named, SLUGS[:5], file_of)
+    assert test["name"] == "bad" and test["why"] == "tissues of another benchmark"
+    (test,) = difference_tests(named, SLUGS, damaged)
+    assert test["why"] == "no table of raw images of bad"
 
 
 def test_plate_says_where_its_blocks_lie(tmp_path: Path):
@@ -288,7 +404,7 @@ def test_page_shows_every_experiment_its_plates_and_the_tests(rows, file_of):
         "good is better than bad",
         "corrected for its number of tests",
         "picked by its score",
-        "<small>paired</small>",
+        "<small>paired, seed 7</small>",
         "41.2",
         "0.700",
         "1,056,256",
@@ -314,7 +430,7 @@ def test_names_are_only_text_and_missing_files_only_missing(rows):
     hostile = [row | {"lora": HOSTILE, "benchmark": HOSTILE, "prompts": HOSTILE} for row in rows]
     page = render_comparison(hostile, lambda rev, path: None)
     assert "script" not in [tag for tag, _ in Tags(page).found]
-    assert f"seed 7, {'a' * 7}" in page and "no table of raw images" in page
+    assert hostile[0]["config"] in page and "no table of raw images" in page
 
 
 def _answers(shown, file_of):
@@ -336,26 +452,30 @@ def test_command_prints_and_writes_the_page(file_of, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(compare.main, [])
     assert result.exit_code == 0, result.output
-    assert "| `old` | - | 0.400" in result.output and "open reports/compare.html in a browser" in result.output
+    assert "| `old` | - | 1 | 0.400" in result.output and "open reports/compare.html in a browser" in result.output
     Tags((tmp_path / "reports" / "compare.html").read_text(encoding="utf-8"))
+    assert result.output.endswith("only one experiment is known; `dvc exp run -S lora=r8` adds one\n")
     result = CliRunner().invoke(compare.main, ["--report", "a/b.html"])
     assert result.exit_code == 0 and (tmp_path / "a" / "b.html").is_file()
 
 
 def test_command_leaves_out_scores_of_another_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     lock = _lock(tmp_path / "dvc.lock", _params())
-    shown = [_revision("a" * 40, "r4", 0.6), _revision("b" * 40, "r8", 0.6)]
+    shown = [_revision("a" * 40, "r4"), _revision("b" * 40, "r8")]
     for revision in shown:
         params = revision["data"]["params"]["params.yaml"]["data"]
         params.update(_params(lora=params["lora"]))
     monkeypatch.chdir(tmp_path)
 
-    monkeypatch.setattr(compare, "_output", _answers(shown, lambda rev, path: lock if path == "dvc.lock" else None))
+    def files(rev, path):
+        return lock if path == "dvc.lock" else _of_metrics(rev, path)
+
+    monkeypatch.setattr(compare, "_output", _answers(shown, files))
     result = CliRunner().invoke(compare.main, [])
     assert result.exit_code == 0, result.output
     assert "`r4`" in result.output and "`r8`" not in result.output
     assert "left out, as their scores were made with other params than theirs: bbbbbbb" in result.output
-    monkeypatch.setattr(compare, "_output", _answers(shown[1:], lambda rev, path: lock if path == "dvc.lock" else None))
+    monkeypatch.setattr(compare, "_output", _answers(shown[1:], files))
     result = CliRunner().invoke(compare.main, [])
     assert result.exit_code == 1 and "knows no finished experiment" in result.output
 
@@ -422,5 +542,5 @@ def test_scores_that_cannot_be_had_are_said_in_the_readme(tmp_path):
 
 def test_the_tables_in_the_readme_are_those_of_the_committed_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    filled = compare.fill_readme(text, pd.read_csv(ROOT / "results" / "experiments.csv"))
+    filled = compare.fill_readme(text, compare.read_saved(ROOT / "results" / "experiments.csv"))
     assert compare.fill_scores(filled, ROOT) == text
