@@ -205,6 +205,7 @@ def test_page_shows_mean_deviation_and_the_single_runs(rows, file_of):
     for text in (
         "3 configurations, 4 runs",
         "<small>± 0.014</small>",
+        "<small>plain, 2 seeds</small>",
         "<summary>The single runs</summary>",
         "Whiskers: standard deviation over the seeds.",
         "paired, seed 7",
