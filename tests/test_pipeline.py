@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, tiny_tree, write_yaml
+from test_plots import TABLES, unknown_fields
+
+from pathsynth.headline import COLUMNS
 
 KEPT = ("pathsynth", "stages", "dvc.yaml")
 
@@ -41,6 +44,7 @@ def workspace(tmp_path_factory, tiny_base):
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     dvc(folder, "init", "-q")
     dvc(folder, "config", "core.analytics", "false")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
     subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
     subprocess.run([*git, "commit", "-qm", "start"], cwd=folder, check=True)
     dvc(folder, "repro")
@@ -60,6 +64,28 @@ def test_every_out_is_there_and_the_second_run_does_nothing(workspace):
     assert _lock(workspace) == before
 
 
+def test_every_plot_has_data_and_every_field_that_it_draws(workspace, tmp_path):
+    plots = json.loads(dvc(workspace, "plots", "show", "--json", "--out", str(tmp_path)))
+    assert not plots.get("errors")
+    drawn = {path: views for path, views in plots["data"].items() if views}
+    assert {path for path, _ in TABLES} <= set(drawn)
+    assert {f"plots/curves/{name}/plots/metrics/train/loss.tsv" for name in ("gate", "judge", "lora")} <= set(drawn)
+    for path, (view,) in drawn.items():
+        if view["type"] == "vega":
+            values = view["content"]["data"]["values"]
+            assert values and "<DVC" not in json.dumps(view["content"]), path
+            assert not unknown_fields(view["content"], set(values[0])) or path not in dict(TABLES), path
+
+
+def test_experiments_are_shown_by_the_headline_and_by_nothing_else(workspace):
+    columns = dvc(workspace, "exp", "show", "--csv").splitlines()[0].split(",")
+    first = {"Experiment", "rev", "typ", "Created", "parent", "State", "Executor"}
+    metrics = [name for name in columns[: columns.index("seed")] if name not in first]
+    tissues = json.loads((workspace / "metrics" / "headline.json").read_text())["f1"]
+    assert metrics == [*COLUMNS, *(f"f1.{slug}" for slug in tissues)]
+    assert metrics[0] == "macro_f1" and len(metrics) < 25
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("PATHSYNTH_FAULTS" not in os.environ, reason="for make faults; test_same compares all outs of another run")
 def test_forced_run_gives_the_same_lock(workspace):
@@ -74,7 +100,7 @@ def test_another_lora_runs_only_what_depends_on_it_and_going_back_runs_nothing(w
     before = _lock(workspace)
     write_yaml(workspace / "params.yaml", tiny_tree() | {"lora": "r3"})
     ran = re.findall(r"Running stage '([\w@]+)'", dvc(workspace, "repro"))
-    assert set(ran) == {"train_lora", "generate_filtered", "measure_usefulness", "evaluate", "report"}
+    assert set(ran) == {"train_lora", "generate_filtered", "measure_usefulness", "evaluate", "headline", "report"}
     write_yaml(workspace / "params.yaml", tiny_tree())
     # what is hashed nowhere cannot be restored
     assert re.findall(r"Running stage '([\w@]+)'", dvc(workspace, "repro")) == ["report"]
@@ -87,7 +113,7 @@ def test_comparison_is_made_from_what_dvc_knows(workspace):
         subprocess.run(["git", *args], cwd=workspace, check=True)
     run = subprocess.run([sys.executable, "-m", "pathsynth.compare"], cwd=workspace, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "| `r2` | plain |" in run.stdout
+    assert "| `r2` | plain | 1 |" in run.stdout
 
 
 def _object_of(folder: Path, out: str, name: str) -> Path:

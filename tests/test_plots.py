@@ -21,7 +21,7 @@ PLOTS = [
     for path, annotations in (plot.items() if isinstance(plot, dict) else [(plot, {})])
 ]
 TABLES = [(path, annotations) for path, annotations in PLOTS if "template" in annotations]
-# of a mark with an end, a repeated value, or a table inside the template
+# of the diagonal, which is a table inside its template
 INNER = {"ends"}
 
 
