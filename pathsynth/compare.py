@@ -69,7 +69,9 @@ FILES = ("evaluation", "generation", "usefulness", "lora")
 # The stages whose params decide what metrics/evaluation.json holds; what the others depend on, these do too.
 MAKERS = ("train_classifier@gate", "train_classifier@judge", "train_lora", "generate_filtered", "evaluate")
 # Columns that are no part of the saved table.
-UNSAVED = ["rev", "tissues", "dataset", "texts"]
+UNSAVED = ["rev", "baseline", "tissues", "dataset", "texts"]
+# What makes scores, besides params and data.
+CODE = ("pathsynth", "stages", "base", "dvc.yaml", "requirements.txt")
 
 
 def experiments(shown: list[dict[str, Any]], file_of: FileOf) -> Iterator[dict[str, Any]]:
@@ -94,7 +96,7 @@ def experiments(shown: list[dict[str, Any]], file_of: FileOf) -> Iterator[dict[s
             # what a commit does not know yet is left open, but without these there is nothing to be compared
             metrics = {name: _details(revision["rev"], f"metrics/{name}.json", file_of) for name in FILES}
             if _number(found(metrics, SCORES["macro_f1"])) is not None:
-                yield _row(revision["rev"], params, metrics)
+                yield _row(revision["rev"], params, metrics) | {"baseline": entry["rev"]}
 
 
 def _details(revision: str, path: str, file_of: FileOf) -> dict[str, Any]:
@@ -236,7 +238,7 @@ def main(save: Path | None, readme: Path | None, all_commits: bool, report: Path
 
 
 def _own_rows(all_commits: bool) -> list[dict[str, Any]]:
-    """The experiments that are scored by their own params; the others are named on stderr."""
+    """The experiments that are scored by their own params and code; the others are named on stderr."""
     _check_tools()
     answer = _output(sys.executable, "-m", "dvc", "exp", "show", "--json", *(["--all-commits"] if all_commits else []))
     try:
@@ -244,11 +246,26 @@ def _own_rows(all_commits: bool) -> list[dict[str, Any]]:
     except ValueError as error:
         raise DataError("dvc exp show", f"gives no JSON: {one_line(error)}") from error
     own = [row for row in rows if scored_by_its_params(row["params"], file_of(row["rev"], "dvc.lock"))]
-    if left := sorted({row["rev"][:7] for row in rows} - {row["rev"][:7] for row in own}):
-        click.echo(f"left out, as their scores were made with other params than theirs: {', '.join(left)}", err=True)
+    _tell_left_out(rows, own, "their scores were made with other params than theirs")
+    if not all_commits:
+        scored, own = own, [row for row in own if not changed_code(row["baseline"], row["rev"])]
+        remedy = "commit such changes before `dvc exp run`, or compare with --all-commits"
+        _tell_left_out(scored, own, f"they ran with other code than the commit that they started from; {remedy}")
     if not own:
         raise DataError("dvc exp show", "knows no finished experiment; run `dvc exp run` first")
     return own
+
+
+def _tell_left_out(rows: list[dict[str, Any]], kept: list[dict[str, Any]], why: str) -> None:
+    if left := sorted({row["rev"][:7] for row in rows} - {row["rev"][:7] for row in kept}):
+        click.echo(f"left out: {', '.join(left)}: {why}", err=True)
+
+
+def changed_code(baseline: str, revision: str) -> list[str]:
+    """Files that make scores and differ between two commits: an experiment takes along what was not committed."""
+    if baseline == revision:
+        return []
+    return _output("git", "diff", "--name-only", baseline, revision, "--", *CODE).decode().splitlines()
 
 
 def _check_tools() -> None:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from pathsynth.pages import Chart, Picture, decimals
 from pathsynth.plates import DATA_SET, RAW, places
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    pass
 
 # (revision, path) to the file's bytes, or None where the revision has no such file.
 FileOf = Callable[[str, str], bytes | None]
@@ -92,17 +91,7 @@ def render_comparison(rows: Sequence[Row], file_of: FileOf) -> str:
         _section(f"benchmark-{number}", benchmark, [one for one in configurations if one["benchmark"] == benchmark], file_of)
         for number, benchmark in enumerate(benchmarks, 1)
     ]
-    template = _environment().get_template("compare.html.j2")
-    return template.render(sections=sections, configurations=len(configurations), runs=len(rows))
-
-
-@cache
-def _environment() -> Environment:
-    """That of all pages, and this page's own template, which is apart because the report depends on all others."""
-    from jinja2 import ChoiceLoader, PackageLoader
-
-    loaders = [PackageLoader("pathsynth", folder) for folder in ("compare_templates", "templates")]
-    return pages._environment().overlay(loader=ChoiceLoader(loaders))
+    return pages.render("compare.html.j2", sections=sections, configurations=len(configurations), runs=len(rows))
 
 
 def difference_tests(configurations: Sequence[Named], slugs: Sequence[str], file_of: FileOf) -> list[View]:

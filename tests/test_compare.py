@@ -475,7 +475,7 @@ def test_command_leaves_out_scores_of_another_commit(monkeypatch: pytest.MonkeyP
     result = CliRunner().invoke(compare.main, [])
     assert result.exit_code == 0, result.output
     assert "`r4`" in result.output and "`r8`" not in result.output
-    assert "left out, as their scores were made with other params than theirs: bbbbbbb" in result.output
+    assert "left out: bbbbbbb: their scores were made with other params than theirs" in result.output
     monkeypatch.setattr(compare, "_output", _answers(shown[1:], files))
     result = CliRunner().invoke(compare.main, [])
     assert result.exit_code == 1 and "knows no finished experiment" in result.output
@@ -545,3 +545,33 @@ def test_the_tables_in_the_readme_are_those_of_the_committed_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     filled = compare.fill_readme(text, compare.read_saved(ROOT / "results" / "experiments.csv"))
     assert compare.fill_scores(filled, ROOT) == text
+
+
+def test_experiments_that_took_other_code_along_are_known(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stages").mkdir()
+    revisions = []
+    for code, params in (("1", "a"), ("1", "b"), ("2", "b")):
+        (tmp_path / "stages" / "one.py").write_text(code)
+        (tmp_path / "params.yaml").write_text(params)
+        for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@x", "commit", "-qm", "one"]):
+            subprocess.run(["git", *command], check=True)
+        revisions.append(
+            subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        )
+    first, other_params, other_code = revisions
+    assert compare.changed_code(first, first) == compare.changed_code(first, other_params) == []
+    assert compare.changed_code(first, other_code) == ["stages/one.py"]
+
+
+def test_an_experiment_with_other_code_is_left_out_unless_all_are_wanted(file_of, rows, tmp_path, monkeypatch):
+    inner = {"revs": [_revision("b" * 40, "r8")], "executor": {"state": "success"}}
+    shown = [_revision("a" * 40, "r4") | {"experiments": [inner]}]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "_output", _answers(shown, _of_metrics))
+    monkeypatch.setattr(compare, "changed_code", lambda baseline, revision: ["stages/one.py"] * (baseline != revision))
+    result = CliRunner().invoke(compare.main, [])
+    assert result.exit_code == 0, result.output
+    assert "left out: bbbbbbb: they ran with other code than the commit that they started from" in result.output
+    assert "`r4`" in result.output and "`r8`" not in result.output
+    assert "`r8`" in CliRunner().invoke(compare.main, ["--all-commits"]).output
