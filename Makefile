@@ -34,7 +34,7 @@ repro: $(READY) ## run the benchmark: data, classifiers, LoRA, images, scores, r
 
 .PHONY: report
 report: $(READY) ## bring the scores up to date, make the report anew and say where it is
-	$(DVC) repro evaluate measure_usefulness
+	$(DVC) repro headline
 	$(BIN)/python -m stages.report --params params.yaml --metrics metrics --plots plots --logs logs --out reports/report.html
 	@echo 'The report is reports/report.html: open it in a browser.'
 

@@ -11,7 +11,6 @@ results/experiments.csv and an overview plate of each benchmark's best configura
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import re
@@ -28,9 +27,10 @@ from pathsynth import compare_page
 from pathsynth.cards import cell
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.compare_page import FileOf
-from pathsynth.configurations import Configuration, digest, fold
+from pathsynth.configurations import Configuration, digest, fold, names_of
 from pathsynth.errors import DataError, one_line
 from pathsynth.files import reason, write_csv, write_text, write_whole
+from pathsynth.locks import code_of, scored_by_its_params, usefulness_is_its_own
 from pathsynth.metric_files import found, parse_details, read_details
 from pathsynth.score_table import score_table
 
@@ -66,12 +66,8 @@ SCORES: dict[str, tuple[str, ...]] = {
     "trainable_parameters": ("lora", "trainable_parameters"),
 }
 FILES = ("evaluation", "generation", "usefulness", "lora")
-# The stages whose params decide what metrics/evaluation.json holds; what the others depend on, these do too.
-MAKERS = ("train_classifier@gate", "train_classifier@judge", "train_lora", "generate_filtered", "evaluate")
 # Columns that are no part of the saved table.
-UNSAVED = ["rev", "baseline", "tissues", "dataset", "texts"]
-# What makes scores, besides params and data.
-CODE = ("pathsynth", "stages", "base", "dvc.yaml", "requirements.txt")
+UNSAVED = ["rev", "baseline", "code", "tissues", "dataset", "texts"]
 
 
 def experiments(shown: list[dict[str, Any]], file_of: FileOf) -> Iterator[dict[str, Any]]:
@@ -96,7 +92,7 @@ def experiments(shown: list[dict[str, Any]], file_of: FileOf) -> Iterator[dict[s
             # what a commit does not know yet is left open, but without these there is nothing to be compared
             metrics = {name: _details(revision["rev"], f"metrics/{name}.json", file_of) for name in FILES}
             if _number(found(metrics, SCORES["macro_f1"])) is not None:
-                yield _row(revision["rev"], params, metrics) | {"baseline": entry["rev"]}
+                yield _row(revision["rev"], params, metrics, file_of(revision["rev"], "dvc.lock")) | {"baseline": entry["rev"]}
 
 
 def _details(revision: str, path: str, file_of: FileOf) -> dict[str, Any]:
@@ -107,41 +103,23 @@ def _details(revision: str, path: str, file_of: FileOf) -> dict[str, Any]:
     return {}
 
 
-def scored_by_its_params(params: dict[str, Any], lock: bytes | None) -> bool:
-    """Whether a revision's params could have made its scores, by what dvc.lock says that the stages ran with.
-
-    After `dvc exp run -S benchmark=other prepare` the scores in the working tree are still those of the commit before.
-
-    Args:
-        params: as in a row of `experiments`.
-        lock: bytes of the revision's dvc.lock, or None.
-
-    Returns:
-        True also where there is nothing to judge by: no lock, or one of a commit that recorded no params of a benchmark.
-    """
-    stages = _locked(lock) if lock else {}
-    recorded = [found(stages, (stage, "params", "params.yaml")) or {} for stage in MAKERS]
-    if not any(key.startswith("benchmarks.") for key in recorded[-1]):
-        return True
-    return all(_value(params, key) == value for of_stage in recorded for key, value in of_stage.items())
-
-
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows sorted by benchmark and macro F1 of raw images by the gate; of equal params the first is kept."""
+    """Rows sorted by benchmark and macro F1 of raw images by the gate; of equal params and code the first is kept."""
     import pandas as pd
 
     # as objects: a column of numbers would make counts of experiments beside unknown ones fractional
     frame = pd.DataFrame(rows, dtype=object)
-    frame = frame[~frame["params"].map(json.dumps).duplicated()].drop(columns="params")
+    frame = frame[~frame[["config", "seed"]].duplicated()].drop(columns="params")
     return frame.sort_values(["benchmark", "macro_f1"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
 def markdown(frame: pd.DataFrame) -> str:
     """The table of one benchmark in Markdown: a row per configuration, scores with their deviation or 95 % interval."""
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
-    for one in fold(frame.to_dict("records")):
+    folded = fold(frame.to_dict("records"))
+    for one, name in zip(folded, names_of(folded), strict=True):
         names = (("filtered_judge_f1", ".3f"), ("untuned_f1", ".3f"), ("acceptance_rate", ".0%"))
-        cells = [_code(one["lora"]), cell(_text(one["prompts"])), str(len(one.runs))]
+        cells = [_code(name), cell(_text(one["prompts"])), str(len(one.runs))]
         cells += [_score(one, "macro_f1"), _score(one, "judge_f1"), *(_score(one, name, form) for name, form in names)]
         cells += [_score(one, "unfilled", ".1f" if len(one.runs) > 1 else ".0f"), _score(one, "useful_f1")]
         lines.append("| " + " | ".join([*cells, _text(one.mean("n_images"), ".0f")]) + " |")
@@ -156,10 +134,11 @@ def _code(name: str) -> str:
 def _score(one: Configuration, name: str, form: str = ".3f") -> str:
     """Mean ± standard deviation over the seeds; of a single run its value, with its interval where it has one."""
     value, spread = one.mean(name), one.deviation(name)
+    of_fewer = f" (n={one.count(name)})" if value is not None and one.count(name) < len(one.runs) else ""
     if value is not None and spread is not None:
-        return f"{value:{form}} ± {spread:{form}}"
+        return f"{value:{form}} ± {spread:{form}}{of_fewer}"
     low, high = (one.mean(f"{name}_{end}") if len(one.runs) == 1 else None for end in ("low", "high"))
-    return _text(value, form) + (f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else "")
+    return _text(value, form) + (f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else of_fewer)
 
 
 def fill_scores(text: str, folder: Path) -> str:
@@ -225,7 +204,7 @@ def main(save: Path | None, readme: Path | None, all_commits: bool, report: Path
     for benchmark, group in frame.groupby("benchmark"):
         click.echo(f"\n{benchmark}\n{markdown(group)}")
         if save:
-            plate = _output("git", "show", f"{fold(group.to_dict('records'))[0]['rev']}:{OVERVIEW}")
+            plate = _output("git", "show", f"{fold(group.to_dict('records'))[0].runs[0]['rev']}:{OVERVIEW}")
             with write_whole(save / f"{benchmark}.png") as part:
                 part.write_bytes(plate)
     if save:
@@ -248,7 +227,7 @@ def _own_rows(all_commits: bool) -> list[dict[str, Any]]:
     own = [row for row in rows if scored_by_its_params(row["params"], file_of(row["rev"], "dvc.lock"))]
     _tell_left_out(rows, own, "their scores were made with other params than theirs")
     if not all_commits:
-        scored, own = own, [row for row in own if not changed_code(row["baseline"], row["rev"])]
+        scored, own = own, [row for row in own if row["code"] == code_of(file_of(row["baseline"], "dvc.lock"))]
         remedy = "commit such changes before `dvc exp run`, or compare with --all-commits"
         _tell_left_out(scored, own, f"they ran with other code than the commit that they started from; {remedy}")
     if not own:
@@ -259,13 +238,6 @@ def _own_rows(all_commits: bool) -> list[dict[str, Any]]:
 def _tell_left_out(rows: list[dict[str, Any]], kept: list[dict[str, Any]], why: str) -> None:
     if left := sorted({row["rev"][:7] for row in rows} - {row["rev"][:7] for row in kept}):
         click.echo(f"left out: {', '.join(left)}: {why}", err=True)
-
-
-def changed_code(baseline: str, revision: str) -> list[str]:
-    """Files that make scores and differ between two commits: an experiment takes along what was not committed."""
-    if baseline == revision:
-        return []
-    return _output("git", "diff", "--name-only", baseline, revision, "--", *CODE).decode().splitlines()
 
 
 def _check_tools() -> None:
@@ -313,11 +285,16 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _row(revision: str, params: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _row(
+    revision: str, params: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], lock: bytes | None
+) -> dict[str, Any]:
     benchmark, lora = params["benchmark"], params["lora"]
     of_benchmark, of_lora = found(params, ("benchmarks", benchmark)), found(params, ("loras", lora))
     prompts = found(of_lora, ("prompts",))
     dataset = found(of_benchmark, ("dataset",))
+    code = code_of(lock)
+    if not usefulness_is_its_own(lock):
+        metrics = {**metrics, "usefulness": {}}
     selected = {
         "seed": params.get("seed"),
         "deterministic": params.get("deterministic"),
@@ -330,13 +307,14 @@ def _row(revision: str, params: Mapping[str, Any], metrics: Mapping[str, Mapping
         "benchmark": benchmark,
         "lora": lora,
         "prompts": prompts if isinstance(prompts, str) else None,
-        "config": digest(selected),
+        "config": digest(selected, code),
         "texts": found(of_benchmark, ("prompts", prompts)) if isinstance(prompts, str) else None,
         "seed": _number(params.get("seed")),
         **{name: _number(found(metrics, keys)) for name, keys in SCORES.items()},
         "tissues": {"gate": _tissues(metrics, ()), "judge": _tissues(metrics, ("judge",))},
         "dataset": dataset if isinstance(dataset, Mapping) else {},
         "params": selected,
+        "code": code,
         "rev": revision,
     }
 
@@ -345,27 +323,6 @@ def _tissues(metrics: Mapping[str, Mapping[str, Any]], keys: tuple[str, ...]) ->
     """F1 by tissue."""
     scores = found(metrics, ("evaluation", *keys, "per_tissue"))
     return {slug: _number(found(one, ("f1",))) for slug, one in scores.items()} if isinstance(scores, Mapping) else {}
-
-
-def _value(params: dict[str, Any], key: str) -> Any:
-    """The value of a dotted key of dvc.lock; the names of benchmark and LoRA may hold dots themselves."""
-    for table, selector in (("benchmarks", "benchmark"), ("loras", "lora")):
-        entry = f"{table}.{params[selector]}"
-        if key == entry or key.startswith(f"{entry}."):
-            return found(params[table][params[selector]], tuple(key.removeprefix(entry).split(".")[1:]))
-    return found(params, tuple(key.split(".")))
-
-
-@functools.lru_cache(maxsize=8)  # many commits share a lock
-def _locked(lock: bytes) -> dict[str, Any]:
-    """The stages of a dvc.lock by name; none for one that is damaged."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        return found(YAML(typ="safe", pure=True).load(lock.decode("utf-8")), ("stages",)) or {}
-    except (YAMLError, UnicodeDecodeError):
-        return {}
 
 
 def _output(*command: str) -> bytes:

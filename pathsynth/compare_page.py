@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pathsynth import charts, labels, pages
 from pathsynth.charts import Axis, Series
-from pathsynth.configurations import Configuration, common_seed, deviation, fold, known, mean, shared_seed
+from pathsynth.configurations import Configuration, common_seed, deviation, fold, known, mean, names_of, shared_seed
 from pathsynth.errors import DataError
 from pathsynth.pages import Chart, Picture, decimals
 from pathsynth.plates import DATA_SET, RAW, places
-
-if TYPE_CHECKING:
-    pass
 
 # (revision, path) to the file's bytes, or None where the revision has no such file.
 FileOf = Callable[[str, str], bytes | None]
@@ -53,26 +49,26 @@ class Named:
     """A configuration with the name that it has on the page."""
 
     name: str
-    runs: Configuration
+    configuration: Configuration
 
     @property
     def several(self) -> bool:
         """Whether it was run with several seeds."""
-        return len(self.runs.runs) > 1
+        return len(self.configuration.runs) > 1
 
     def run(self, seed: Any) -> Run:
         """The run of that seed, or the one of the lowest."""
-        row = self.runs.run(seed)
+        row = self.configuration.run(seed)
         return Run(f"{self.name}, seed {row['seed']}" if self.several else self.name, row)
 
     @property
     def singles(self) -> list[Named]:
         """Each run as a configuration of its own, named by its seed and commit."""
-        return [Named(f"seed {row['seed']}, {row['rev'][:7]}", Configuration((row,))) for row in self.runs.runs]
+        return [Named(f"seed {row['seed']}, {row['rev'][:7]}", Configuration((row,))) for row in self.configuration.runs]
 
     def f1(self, by: str, slug: str) -> list[Any]:
         """The F1 of a tissue, by run."""
-        return [row["tissues"][by].get(slug) for row in self.runs.runs]
+        return [row["tissues"][by].get(slug) for row in self.configuration.runs]
 
 
 def render_comparison(rows: Sequence[Row], file_of: FileOf) -> str:
@@ -115,11 +111,11 @@ def difference_tests(configurations: Sequence[Named], slugs: Sequence[str], file
     permutations = max(PERMUTATIONS, PERMUTATIONS_EACH * len(OBSERVERS) * len(others))
     tests = []
     for other in others:
-        seed = common_seed(best.runs, other.runs)
+        seed = common_seed(best.configuration, other.configuration)
         runs = (best.run(seed), other.run(seed))
         tables = [_predictions(file_of(run.row["rev"], PREDICTIONS)) for run in runs]
         test = _test(runs, (tables[0], tables[1]), slugs, permutations)
-        tests.append({**test, "name": other.name, "seed": seed, "repeats": _repeats(best.runs, other.runs)})
+        tests.append({**test, "name": other.name, "seed": seed, "repeats": _repeats(best.configuration, other.configuration)})
     _correct([test for test in tests if "why" not in test], best.name)
     return tests
 
@@ -198,7 +194,10 @@ def _indices(table: Predictions, slugs: Sequence[str]) -> dict[str, np.ndarray]:
 def _section(anchor: str, benchmark: str, found: Sequence[Configuration], file_of: FileOf) -> View:
     configurations = _named(found)
     rows = [row for one in found for row in one.runs]
-    words, charted = _words(rows), [one for one in configurations if any(row["tissues"]["gate"] for row in one.runs.runs)]
+    words, charted = (
+        _words(rows),
+        [one for one in configurations if any(row["tissues"]["gate"] for row in one.configuration.runs)],
+    )
     seed, side_by_side = shared_seed(found), configurations[:SIDE_BY_SIDE]
     runs = [one.run(seed) for one in side_by_side]
     return {
@@ -218,12 +217,8 @@ def _section(anchor: str, benchmark: str, found: Sequence[Configuration], file_o
 
 
 def _named(configurations: Sequence[Configuration]) -> list[Named]:
-    """Names the configurations by their LoRAs; where several share one, also by their params, or by the commit of a run."""
-    counts = Counter(one["lora"] for one in configurations)
-    return [
-        Named(f"{one['lora']}, {one['config'] or one['rev'][:7]}" if counts[one["lora"]] > 1 else one["lora"], one)
-        for one in configurations
-    ]
+    """The configurations with their names."""
+    return [Named(name, one) for name, one in zip(names_of(configurations), configurations, strict=True)]
 
 
 def _words(rows: Sequence[Row]) -> dict[str, str]:
@@ -244,7 +239,7 @@ def _chart(anchor: str, configurations: Sequence[Named], words: Mapping[str, str
         for place, label in enumerate(words.values())
     )
     drawn = charts.bars(f"{anchor}-{by}", list(words.values()), series, Axis("F1"), spoken)
-    worth = mean(value for one in configurations if (value := one.runs.mean("judge_on_real")) is not None)
+    worth = mean(value for one in configurations if (value := one.configuration.mean("judge_on_real")) is not None)
     noted = f" The judge is {pages.percent(worth)} right on real test images." if by == "judge" and worth is not None else ""
     spread = " Whiskers: standard deviation over the seeds." if any(len(one.low) for one in series) else ""
     return Chart(drawn, f"F1 of raw images by the {by}.{spread}{noted}")

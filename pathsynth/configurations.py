@@ -25,7 +25,7 @@ class Configuration:
     runs: tuple[Mapping[str, Any], ...]
 
     def __getitem__(self, name: str) -> Any:
-        """A value that all runs share, such as the LoRA's name, or None."""
+        """A value that all runs share, such as the LoRA's name, or None. What differs from run to run is in `runs`."""
         return known(self.runs[0].get(name))
 
     @property
@@ -35,7 +35,11 @@ class Configuration:
 
     def run(self, seed: Any) -> Mapping[str, Any]:
         """The run of that seed, or the one of the lowest where there is none."""
-        return next((run for run in self.runs if known(run.get("seed")) == seed), self.runs[0])
+        return next((run for run in self.runs if seed is not None and known(run.get("seed")) == seed), self.runs[0])
+
+    def count(self, name: str) -> int:
+        """How many runs have the score."""
+        return sum(known(run.get(name)) is not None for run in self.runs)
 
     def mean(self, name: str) -> float | None:
         """The mean over the runs that have the score, or None."""
@@ -46,9 +50,9 @@ class Configuration:
         return deviation(run.get(name) for run in self.runs)
 
 
-def digest(params: Mapping[str, Any]) -> str:
-    """A short name of params that leaves out the seed; equal for runs that are repeats of each other."""
-    rest = {name: value for name, value in params.items() if name != "seed"}
+def digest(params: Mapping[str, Any], code: Mapping[str, str]) -> str:
+    """A short name of params and code that leaves out the seed; equal for runs that are repeats of each other."""
+    rest = {**{name: value for name, value in params.items() if name != "seed"}, "code": code}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
@@ -69,6 +73,16 @@ def fold(rows: Iterable[Mapping[str, Any]]) -> list[Configuration]:
         groups.setdefault(own, []).append(row)
     folded = [Configuration(tuple(sorted(runs, key=_by_seed))) for runs in groups.values()]
     return sorted(folded, key=lambda one: (str(one["benchmark"]), -(one.mean("macro_f1") or 0.0)))
+
+
+def names_of(configurations: Sequence[Configuration]) -> list[str]:
+    """The names of their LoRAs; where several share one, also their digests, or the commit of a run where none is known."""
+    counts = Counter(one["lora"] for one in configurations)
+    more = [one["config"] or str(known(one.runs[0].get("rev")) or "")[:7] for one in configurations]
+    return [
+        f"{one['lora']}, {own}" if counts[one["lora"]] > 1 and own else str(one["lora"])
+        for one, own in zip(configurations, more, strict=True)
+    ]
 
 
 def common_seed(first: Configuration, second: Configuration) -> Any:

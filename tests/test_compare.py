@@ -17,11 +17,12 @@ from PIL.PngImagePlugin import PngInfo
 from test_report import HOSTILE, Tags
 
 from pathsynth import compare, labels, plates
-from pathsynth.compare import UNSAVED, experiments, fill_readme, fill_scores, markdown, scored_by_its_params, table
+from pathsynth.compare import UNSAVED, experiments, fill_readme, fill_scores, markdown, table
 from pathsynth.compare_page import STRIP_ROWS, Named, difference_tests, render_comparison
 from pathsynth.configurations import Configuration, fold
 from pathsynth.errors import DataError
 from pathsynth.files import write_csv
+from pathsynth.locks import code_of, scored_by_its_params, usefulness_is_its_own
 from pathsynth.score_table import score_table
 
 
@@ -182,10 +183,12 @@ def _seeds():
 
 
 def test_seeds_of_one_configuration_are_one_row_of_mean_and_deviation():
-    lines = markdown(_seeds()).splitlines()[2:]
-    assert lines == [
-        "| `r4` | plain | 1 | 0.900 (0.80 to 1.00) | 0.800 (0.70 to 0.90) | 0.800 | 0.200 | 75% | 2 | - | 90 |",
-        "| `r4` | plain | 2 | 0.650 ± 0.071 | 0.550 ± 0.071 | 0.800 ± 0.000 | 0.200 ± 0.000 | 75% ± 0% | 2.0 ± 0.0 | - | 90 |",
+    frame = _seeds()
+    alone, folded = dict.fromkeys(frame["config"][frame["lora"] == "r4"])
+    scores = "0.650 ± 0.071 | 0.550 ± 0.071 | 0.800 ± 0.000 | 0.200 ± 0.000 | 75% ± 0% | 2.0 ± 0.0 | - | 90 |"
+    assert markdown(frame).splitlines()[2:] == [
+        f"| `r4, {alone}` | plain | 1 | 0.900 (0.80 to 1.00) | 0.800 (0.70 to 0.90) | 0.800 | 0.200 | 75% | 2 | - | 90 |",
+        f"| `r4, {folded}` | plain | 2 | {scores}",
         "| `r8` | plain | 1 | 0.600 (0.50 to 0.70) | 0.500 (0.40 to 0.60) | 0.800 | 0.200 | 75% | 2 | - | 90 |",
     ]
 
@@ -547,31 +550,59 @@ def test_the_tables_in_the_readme_are_those_of_the_committed_results():
     assert compare.fill_scores(filled, ROOT) == text
 
 
-def test_experiments_that_took_other_code_along_are_known(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "stages").mkdir()
-    revisions = []
-    for code, params in (("1", "a"), ("1", "b"), ("2", "b")):
-        (tmp_path / "stages" / "one.py").write_text(code)
-        (tmp_path / "params.yaml").write_text(params)
-        for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@x", "commit", "-qm", "one"]):
-            subprocess.run(["git", *command], check=True)
-        revisions.append(
-            subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-        )
-    first, other_params, other_code = revisions
-    assert compare.changed_code(first, first) == compare.changed_code(first, other_params) == []
-    assert compare.changed_code(first, other_code) == ["stages/one.py"]
+def _lock_of(code: str, images: str = "1", learnt: str = "1") -> bytes:
+    lora = {"deps": [{"path": "pathsynth/lora.py", "md5": code}, {"path": "data/prepared", "md5": "x.dir"}]}
+    generate = {"outs": [{"path": "data/generated", "md5": images}]}
+    stages = {
+        "train_lora": lora,
+        "generate_filtered": generate,
+        "measure_usefulness": {"deps": [generate["outs"][0] | {"md5": learnt}]},
+    }
+    return json.dumps({"stages": stages}).encode()
 
 
-def test_an_experiment_with_other_code_is_left_out_unless_all_are_wanted(file_of, rows, tmp_path, monkeypatch):
-    inner = {"revs": [_revision("b" * 40, "r8")], "executor": {"state": "success"}}
-    shown = [_revision("a" * 40, "r4") | {"experiments": [inner]}]
+def test_a_lock_tells_of_code_and_images():
+    assert code_of(_lock_of("a")) == {"pathsynth/lora.py": "a"} and code_of(None) == code_of(b"\xff") == {}
+    assert usefulness_is_its_own(_lock_of("a")) and usefulness_is_its_own(None)
+    assert not usefulness_is_its_own(_lock_of("a", learnt="2"))
+    assert code_of(b"stages: {train_lora: {deps: [1, {path: pathsynth/a.py}]}}") == {}
+
+
+def _with_locks(locks: dict[str, bytes]):
+    return lambda rev, path: locks.get(rev[0]) if path == "dvc.lock" else _of_metrics(rev, path)
+
+
+def test_an_experiment_with_other_code_is_left_out_unless_all_are_wanted(tmp_path, monkeypatch):
+    inner = [
+        {"revs": [_revision(letter * 40, "r8", seed=seed)], "executor": {"state": "success"}}
+        for letter, seed in (("b", 1), ("c", 2))
+    ]
+    shown = [_revision("a" * 40, "r4") | {"experiments": inner}]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare, "_output", _answers(shown, _of_metrics))
-    monkeypatch.setattr(compare, "changed_code", lambda baseline, revision: ["stages/one.py"] * (baseline != revision))
+    locks = {"a": _lock_of("1"), "b": _lock_of("1"), "c": _lock_of("2")}
+    monkeypatch.setattr(compare, "_output", _answers(shown, _with_locks(locks)))
     result = CliRunner().invoke(compare.main, [])
     assert result.exit_code == 0, result.output
-    assert "left out: bbbbbbb: they ran with other code than the commit that they started from" in result.output
-    assert "`r4`" in result.output and "`r8`" not in result.output
-    assert "`r8`" in CliRunner().invoke(compare.main, ["--all-commits"]).output
+    assert "left out: ccccccc: they ran with other code than the commit that they started from" in result.output
+    assert result.output.count("`r8") == 1
+    # other code is another configuration, not another seed
+    assert CliRunner().invoke(compare.main, ["--all-commits"]).output.count("`r8, ") == 2
+
+
+def test_equal_runs_are_one_and_seeds_of_one_code_fold():
+    shown = [_revision(letter * 40, "r8", seed=seed) for letter, seed in (("a", 1), ("b", 1), ("c", 2))]
+    params = shown[1]["data"]["params"]["params.yaml"]["data"]
+    shown[1]["data"]["params"]["params.yaml"]["data"] = dict(reversed(params.items()))
+    frame = table(list(experiments(shown, _of_metrics)))
+    assert set(frame["seed"]) == {1, 2} and len(frame) == 2
+    assert markdown(frame).count("\n") == 3 and "| `r8` | plain | 2 |" in markdown(frame)
+
+
+def test_usefulness_of_other_images_is_not_shown():
+    def files(learnt: str):
+        answers = _with_locks({"a": _lock_of("1", learnt=learnt)})
+        useful = json.dumps([{"synthetic": {"macro_f1_mean": 0.5}}]).encode()
+        return lambda rev, path: useful if path == "metrics/usefulness.json" else answers(rev, path)
+
+    shown = [_revision("a" * 40, "r8")]
+    assert [row["useful_f1"] for learnt in ("1", "2") for row in experiments(shown, files(learnt))] == [0.5, None]
