@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from pathsynth.errors import DataError, one_line
-from pathsynth.files import reason, write_csv
+from pathsynth.files import FORMULA, reason, write_whole
 from pathsynth.pictures import Record, as_record
 
 NAME = "manifest.csv"
+MOST_IMAGES = 10_000
 MOST_BYTES = 100_000_000
 TEXTS = ("prompt", "negative_prompt")
 NUMBERS = ("seed", "attempt", "confidence", "num_inference_steps", "guidance_scale", "image_size", "channels")
@@ -23,11 +24,18 @@ def write_manifest(path: Path, records: Sequence[Record]) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    import pandas as pd
+    with write_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        # all texts in quotes: without, the csv module writes a lone carriage return that it does not read
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        writer.writerow(Record.model_fields)
+        writer.writerows([_cell(value) for value in dict(record).values()] for record in records)
 
-    # `write_csv` puts an apostrophe before some texts, so those that have one of their own get another
-    table = pd.DataFrame([dict(record) for record in records], columns=list(Record.model_fields), dtype=object)
-    write_csv(path, table.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith("'") else value))
+
+def _cell(value: object) -> object:
+    """A value as it stands in the file: a text with which a spreadsheet would calculate gets an apostrophe before it."""
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith((*FORMULA, "'")) else value
 
 
 def read_manifest(path: Path) -> list[Record]:
@@ -45,8 +53,8 @@ def read_manifest(path: Path) -> list[Record]:
         raise DataError(path, f"could not be read: {reason(error)}") from error
     except (ValueError, csv.Error) as error:
         raise DataError(path, f"is no CSV in UTF-8: {one_line(error)}") from error
-    if not rows:
-        raise DataError(path, "has no rows")
+    if not 0 < len(rows) <= MOST_IMAGES:
+        raise DataError(path, f"has {len(rows)} rows; allowed: 1 to {MOST_IMAGES}")
     records = [_record(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
     names = [record.file for record in records]
     if len(set(names)) < len(names):

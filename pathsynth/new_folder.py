@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +14,45 @@ from pathsynth.scratch import temporary_folder
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place in the end, whole; before that `out` is as it was.
+    """A folder whose content is moved to `out` in the end, when all of it is there; before that `out` is as it was.
+
+    Args:
+        out: is made, or is an empty folder, which may be a link, the working directory or a mount.
 
     Raises:
         DataError: `out` is not empty or cannot be made.
     """
-    try:
-        if out.exists() and any(out.iterdir()):
-            raise DataError(out, "is not empty; name a new folder")
-        with temporary_folder(out.absolute().parent) as folder:
-            part = folder / "part"
+    # a mount is a disk of its own, and to another disk nothing is moved in one step
+    parent = out if _is_empty(out) else out.absolute().parent
+    with temporary_folder(parent) as folder:
+        part = folder / "part"
+        try:
             part.mkdir()
-            yield part
-            # of two runs into one folder the second finds it full
-            os.replace(part, out)
+        except OSError as error:
+            raise DataError(out, f"cannot be used: {reason(error)}") from error
+        yield part
+        try:
+            # another run may have come first
+            if _is_empty(out, beside=folder.name):
+                for path in part.iterdir():
+                    os.replace(path, out / path.name)
+            else:
+                os.replace(part, out)
+        except OSError as error:
+            raise DataError(out, f"cannot be used: {reason(error)}") from error
+
+
+def _is_empty(out: Path, beside: str = "") -> bool:
+    """Whether `out` is a folder with nothing in it but `beside`; False where it is not there.
+
+    Raises:
+        DataError: it has something in it, or is no folder.
+    """
+    try:
+        if not out.exists():
+            return False
+        if {path.name for path in out.iterdir()} - {beside}:
+            raise DataError(out, "is not empty; name a new folder")
+        return True
     except OSError as error:
-        full = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
-        problem = "is not empty any more; name a new folder" if full else f"cannot be used: {reason(error)}"
-        raise DataError(out, problem) from error
+        raise DataError(out, f"cannot be used: {reason(error)}") from error

@@ -6,18 +6,22 @@ import json
 import struct
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from pathsynth import __version__
+from pathsynth import __version__, labels
 from pathsynth.errors import DataError, one_line
 from pathsynth.files import write_whole
 from pathsynth.settings import MixedPrecision, Section, WeightDtype
 
 DISCLAIMER = "Synthetic image: drawn by a generative model, shows no patient. Research and teaching only, not for diagnosis."
+STAND_IN = "It imitates drawn phantoms, which stand in for tissue."
+# What decides, with prompt, seed and weights, how an image is drawn.
+SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale", "negative_prompt", "mixed_precision", "weight_dtype")
+SHEET = "sheet.png"
 BY_GATE: Final = "by the gate"
 NOT_CHECKED: Final = "not checked"
 # The text chunk of the PNG that holds the record.
@@ -34,7 +38,22 @@ _XMP = """\
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Checked = Literal["by the gate", "not checked"]
-Slug = Annotated[str, Field(pattern=r"^\w+$", max_length=120)]
+
+
+def _slug(value: str) -> str:
+    if value != labels.slug(value) or not value:
+        raise ValueError("must be a name in small letters, digits and _")
+    return value
+
+
+def _picture_name(value: str) -> str:
+    if not value.endswith(".png") or value == SHEET:
+        raise ValueError(f"must be a name in small letters, digits and _ with .png, other than {SHEET}")
+    _slug(value.removesuffix(".png"))
+    return value
+
+
+Slug = Annotated[str, Field(max_length=labels.LONGEST_SLUG), AfterValidator(_slug)]
 
 
 class Record(Section):
@@ -57,7 +76,7 @@ class Record(Section):
         notice: what everybody has to know of it.
     """
 
-    file: Annotated[str, Field(pattern=r"^\w[\w-]*\.png$", max_length=200)]
+    file: Annotated[str, Field(max_length=200), AfterValidator(_picture_name)]
     tissue: Slug | None = None
     prompt: str
     negative_prompt: str
@@ -83,6 +102,15 @@ class Record(Section):
     made_with: str
     notice: str
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        answer = (self.tissue, self.predicted, self.confidence, self.gate_sha256)
+        if self.checked == BY_GATE and None in answer:
+            raise ValueError("checked by the gate, but tissue, predicted, confidence or gate_sha256 is missing")
+        if self.checked == NOT_CHECKED and answer[1:] != (None, None, None):
+            raise ValueError("not checked, but predicted, confidence or gate_sha256 is given")
+        return self
+
 
 def write_picture(path: Path, image: np.ndarray, record: Record) -> None:
     """Writes a PNG with its record and, for other programs, the standard texts of PNG and IPTC's mark of synthetic media.
@@ -102,7 +130,7 @@ def write_picture(path: Path, image: np.ndarray, record: Record) -> None:
     texts = {
         "Title": f"Synthetic image of {(record.tissue or 'free text').replace('_', ' ')}",
         "Description": record.prompt,
-        "Disclaimer": DISCLAIMER,
+        "Disclaimer": record.notice,
         "Source": f"{record.base} with LoRA {record.lora}, benchmark {record.benchmark}",
         "Software": f"pathsynth {__version__}",
         "Comment": _checked(record),

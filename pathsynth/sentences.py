@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pathsynth.errors import PathsynthError
+from pathsynth.errors import CONTROLS, PathsynthError
 from pathsynth.labels import slug
 
 
@@ -13,6 +13,21 @@ class SentenceError(PathsynthError):
 
     def __init__(self, sentence: str, problem: str, labels: Sequence[str]):
         super().__init__(f"{sentence!r} {problem}; known are: {', '.join(labels)}")
+
+
+def one_line_of(sentence: str, labels: Sequence[str]) -> str:
+    """The sentence with one space between words.
+
+    Raises:
+        SentenceError: it is empty, or has characters that are no text.
+    """
+    line = " ".join(sentence.split())
+    if not line:
+        raise SentenceError(sentence, "is empty", labels)
+    # bytes of a command line that are not UTF-8 come as halves of characters
+    if CONTROLS.search(line) or line.encode("utf-8", "replace").decode() != line:
+        raise SentenceError(line.encode("utf-8", "replace").decode(), "has characters that are no text", labels)
+    return line
 
 
 def tissue_named(sentence: str, labels: Sequence[str]) -> int:
@@ -29,8 +44,10 @@ def tissue_named(sentence: str, labels: Sequence[str]) -> int:
     """
     words, named = f" {_words(sentence)} ", []
     for label in sorted(labels, key=lambda label: -len(_words(label))):
-        if (wanted := f" {_words(label)} ") in words:
+        wanted = f" {_words(label)} "
+        if wanted in words:
             named.append(label)
+        while wanted in words:
             # the place stays taken, so that words on either side do not come to stand together
             words = words.replace(wanted, " | ")
     if len(named) != 1:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from pathsynth import __version__
 from pathsynth.cards import base_name
 from pathsynth.errors import DataError, PathsynthError
-from pathsynth.files import sha256_of
-from pathsynth.params import load_params
-from pathsynth.pictures import BY_GATE, DISCLAIMER, NOT_CHECKED, Record
-from pathsynth.sentences import SentenceError, is_name, tissue_named
-from pathsynth.settings import GenerationSettings, Params, WeightDtype
+from pathsynth.files import read_json, sha256_of
+from pathsynth.lora import CONFIG, WEIGHTS, attach_lora
+from pathsynth.manifest import MOST_IMAGES
+from pathsynth.params import load_params, read_yaml
+from pathsynth.pictures import BY_GATE, DISCLAIMER, NOT_CHECKED, SAMPLING, STAND_IN, Record
+from pathsynth.scratch import temporary_folder
+from pathsynth.sentences import is_name, one_line_of, tissue_named
+from pathsynth.settings import GenerationSettings, LoraSettings, Params, WeightDtype
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -28,7 +33,6 @@ if TYPE_CHECKING:
     from pathsynth.generation import Sampler
     from pathsynth.slots import Slots
 
-MOST_IMAGES = 10_000
 GATE_WEIGHTS = "model.safetensors"
 
 
@@ -82,16 +86,33 @@ def find_artifacts(folder: Path, params: Path | None = None, lora: Path | None =
         folder: has params.yaml, models/lora and models/gate, and what params.yaml names by a relative path, such as the base.
         params, lora, gate: where these are instead.
 
+    Returns:
+        What is there; `lora` in its params is the entry that the LoRA was trained with, whichever is selected.
+
     Raises:
         ParamsError: the parameters are missing or wrong.
-        DataError: the LoRA is missing, with the commands that make it.
+        DataError: the LoRA is missing, with the commands that make it, or is of no entry of the parameters.
     """
     file = params or folder / "params.yaml"
     if not file.is_file():
         raise DataError(file, "is not there; name the folder of the artifacts with --artifacts, or the file with --params")
-    found = Artifacts(load_params(file), file.parent, lora or folder / "models" / "lora", gate or folder / "models" / "gate")
-    _check_trained(found.lora, "LoRA", "train_lora")
-    return found
+    lora = lora or folder / "models" / "lora"
+    _check_trained(lora, "LoRA", "train_lora")
+    return Artifacts(_params_of(lora, file), file.parent, lora, gate or folder / "models" / "gate")
+
+
+def _params_of(lora: Path, file: Path) -> Params:
+    """The parameters with the entry that a LoRA was trained with: after `git checkout params.yaml` another one is selected."""
+    params, trained_with = load_params(file), read_json(lora / CONFIG)
+    trained_with.pop("unet_sha256", None)
+    if params.lora.model_dump() == trained_with:
+        return params
+    for name, entry in read_yaml(file)["loras"].items():
+        with suppress(ValidationError):
+            settings = LoraSettings.model_validate(entry)
+            if settings.model_dump() == trained_with:
+                return params.model_copy(update={"lora": settings, "lora_name": str(name)})
+    raise DataError(lora, f"was trained with settings that no entry of `loras` in {file} has; name its own with --params")
 
 
 def synthesize(
@@ -126,33 +147,20 @@ def synthesize(
 
 
 class Synthesizer:
-    """Base, LoRA and gate, loaded once.
+    """Base, LoRA and gate, each loaded when it is first needed, and then once.
 
     Args:
-        artifacts: what is loaded. The gate is not, before it is asked.
-
-    Raises:
-        PathsynthError: one of them is missing, damaged or does not fit the others.
+        artifacts: what is loaded.
     """
 
     def __init__(self, artifacts: Artifacts):
-        from pathsynth.base_model import locate_base, unet_sha256
-        from pathsynth.devices import pick_device
-        from pathsynth.lora import WEIGHTS
-
         self.artifacts, self.params = artifacts, artifacts.params
-        base = self.params.benchmark.base
-        self._base = locate_base(base, artifacts.beside)
-        self._device = pick_device(self.params.deterministic)
-        self._unet_sha256 = unet_sha256(self._base, base.variant)
-        self._pipeline = self._load()
-        self._dtype: WeightDtype | None = None
-        self._lora_sha256 = sha256_of(artifacts.lora / WEIGHTS)
+        self._loaded: tuple[StableDiffusionPipeline, WeightDtype] | None = None
 
     def synthesize(
         self, sentence: str, n: int = 1, *, seed: int | None = None, gate: bool = True, max_attempts: int | None = None
     ) -> Synthetic:
-        """As the function of this name."""
+        """As the function of this name. What is wrong with the request is said before anything is loaded."""
         from pathsynth.generation import generate_filtered, generate_unfiltered
         from pathsynth.resume import Saved
         from pathsynth.slots import Slots
@@ -161,13 +169,15 @@ class Synthesizer:
         limit = self.params.benchmark.generation.max_attempts if max_attempts is None else max_attempts
         _check_range("n", n, 1, MOST_IMAGES)
         _check_range("seed", seed, 0, 2**32 - 1)
-        _check_range("max_attempts", limit, 1, 1000)
+        _check_range("max_attempts", limit, 1, max(1000, self.params.benchmark.generation.max_attempts))
         asked = self.asked(sentence, gate)
+        if gate:
+            _check_trained(self.artifacts.gate, "gate", "train_classifier@gate")
         dataset = self.params.benchmark.dataset
         sampler = self._sampler(asked.prompt, self.params.benchmark.generation, seed, dataset.image_size, dataset.channels)
-        with tempfile.TemporaryDirectory(prefix="pathsynth-") as folder:
+        with temporary_folder(Path(tempfile.gettempdir())) as folder:
             # one tissue, so that a seed gives the same noise for every sentence
-            slots = Slots(Saved(Path(folder)), 1, n, dataset.image_size, seed)
+            slots = Slots(Saved(folder), 1, n, dataset.image_size, seed)
             if asked.tissue is None or not gate:
                 generate_unfiltered(sampler, slots, sampler.batch_size)
                 return self._unchecked(asked, slots)
@@ -176,11 +186,15 @@ class Synthesizer:
             generate_filtered(sampler, lambda images: answers(images)[:, order], slots, limit, sampler.batch_size)
             return self._checked(asked, slots, [dataset.slugs[number] for number in order], limit)
 
-    def again(self, records: Sequence[Record]) -> np.ndarray:
-        """Draws recorded images once more, uint8 (N, H, W, 3): on the same machine the same pixels.
+    def again(self, records: Sequence[Record]) -> Synthetic:
+        """Draws recorded images once more: on the CPU of one machine the same pixels.
+
+        Returns:
+            The images with their records. What the gate has said holds for the same pixels alone: an image that differs from
+            the recorded one counts as not checked.
 
         Raises:
-            DataError: they were drawn with other weights, or are not of one size.
+            DataError: they were drawn with another UNet or LoRA, or are not of one size.
         """
         for name, own in (("unet_sha256", self._unet_sha256), ("lora_sha256", self._lora_sha256)):
             for record in records:
@@ -195,7 +209,7 @@ class Synthesizer:
                 continue
             alike = [place for place, other in enumerate(keys) if other == key]
             images[alike] = self._again([records[place] for place in alike])
-        return images
+        return Synthetic(images, [_renewed(*each) for each in zip(records, images, strict=True)], len(images), len(images), 1)
 
     def _again(self, records: Sequence[Record]) -> np.ndarray:
         """Records that differ by their seeds alone."""
@@ -209,8 +223,7 @@ class Synthesizer:
                 return self.number
 
         first = records[0]
-        names = ("scheduler", "num_inference_steps", "guidance_scale", "negative_prompt", "mixed_precision", "weight_dtype")
-        settings = self.params.benchmark.generation.model_copy(update={name: getattr(first, name) for name in names})
+        settings = self.params.benchmark.generation.model_copy(update={name: getattr(first, name) for name in SAMPLING})
         sampler = self._sampler(first.prompt, settings, 0, first.image_size, first.channels)
         return sampler.draw_all([Recorded(0, slot, 0, record.seed) for slot, record in enumerate(records)])
 
@@ -221,16 +234,36 @@ class Synthesizer:
             SentenceError: the gate is to be asked, and the sentence names no tissue or several.
         """
         labels, own = self.params.benchmark.dataset.label_names, self.params.benchmark.texts(self.params.lora.prompts)
-        if not sentence.strip():
-            raise SentenceError(sentence, "is empty", labels)
+        sentence = one_line_of(sentence, labels)
         for tissue, (label, prompt) in enumerate(zip(labels, own, strict=True)):
-            if is_name(sentence, label) or sentence.strip() == prompt:
+            if is_name(sentence, label) or sentence == prompt:
                 return Asked(prompt, tissue)
-        return Asked(sentence.strip(), tissue_named(sentence, labels) if gate else None)
+        return Asked(sentence, tissue_named(sentence, labels) if gate else None)
+
+    @cached_property
+    def _base(self) -> Path:
+        from pathsynth.base_model import locate_base
+
+        return locate_base(self.params.benchmark.base, self.artifacts.beside)
+
+    @cached_property
+    def _device(self) -> str:
+        from pathsynth.devices import pick_device
+
+        return pick_device(self.params.deterministic)
+
+    @cached_property
+    def _unet_sha256(self) -> str:
+        from pathsynth.base_model import unet_sha256
+
+        return unet_sha256(self._base, self.params.benchmark.base.variant)
+
+    @cached_property
+    def _lora_sha256(self) -> str:
+        return sha256_of(self.artifacts.lora / WEIGHTS)
 
     def _load(self) -> StableDiffusionPipeline:
         from pathsynth.base_model import load_base
-        from pathsynth.lora import attach_lora
 
         pipeline = load_base(self._base, self._device, self.params.benchmark.base.variant)
         attach_lora(pipeline, self.artifacts.lora, self._unet_sha256)
@@ -240,16 +273,14 @@ class Synthesizer:
         from pathsynth.generation import Sampler
 
         # a sampler rounds the weights to its format, from which there is no way back
-        if self._dtype not in (None, settings.weight_dtype):
-            self._pipeline = self._load()
-        self._dtype = settings.weight_dtype
-        return Sampler(self._pipeline, [prompt], settings, seed, size, channels)
+        if self._loaded is None or self._loaded[1] != settings.weight_dtype:
+            self._loaded = self._load(), settings.weight_dtype
+        return Sampler(self._loaded[0], [prompt], settings, seed, size, channels)
 
     @cached_property
     def _gate(self) -> Classifier:
         from pathsynth.classifier import load_classifier
 
-        _check_trained(self.artifacts.gate, "gate", "train_classifier@gate")
         return load_classifier(self.artifacts.gate, self._device, self.params.benchmark.dataset.slugs)
 
     @cached_property
@@ -286,17 +317,12 @@ class Synthesizer:
             file=f"{slug or 'image'}_{number:04d}.png",
             tissue=slug,
             prompt=asked.prompt,
-            negative_prompt=settings.negative_prompt,
             seed=int(seed),
             attempt=int(attempt),
             checked=BY_GATE if seen else NOT_CHECKED,
             predicted=seen[0] if seen else None,
             confidence=round(float(seen[1]), 4) if seen else None,
-            scheduler=settings.scheduler,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            mixed_precision=settings.mixed_precision,
-            weight_dtype=settings.weight_dtype,
+            **{name: getattr(settings, name) for name in SAMPLING},
             image_size=dataset.image_size,
             channels=dataset.channels,
             benchmark=self.params.benchmark_name,
@@ -307,7 +333,7 @@ class Synthesizer:
             gate_sha256=self._gate_sha256 if seen else None,
             pixels_sha256=pixels_sha256(image),
             made_with=_versions(),
-            notice=DISCLAIMER,
+            notice=f"{DISCLAIMER} {STAND_IN}" if dataset.stand_in else DISCLAIMER,
         )
 
 
@@ -318,8 +344,16 @@ def pixels_sha256(image: np.ndarray) -> str:
 
 def _sampling(record: Record) -> tuple:
     """What all images of one sampler share."""
-    names = ("scheduler", "num_inference_steps", "guidance_scale", "mixed_precision", "weight_dtype", "channels")
-    return (record.prompt, record.negative_prompt, *(getattr(record, name) for name in names))
+    return tuple(getattr(record, name) for name in ("prompt", "channels", *SAMPLING))
+
+
+def _renewed(record: Record, image: np.ndarray) -> Record:
+    """The record of an image that was drawn again."""
+    pixels = pixels_sha256(image)
+    said: dict[str, Any] = {"made_with": _versions(), "pixels_sha256": pixels}
+    if pixels != record.pixels_sha256:
+        said |= {"checked": NOT_CHECKED, **dict.fromkeys(("predicted", "confidence", "gate_sha256"))}
+    return record.model_copy(update=said)
 
 
 def _check_trained(folder: Path, what: str, stage: str) -> None:

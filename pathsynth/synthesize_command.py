@@ -7,20 +7,23 @@ from pathlib import Path
 
 import click
 import numpy as np
+from click.core import ParameterSource
+from PIL import Image
 
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import QuotaError
 from pathsynth.files import write_whole
-from pathsynth.manifest import NAME, read_manifest, write_manifest
+from pathsynth.manifest import MOST_IMAGES, NAME, read_manifest, write_manifest
 from pathsynth.new_folder import new_folder
-from pathsynth.pictures import NOT_CHECKED, Record, read_record, write_picture
+from pathsynth.pictures import NOT_CHECKED, SHEET, STAND_IN, Record, read_record, write_picture
 from pathsynth.plates import COLUMNS, Block, caption, draw_plate
-from pathsynth.settings import Params
-from pathsynth.synthesis import MOST_IMAGES, Artifacts, Synthesizer, Synthetic, find_artifacts, pixels_sha256
+from pathsynth.synthesis import Synthesizer, Synthetic, find_artifacts
 
-SHEET = "sheet.png"
 SHEET_ROWS, SHEET_BLOCKS = 5, 4
-SHEET_TITLE = 60
+SHEET_TITLE, SHEET_NOTE = 60, 30
+# What a record says itself.
+OF_SENTENCES = ("n", "seed", "max_attempts")
+GIVEN = ParameterSource.COMMANDLINE
 
 
 @click.command()
@@ -46,64 +49,70 @@ def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, 
     """
     if (sentence is None) == (again is None):
         raise click.UsageError("give a sentence, or --again with a manifest")
+    if again and (no_gate or any(click.get_current_context().get_parameter_source(name) == GIVEN for name in OF_SENTENCES)):
+        raise click.UsageError("--again draws what is recorded: it takes no -n, --seed, --max-attempts or --no-gate")
     found = find_artifacts(artifacts, params_path, lora, gate)
     with new_folder(out) as part:
         if again:
-            said = _draw_again(part, found, again)
+            records = [read_record(again)] if again.suffix.lower() == ".png" else read_manifest(again)
+            made = Synthesizer(found).again(records)
+            said = _same(records, made.records)
         else:
             made = Synthesizer(found).synthesize(sentence, n, seed=seed, gate=not no_gate, max_attempts=max_attempts)
-            _write(part, made.images, made.records, found.params)
             said = _summary(made)
+            if not made.records:
+                raise _too_few(made)
+        _write(part, made.images, made.records)
     click.echo(f"{said}\nlook at {out / SHEET}; {out / NAME} says how each was drawn")
-    if not again and len(made.records) < made.wanted:
-        missing = made.wanted - len(made.records)
-        raise QuotaError(
-            f"{missing} of {made.wanted} images were refused by the gate {made.limit} times over and are missing; "
-            "try another --seed, more --max-attempts or --no-gate"
-        )
+    if len(made.records) < made.wanted:
+        raise _too_few(made)
 
 
-def _draw_again(folder: Path, artifacts: Artifacts, again: Path) -> str:
-    records = [read_record(again)] if again.suffix.lower() == ".png" else read_manifest(again)
-    images = Synthesizer(artifacts).again(records)
-    drawn = [pixels_sha256(image) for image in images]
-    same = sum(new == record.pixels_sha256 for new, record in zip(drawn, records, strict=True))
-    now = [record.model_copy(update={"pixels_sha256": new}) for new, record in zip(drawn, records, strict=True)]
-    _write(folder, images, now, artifacts.params)
-    others = "" if same == len(records) else "; other processors and versions round in another way"
-    return f"{same} of {len(records)} images are the same to the last bit{others}"
+def _too_few(made: Synthetic) -> QuotaError:
+    missing = made.wanted - len(made.records)
+    return QuotaError(
+        f"{missing} of {made.wanted} images were refused by the gate {made.limit} times over and are missing; "
+        "try another --seed, more --max-attempts or --no-gate"
+    )
 
 
-def _write(folder: Path, images: np.ndarray, records: Sequence[Record], params: Params) -> None:
+def _same(records: Sequence[Record], drawn: Sequence[Record]) -> str:
+    same = sum(new.pixels_sha256 == old.pixels_sha256 for new, old in zip(drawn, records, strict=True))
+    others = "; a GPU, another processor and other versions round in another way, and VAE and text encoder may be others"
+    return f"{same} of {len(records)} images are the same to the last bit{others if same < len(records) else ''}"
+
+
+def _write(folder: Path, images: np.ndarray, records: Sequence[Record]) -> None:
     for image, record in zip(images, records, strict=True):
         write_picture(folder / record.file, image, record)
     write_manifest(folder / NAME, records)
-    if records:
-        stand_in = params.benchmark.dataset.source == "phantom"
-        _write_sheet(folder / SHEET, images, records, caption(params.benchmark_name, stand_in))
+    with write_whole(folder / SHEET) as part:
+        _sheet(images, records).save(part, format="PNG", optimize=True)
 
 
-def _write_sheet(path: Path, images: np.ndarray, records: Sequence[Record], foot: str) -> None:
+def _sheet(images: np.ndarray, records: Sequence[Record]) -> Image.Image:
     """A contact sheet of the first images, with what the gate saw under each."""
-    notes = ["not checked" if one.checked == NOT_CHECKED else f"gate: {one.confidence:.0%}" for one in records]
-    pieces = range(0, min(len(records), SHEET_BLOCKS * SHEET_ROWS * COLUMNS), SHEET_ROWS * COLUMNS)
+    shown = list(dict.fromkeys(record.tissue or record.prompt for record in records))
+    notes = [_note(record, named=len(shown) > 1) for record in records]
     blocks = []
-    for start in pieces:
+    for start in range(0, min(len(records), SHEET_BLOCKS * SHEET_ROWS * COLUMNS), SHEET_ROWS * COLUMNS):
         end = min(start + SHEET_ROWS * COLUMNS, len(records))
         blocks.append(Block(f"{start + 1} to {end}", images[start:end], tuple(notes[start:end])))
-    first = records[0]
-    title = first.tissue.replace("_", " ") if first.tissue else first.prompt
-    sheet = draw_plate(_short(title), blocks, foot)
-    with write_whole(path) as part:
-        sheet.save(part, format="PNG", optimize=True)
+    title = shown[0].replace("_", " ") if len(shown) == 1 else f"{len(shown)} prompts"
+    return draw_plate(_short(title, SHEET_TITLE), blocks, caption(records[0].benchmark, STAND_IN in records[0].notice))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= SHEET_TITLE else f"{text[: SHEET_TITLE - 3]}..."
+def _note(record: Record, named: bool) -> str:
+    """What the gate saw, behind the tissue or text where a sheet has several."""
+    seen = "not checked" if record.confidence is None else f"gate: {record.confidence:.0%}"
+    return f"{_short(record.tissue or record.prompt, SHEET_NOTE)} {seen}" if named else seen
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _summary(made: Synthetic) -> str:
-    if made.records and made.records[0].checked == NOT_CHECKED:
+    if made.records[0].checked == NOT_CHECKED:
         return f"{len(made.records)} images, not checked"
-    tissue = made.records[0].tissue if made.records else "no image"
-    return f"{tissue}: {len(made.records)} images passed the gate, of {made.attempts} that were drawn"
+    return f"{made.records[0].tissue}: {len(made.records)} images passed the gate, of {made.attempts} that were drawn"

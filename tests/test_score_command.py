@@ -158,7 +158,7 @@ def test_a_break_while_writing_leaves_what_was_there(finished, tmp_path, monkeyp
 
     monkeypatch.setattr(score_command, "write_plates", late)
     result = score(finished, made, tmp_path / "out", "--no-usefulness")
-    assert result.exit_code == 1 and "is not empty any more; name a new folder" in result.output, result.output
+    assert result.exit_code == 1 and "is not empty; name a new folder" in result.output, result.output
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["other.txt"]
 
 

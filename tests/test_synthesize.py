@@ -51,6 +51,7 @@ def test_the_longer_of_two_labels_is_meant_where_it_stands():
     assert tissue_named("चित्र ऊतक हड्डी", words) == 3
     with pytest.raises(SentenceError, match="names granulocytes and immature granulocytes"):
         tissue_named("granulocytes beside immature granulocytes", words)
+    assert tissue_named("immature granulocytes, immature granulocytes", words) == 1
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def _record(**changes) -> Record:
     return Record(**values | changes)
 
 
-@pytest.mark.parametrize("prompt", ["an area with mucus", "=1+2", "'=1", '"<rdf:a/>&\n', "слизь 組織"])
+@pytest.mark.parametrize("prompt", ["an area with mucus", "pink\rdots", "=1+2", "'=1", '"<rdf:a/>&\n', "слизь 組織"])
 def test_records_go_through_picture_and_manifest(prompt, tmp_path):
     record = _record(prompt=prompt)
     unchecked = _record(
@@ -109,10 +110,13 @@ RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
     ("change", "said"),
     [
         (lambda text: text.replace("mucus_0001.png", "../mucus.png"), "row 1: file: "),
+        (lambda text: text.replace("mucus_0001.png", "sheet.png"), "row 1: file: .*other than sheet.png"),
+        (lambda text: text.replace("0.75", ""), "row 1: record: .*confidence or gate_sha256 is missing"),
+        (lambda text: text.replace("by the gate", "not checked"), "row 1: record: .*not checked, but predicted"),
         (lambda text: text.replace("mucus_0001.png", "/etc/mucus.png"), "row 1: file: "),
         (lambda text: text + text.splitlines()[1] + "\n", "names mucus_0001.png twice"),
         (lambda text: text + "mucus\n", "row 2: has not as many cells as the first row"),
-        (lambda text: text.splitlines()[0] + "\n", "has no rows"),
+        (lambda text: text.splitlines()[0] + "\n", "has 0 rows; allowed: 1 to 10000"),
         (lambda text: text.replace(str(2**62 + 1), "seven"), "row 1: seed: "),
         (lambda text: text.replace("guidance_scale", "guidance"), "row 1: guidance"),
         (lambda text: "\x00" + text, "row 1: \x00file: |no CSV"),
@@ -235,8 +239,42 @@ def test_formats_of_weights_do_not_leak_into_later_images(finished):
     synthesizer = Synthesizer(find_artifacts(finished))
     first = synthesizer.synthesize("dots", 1, gate=False)
     half = [record.model_copy(update={"weight_dtype": "bf16"}) for record in first.records]
-    assert (synthesizer.again(half) != first.images).any()
-    assert (synthesizer.again(first.records) == first.images).all()
+    assert (synthesizer.again(half).images != first.images).any()
+    assert (synthesizer.again(first.records).images == first.images).all()
+
+
+def test_images_are_drawn_as_recorded_whatever_is_selected_now(finished, checked, tmp_path):
+    places = _elsewhere(finished, tmp_path)
+    tree = tiny_tree(find_artifacts(finished).params.benchmark.base.pretrained_model_name_or_path) | {"lora": "r3", "seed": 99}
+    others = {"num_inference_steps": 5, "guidance_scale": 7.0, "scheduler": "DDIMScheduler", "negative_prompt": "dots"}
+    tree["benchmarks"]["tiny"]["generation"] |= others
+    write_yaml(tmp_path / "my.yaml", tree)
+    result = run("--again", checked / "manifest.csv", *places, "--out", tmp_path / "out")
+    assert "5 of 5 images are the same to the last bit" in result.output, result.output
+    assert {record.lora for record in read_manifest(tmp_path / "out" / "manifest.csv")} == {"r2"}
+
+
+def test_images_of_several_prompts_keep_their_places(finished, free, tmp_path):
+    other = run("blue dots", "-n", 2, "--no-gate", "--seed", 4, "--artifacts", finished, "--out", tmp_path / "other")
+    assert other.exit_code == 0
+    mine, others = read_manifest(free / "manifest.csv"), read_manifest(tmp_path / "other" / "manifest.csv")
+    others = [record.model_copy(update={"file": f"other_{number}.png"}) for number, record in enumerate(others)]
+    mixed = [mine[0], others[1], mine[1], others[0]]
+    write_manifest(tmp_path / "mixed.csv", mixed)
+    result = run("--again", tmp_path / "mixed.csv", "--artifacts", finished, "--out", tmp_path / "out")
+    assert "4 of 4 images are the same to the last bit" in result.output, result.output
+    assert read_manifest(tmp_path / "out" / "manifest.csv") == mixed
+
+
+def test_what_the_gate_has_said_holds_for_the_same_pixels_alone(finished, checked, tmp_path):
+    records = read_manifest(checked / "manifest.csv")
+    changed = [records[0].model_copy(update={"pixels_sha256": "0" * 64, "made_with": "torch 1"}), *records[1:]]
+    write_manifest(tmp_path / "manifest.csv", changed)
+    result = run("--again", tmp_path / "manifest.csv", "--artifacts", finished, "--out", tmp_path / "out")
+    assert "4 of 5 images are the same to the last bit; a GPU, another processor" in result.output
+    first, *others = read_manifest(tmp_path / "out" / "manifest.csv")
+    assert others == records[1:] and first.pixels_sha256 == records[0].pixels_sha256 and first.made_with == records[0].made_with
+    assert first.checked == "not checked" and first.predicted is first.confidence is first.gate_sha256 is None
 
 
 def test_the_function_in_the_readme(finished, monkeypatch):
@@ -250,9 +288,11 @@ def test_what_the_gate_refuses_is_missing_and_what_it_let_through_is_kept(finish
     seen = _seen_most(finished, free)
     other = "debris" if seen != "debris" else "mucus"
     result = run(other, "-n", 3, "--max-attempts", 2, "--artifacts", finished, "--out", tmp_path / "out")
-    kept = read_manifest(tmp_path / "out" / "manifest.csv") if (tmp_path / "out" / "sheet.png").exists() else []
-    assert len(kept) < 3 and result.exit_code == 1
-    assert f"error: {3 - len(kept)} of 3 images were refused by the gate 2 times over and are missing" in result.stderr
+    assert result.exit_code == 1
+    missing = re.search(r"error: (\d) of 3 images were refused by the gate 2 times over and are missing", result.stderr)
+    # where nothing is left, nothing is in the way of the next try
+    assert (tmp_path / "out").exists() == (missing[1] != "3")
+    assert not (tmp_path / "out").exists() or len(read_manifest(tmp_path / "out" / "manifest.csv")) == 3 - int(missing[1])
 
 
 def _elsewhere(finished: Path, folder: Path) -> list[object]:
@@ -269,6 +309,17 @@ def test_artifacts_may_lie_anywhere(finished, checked, tmp_path):
     result = run(sentence, "-n", 5, "--max-attempts", 200, "--seed", 3, *places, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "manifest.csv").read_bytes() == (checked / "manifest.csv").read_bytes()
+
+
+def test_a_lora_is_named_as_what_it_is(finished, tmp_path):
+    places = _elsewhere(finished, tmp_path)
+    tree = tiny_tree(find_artifacts(finished).params.benchmark.base.pretrained_model_name_or_path)
+    write_yaml(tmp_path / "my.yaml", tree | {"lora": "r3"})
+    found = find_artifacts(tmp_path, *(Path(place) for place in places[1::2]))
+    assert found.params.lora_name == "r2" and found.params.lora.adapter.rank == 2
+    write_yaml(tmp_path / "my.yaml", tree | {"lora": "r3", "loras": {"r3": tree["loras"]["r3"]}})
+    result = run("mucus", *places, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "was trained with settings that no entry of `loras`" in result.stderr
 
 
 def test_images_of_other_weights_are_not_drawn_again(finished, checked, tmp_path):
@@ -305,6 +356,18 @@ def test_a_missing_gate_is_said_and_is_not_needed_without_it(finished, tmp_path)
     assert read_manifest(tmp_path / "out" / "manifest.csv")[0].tissue == "mucus"
 
 
+def test_an_empty_folder_is_filled_whatever_it_is(finished, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (Path(), tmp_path / "link"):
+        result = run("dots", "--no-gate", "--artifacts", finished, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert sorted(path.name for path in out.iterdir()) == ["image_0001.png", "manifest.csv", "sheet.png"]
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_what_is_in_the_way_stays(finished, tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
     for args in (["mucus"], ["mucus", "--no-gate"]):
@@ -321,6 +384,10 @@ def test_what_is_in_the_way_stays(finished, tmp_path):
         (["mucus", "-n", "0"], 2, "0 is not in the range 1<=x<=10000"),
         (["a dog"], 1, "error: 'a dog' names no class; known are: adipose, "),
         ([" "], 1, "error: ' ' is empty"),
+        (["a\x08dog", "--no-gate"], 1, "has characters that are no text"),
+        (["a\udcffdog", "--no-gate"], 1, "has characters that are no text"),
+        (["--again", "m.csv", "-n", "3"], 2, "--again draws what is recorded: it takes no -n"),
+        (["--again", "m.csv", "--no-gate"], 2, "--again draws what is recorded: it takes no -n"),
         (["--again", "none.csv"], 1, "error: none.csv: could not be read: No such file or directory"),
     ],
 )
