@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -29,11 +32,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
 # What takes longest begins first, so that no process is left alone with it in the end.
-LONGEST = ("test_pipeline", "test_processes", "test_faults", "test_full_size")
+LONGEST = ("test_pipeline", "test_remotes", "test_processes", "test_faults", "test_full_size")
+# What runs in one process with another file, for a fixture that takes long and that both use.
+TOGETHER = {"test_remotes": "test_pipeline"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.stem, item.path.stem)))
 
 
 def tiny_base_settings():
@@ -209,6 +216,38 @@ def finished(tmp_path_factory, tiny_base) -> Path:
     """A folder in which all stages have run on tiny params; nothing in it may be changed."""
     folder = tmp_path_factory.mktemp("stages")
     run_graph(folder, write_yaml(folder / "params.yaml", tiny_tree(tiny_base)))
+    return folder
+
+
+def dvc(folder: Path, *args: str) -> str:
+    """Runs dvc in `folder` and returns what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(
+        [sys.executable, "-m", "dvc", *args], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory, tiny_base) -> Path:
+    """A repository with this graph and tiny params in which `dvc repro` has run once; who changes it restores it."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    for name in ("pathsynth", "stages", "dvc.yaml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    shutil.copytree(tiny_base, folder / "base")
+    write_yaml(folder / "params.yaml", tiny_tree())
+    (folder / ".dvcignore").write_text("__pycache__\n")
+    (folder / ".gitignore").write_text("__pycache__\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "init", "-q", "-b", "main"], cwd=folder, check=True)
+    dvc(folder, "init", "-q")
+    dvc(folder, "config", "core.analytics", "false")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    subprocess.run([*git, "commit", "-qm", "start"], cwd=folder, check=True)
+    dvc(folder, "repro")
     return folder
 
 

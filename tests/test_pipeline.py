@@ -11,44 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny_tree, write_yaml
+from conftest import dvc, tiny_tree, write_yaml
 from test_plots import TABLES, unknown_fields
 
 from pathsynth.headline import COLUMNS
-
-KEPT = ("pathsynth", "stages", "dvc.yaml")
-
-
-def dvc(folder: Path, *args: str) -> str:
-    """Runs dvc in `folder` and returns what it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run = subprocess.run(
-        [sys.executable, "-m", "dvc", *args], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory, tiny_base):
-    """A repository with this graph and tiny params in which `dvc repro` has run once."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    for name in KEPT:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
-    shutil.copytree(tiny_base, folder / "base")
-    write_yaml(folder / "params.yaml", tiny_tree())
-    (folder / ".dvcignore").write_text("__pycache__\n")
-    (folder / ".gitignore").write_text("__pycache__\n")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    dvc(folder, "init", "-q")
-    dvc(folder, "config", "core.analytics", "false")
-    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
-    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    subprocess.run([*git, "commit", "-qm", "start"], cwd=folder, check=True)
-    dvc(folder, "repro")
-    return folder
 
 
 def _lock(folder: Path) -> bytes:
