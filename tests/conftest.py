@@ -32,9 +32,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
 # What takes longest begins first, so that no process is left alone with it in the end.
-LONGEST = ("test_pipeline", "test_remotes", "test_processes", "test_faults", "test_full_size")
+LONGEST = ("test_pipeline", "test_remotes", "test_workflow", "test_processes", "test_faults", "test_full_size")
 # What runs in one process with another file, for a fixture that takes long and that both use.
-TOGETHER = {"test_remotes": "test_pipeline"}
+TOGETHER = {"test_remotes": "test_pipeline", "test_workflow": "test_pipeline"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

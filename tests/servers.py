@@ -10,12 +10,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 BUCKET = "tissue"
 CHUNK = 1 << 16
@@ -45,19 +47,6 @@ PasswordAuthentication no
 Subsystem sftp internal-sftp
 """
 
-NGINX = """
-daemon off;
-pid {folder}/pid;
-error_log {folder}/errors warn;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{ listen 127.0.0.1:{port}; root {root}; }}
-}}
-"""
-
 
 def free_port() -> int:
     """A port that nobody listens on."""
@@ -72,24 +61,25 @@ def _program(name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, **environment: str) -> Iterator[None]:
+def _running(command: list[str], port: int) -> Iterator[None]:
     """A server in a process of its own, from its first open port to the end of the `with` block."""
-    process = subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        _wait_for(process, port)
-        yield
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+    # not a pipe: a server that says much would wait for someone to read it
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+        try:
+            _wait_for(process, port, log)
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
 
 
-def _wait_for(process: subprocess.Popen, port: int, seconds: float = 60) -> None:
+def _wait_for(process: subprocess.Popen, port: int, log: TextIO, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise RuntimeError(f"the server has ended: {process.communicate()[1]}")
+            log.seek(0)
+            raise RuntimeError(f"the server has ended: {log.read()}")
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
@@ -175,15 +165,10 @@ def ssh_server(folder: Path) -> Iterator[SSH]:
 
 
 @contextlib.contextmanager
-def http_server(root: Path, folder: Path) -> Iterator[int]:
-    """Serves the files under `root`, by nginx where it is found and by Python elsewhere; its port."""
+def http_server(root: Path) -> Iterator[int]:
+    """Serves the files under `root`; its port."""
     port = free_port()
-    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(root)]
-    if nginx := _program("nginx"):
-        config = folder / "nginx.conf"
-        config.write_text(NGINX.format(port=port, folder=folder, root=root))
-        command = [nginx, "-c", str(config)]
-    with _running(command, port):
+    with _running([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(root)], port):
         yield port
 
 
