@@ -100,6 +100,9 @@ def settings(tmp_path_factory):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     nowhere = {name: str(folder / name) for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")}
     dirs = {f"DVC_{name}_DIR": str(folder / name) for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}
+    (folder / "GLOBAL_CONFIG").mkdir()
+    # else DVC asks the network for a newer version, and waits where there is none
+    (folder / "GLOBAL_CONFIG" / "config").write_text("[core]\n    check_update = false\n    analytics = false\n")
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
