@@ -194,7 +194,7 @@ def test_s3_gives_a_colleague_everything_after_a_wrong_key_a_missing_bucket_and_
         well(mine, f"remote modify store url s3://{BUCKET}/pathsynth")
         relay.left = 1_000_000
         said = dvc(mine, "push --run-cache")
-        assert said.code and "Connection was closed" in said.text
+        assert said.code and re.search("Connection was closed|Could not connect|Connection reset", said.text), said.text
         relay.left = None
         well(mine, "push --run-cache")
         assert (files_in(author / ".dvc" / "cache" / "runs"), objects(author / ".dvc" / "cache")) == before
