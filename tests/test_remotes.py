@@ -312,6 +312,7 @@ def bare(store, tmp_path_factory) -> Path:
     git(mine, "remote", "set-url", "origin", folder)
     well(mine, "checkout -q", "exp run -q -n other -S lora=r3", "exp push origin other")
     git(mine, "checkout", "-q", ".")
+    well(mine, "checkout -q")
     return folder
 
 
