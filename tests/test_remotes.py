@@ -326,7 +326,7 @@ def test_an_experiment_reaches_a_colleague_through_git_and_the_remote(bare, tmp_
 
 
 def rank(adapter: Path) -> int:
-    return json.loads((adapter / "adapter_config.json").read_text())["r"]
+    return json.loads((adapter / "lora_config.json").read_text())["adapter"]["rank"]
 
 
 @pytest.mark.slow
