@@ -48,7 +48,7 @@ bench: $(READY) ## measure speed against the usual ways, on this machine
 
 .PHONY: test
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -m 'not gpu' --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not gpu' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## run the checks that need a GPU, at Stable Diffusion 1.5's size

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "data" / "pathmnist_sample_28.npz"
@@ -34,13 +35,23 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 # What takes longest begins first, so that no process is left alone with it in the end.
 LONGEST = ("test_pipeline", "test_remotes", "test_workflow", "test_processes", "test_faults", "test_full_size")
 # What runs in one process with another file, for a fixture that takes long and that both use.
-TOGETHER = {"test_remotes": "test_pipeline", "test_workflow": "test_pipeline"}
+TOGETHER = dict.fromkeys(("tests/test_remotes.py", "tests/test_workflow.py"), "tests/test_pipeline.py")
+
+
+class WholeFiles(LoadFileScheduling):
+    """Each file in one process, and files that belong together in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return TOGETHER.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> WholeFiles:
+    return WholeFiles(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.stem, item.path.stem)))
 
 
 def tiny_base_settings():
