@@ -17,6 +17,7 @@ from conftest import ROOT, empty_slots, tiny_tree, write_yaml
 
 from pathsynth.errors import TrainingError
 from pathsynth.lora_draws import micro_batches
+from pathsynth.metric_files import read_details
 
 
 def _stage(name: str, params: Path, *args: object, launcher: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
@@ -151,7 +152,7 @@ def test_training_on_two_processes_follows_the_single_one(training, tiny_base, t
     assert len(one) == len(two) == 2
     np.testing.assert_allclose(two, one, rtol=1e-4)
     assert not list((tmp_path / "scratch").glob("pathsynth-*"))
-    metrics = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
+    metrics = [read_details(tmp_path / f"{name}.json") for name in ("one", "two")]
     assert metrics[0]["images_seen"] == metrics[1]["images_seen"] == 80
 
 
