@@ -227,7 +227,8 @@ def _own_rows(all_commits: bool) -> list[dict[str, Any]]:
     own = [row for row in rows if scored_by_its_params(row["params"], file_of(row["rev"], "dvc.lock"))]
     _tell_left_out(rows, own, "their scores were made with other params than theirs")
     if not all_commits:
-        scored, own = own, [row for row in own if row["code"] == code_of(file_of(row["baseline"], "dvc.lock"))]
+        codes = {revision: code_of(file_of(revision, "dvc.lock")) for revision in {row["baseline"] for row in own}}
+        scored, own = own, [row for row in own if row["code"] == codes[row["baseline"]]]
         remedy = "commit such changes before `dvc exp run`, or compare with --all-commits"
         _tell_left_out(scored, own, f"they ran with other code than the commit that they started from; {remedy}")
     if not own:

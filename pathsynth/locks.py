@@ -26,7 +26,7 @@ def scored_by_its_params(params: dict[str, Any], lock: bytes | None) -> bool:
     Returns:
         True also where there is nothing to judge by: no lock, or one of a commit that recorded no params of a benchmark.
     """
-    stages = _locked(lock) if lock else {}
+    stages = _locked(lock)
     recorded = [found(stages, (stage, "params", "params.yaml")) or {} for stage in MAKERS]
     if not any(key.startswith("benchmarks.") for key in recorded[-1]):
         return True
@@ -35,13 +35,13 @@ def scored_by_its_params(params: dict[str, Any], lock: bytes | None) -> bool:
 
 def code_of(lock: bytes | None) -> dict[str, str]:
     """Checksums, by path, of the code and the base that a revision's scores were made with."""
-    stages = _locked(lock) if lock else {}
+    stages = _locked(lock)
     return {path: md5 for stage in MAKERS for path, md5 in _checksums(stages, stage, "deps") if path.startswith(CODE)}
 
 
 def usefulness_is_its_own(lock: bytes | None) -> bool:
     """Whether classifiers learnt from the images that the same run has drawn; after `dvc repro evaluate` they may not have."""
-    stages = _locked(lock) if lock else {}
+    stages = _locked(lock)
     learnt_from = dict(_checksums(stages, "measure_usefulness", "deps")).get(IMAGES)
     return learnt_from == dict(_checksums(stages, "generate_filtered", "outs")).get(IMAGES)
 
@@ -63,11 +63,13 @@ def _value(params: dict[str, Any], key: str) -> Any:
 
 
 @functools.lru_cache(maxsize=8)  # many commits share a lock
-def _locked(lock: bytes) -> dict[str, Any]:
-    """The stages of a dvc.lock by name; none for one that is damaged."""
+def _locked(lock: bytes | None) -> dict[str, Any]:
+    """The stages of a dvc.lock by name; none for one that is missing or damaged."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    if not lock:
+        return {}
     try:
         return found(YAML(typ="safe", pure=True).load(lock.decode("utf-8")), ("stages",)) or {}
     except (YAMLError, UnicodeDecodeError):

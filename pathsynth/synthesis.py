@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,11 +204,11 @@ class Synthesizer:
         if len(sizes := {record.image_size for record in records}) > 1:
             raise DataError("the records", f"are of images of several sizes: {', '.join(map(str, sorted(sizes)))}")
         images = np.empty((len(records), *[sizes.pop()] * 2, 3), np.uint8)
-        for number, key in enumerate(keys := [_sampling(record) for record in records]):
-            if key in keys[:number]:
-                continue
-            alike = [place for place, other in enumerate(keys) if other == key]
-            images[alike] = self._again([records[place] for place in alike])
+        alike: dict[tuple, list[int]] = {}
+        for place, record in enumerate(records):
+            alike.setdefault(_sampling(record), []).append(place)
+        for places in alike.values():
+            images[places] = self._again([records[place] for place in places])
         return Synthetic(images, [_renewed(*each) for each in zip(records, images, strict=True)], len(images), len(images), 1)
 
     def _again(self, records: Sequence[Record]) -> np.ndarray:
@@ -367,6 +367,7 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
         raise PathsynthError(f"{name}: {value!r}: must be a whole number from {least} to {most}")
 
 
+@cache  # asked for every image
 def _versions() -> str:
     from pathsynth.measured import versions
 
