@@ -33,7 +33,8 @@ def one_line_of(sentence: str, labels: Sequence[str]) -> str:
 def tissue_named(sentence: str, labels: Sequence[str]) -> int:
     """The number of the one label whose words stand in a sentence.
 
-    Case, punctuation and a plural's s do not matter. A label that is a part of a longer one is not meant where that one stands.
+    Case and punctuation do not matter, nor does a plural's s, unless two labels differ by nothing else. A label that is a part
+    of a longer one is not meant where that one stands.
 
     Args:
         sentence: words in any script.
@@ -43,10 +44,10 @@ def tissue_named(sentence: str, labels: Sequence[str]) -> int:
         SentenceError: no label is named, or more than one.
     """
     words, named = f" {_words(sentence)} ", []
-    for label in sorted(labels, key=lambda label: -len(_words(label))):
-        wanted = f" {_words(label)} "
+    for common in sorted({_words(label) for label in labels}, key=lambda common: -len(common)):
+        wanted = f" {common} "
         if wanted in words:
-            named.append(label)
+            named += _meant([label for label in labels if _words(label) == common], sentence)
         while wanted in words:
             # the place stays taken, so that words on either side do not come to stand together
             words = words.replace(wanted, " | ")
@@ -54,6 +55,12 @@ def tissue_named(sentence: str, labels: Sequence[str]) -> int:
         problem = f"names {' and '.join(sorted(named))}, where one image shows one" if named else "names no class"
         raise SentenceError(sentence, problem, labels)
     return list(labels).index(named[0])
+
+
+def _meant(alike: list[str], sentence: str) -> list[str]:
+    """Of labels that differ by a plural's s alone the one that stands in the sentence so, or all where that does not tell."""
+    as_written = [label for label in alike if f"_{slug(label)}_" in f"_{slug(sentence)}_"]
+    return as_written if len(as_written) == 1 else alike
 
 
 def is_name(sentence: str, label: str) -> bool:

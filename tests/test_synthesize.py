@@ -54,6 +54,14 @@ def test_the_longer_of_two_labels_is_meant_where_it_stands():
     assert tissue_named("immature granulocytes, immature granulocytes", words) == 1
 
 
+def test_labels_that_differ_by_a_plural_s_are_told_apart_where_the_sentence_does():
+    words = ("cell", "cells", "glands", "red cell")
+    assert [tissue_named(text, words) for text in ("one cell", "many Cells", "a gland", "red cells")] == [0, 1, 2, 3]
+    for text in ("a cell among cells", "red cell, other cells, a cell"):
+        with pytest.raises(SentenceError, match="names cell and"):
+            tissue_named(text, words)
+
+
 @pytest.mark.parametrize(
     ("sentence", "said"),
     [
