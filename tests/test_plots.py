@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,8 @@ def unknown_fields(content: dict[str, Any], columns: set[str]) -> set[str]:
     """Fields that a filled template draws, and neither its table nor a transform has."""
     spec = {key: value for key, value in content.items() if key != "data"}
     fields = names(spec, "field", "groupby", "flatten", "impute", "key")
+    for expression in names(spec, "calculate", "filter", "test"):
+        fields |= {one or other for one, other in re.findall(r"datum\.(\w+)|datum\['([^']+)'\]", expression)}
     return {field.replace("\\", "") for field in fields} - columns - names(spec, "as") - INNER
 
 
