@@ -79,7 +79,7 @@ verify: $(READY) ## run the benchmark anew in a clone and compare all it makes w
 	@echo 'verified: dvc.lock, metrics, plots and README are what a fresh run gives'
 
 .PHONY: clean
-clean: ## remove caches, logs and scratch files; data, models and .venv stay
+clean: ## remove caches, logs, scratch files and what interrupted runs have saved; data, models and .venv stay
 	rm -rf logs scratch dist build .mypy_cache .ruff_cache .pytest_cache .coverage *.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
