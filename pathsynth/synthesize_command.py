@@ -59,9 +59,9 @@ def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, 
             said = _same(records, made.records)
         else:
             made = Synthesizer(found).synthesize(sentence, n, seed=seed, gate=not no_gate, max_attempts=max_attempts)
-            said = _summary(made)
             if not made.records:
                 raise _too_few(made)
+            said = _summary(made)
         _write(part, made.images, made.records)
     click.echo(f"{said}\nlook at {out / SHEET}; {out / NAME} says how each was drawn")
     if len(made.records) < made.wanted:

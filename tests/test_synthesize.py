@@ -303,6 +303,20 @@ def test_what_the_gate_refuses_is_missing_and_what_it_let_through_is_kept(finish
     assert not (tmp_path / "out").exists() or len(read_manifest(tmp_path / "out" / "manifest.csv")) == 3 - int(missing[1])
 
 
+def test_where_nothing_passes_one_line_says_so_and_nothing_is_left(finished, tmp_path):
+    # untrained as it is, the gate sees the same few classes in everything
+    ended = [
+        run(label, "--max-attempts", 2, "--artifacts", finished, "--out", tmp_path / slug)
+        for label, slug in zip(labels.PATHMNIST, labels.SLUGS, strict=True)
+    ]
+    refused = [result for result in ended if result.exit_code]
+    assert refused and len(list(tmp_path.iterdir())) == len(ended) - len(refused)
+    for result in refused:
+        assert result.stderr.splitlines()[-1].startswith("error: 1 of 1 images were refused by the gate 2 times over"), (
+            result.output
+        )
+
+
 def _elsewhere(finished: Path, folder: Path) -> list[object]:
     """Artifacts in places of their own, as `dvc artifacts get` leaves them."""
     shutil.copytree(finished / "models" / "lora", folder / "my lora")
