@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -33,7 +35,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
 # What takes longest begins first, so that no process is left alone with it in the end.
-LONGEST = ("test_pipeline", "test_remotes", "test_workflow", "test_processes", "test_faults", "test_full_size")
+LONGEST = ("test_pipeline", "test_remotes", "test_workflow", "test_full_size", "test_processes", "test_faults")
 # What runs in one process with another file, for a fixture that takes long and that both use.
 TOGETHER = dict.fromkeys(("tests/test_remotes.py", "tests/test_workflow.py"), "tests/test_pipeline.py")
 
@@ -72,13 +74,29 @@ def tiny_base_settings():
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives a folder that the first process of the tests to need it fills, and all of them read."""
+    common = tmp_path_factory.getbasetemp()
+    common = common if worker_id == "master" else common.parent
+
+    def folder_of(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, filled = common / "made_once" / name, common / "made_once" / f"{name}.filled"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{name}.lock")):
+            if not filled.exists():
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def tiny_base(made_once) -> Path:
     """A tiny Stable Diffusion in diffusers' layout, made by the code that makes the bundled one."""
     from pathsynth.base.training import train_base
 
-    folder = tmp_path_factory.mktemp("tiny") / "base"
-    train_base(tiny_base_settings(), folder, "cpu")
-    return folder
+    return made_once("tiny", lambda folder: train_base(tiny_base_settings(), folder / "base", "cpu")) / "base"
 
 
 @pytest.fixture(scope="session")
@@ -223,11 +241,9 @@ def write_yaml(path: Path, tree: dict) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, tiny_base) -> Path:
+def finished(made_once, tiny_base) -> Path:
     """A folder in which all stages have run on tiny params; nothing in it may be changed."""
-    folder = tmp_path_factory.mktemp("stages")
-    run_graph(folder, write_yaml(folder / "params.yaml", tiny_tree(tiny_base)))
-    return folder
+    return made_once("stages", lambda folder: run_graph(folder, write_yaml(folder / "params.yaml", tiny_tree(tiny_base))))
 
 
 def dvc(folder: Path, *args: str) -> str:

@@ -132,6 +132,30 @@ def test_one_generated_batch_in_bf16_is_near_that_in_float32(scale):
         assert np.abs(other - drawn[0]).mean() < PIXEL_BOUND
 
 
+def test_images_from_a_sentence_come_again_from_their_records(scale, prepared, tmp_path):
+    import torch
+
+    from pathsynth.base_model import load_base, unet_sha256
+    from pathsynth.lora import save_lora
+    from pathsynth.lora_training import train_lora
+    from pathsynth.synthesis import Synthesizer, find_artifacts
+
+    folder, device, size = scale
+    tree = tiny_tree(folder)
+    tree["benchmarks"]["tiny"]["dataset"]["image_size"] = size
+    write_yaml(tmp_path / "params.yaml", tree)
+    settings, pipeline = LoraSettings.model_validate(tree["loras"]["r2"]), load_base(folder, device)
+    train_lora(pipeline, prepared, PROMPTS, settings, 3, lambda *_: None, scratch=tmp_path)
+    save_lora(tmp_path / "models" / "lora", pipeline.unet, settings, "card", unet_sha256(folder))
+    synthesizer = Synthesizer(find_artifacts(tmp_path))
+    made = synthesizer.synthesize(PROMPTS[0], 3, gate=False)
+    assert made.images.shape == (3, size, size, 3) and made.images.std() > 1
+    # in another batch, which on a CPU changes nothing
+    again = synthesizer.again(made.records[1:]).images
+    difference = np.abs(again.astype(int) - made.images[1:]).mean()
+    assert difference < PIXEL_BOUND if torch.cuda.is_available() else difference == 0
+
+
 def _on(processes: int, folder: Path, base: Path) -> dict:
     """What all stages make of tiny images on this machine's device, LoRA training and generation by so many processes."""
     params = tiny_tree(base) | {"processes": processes}

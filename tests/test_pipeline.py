@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import dvc, tiny_tree, write_yaml
+from dvc_cache import files_of, path_of
 from test_plots import TABLES, unknown_fields
 
 from pathsynth.headline import COLUMNS
@@ -82,22 +83,11 @@ def test_comparison_is_made_from_what_dvc_knows(workspace):
     assert "| `r2` | plain | 1 |" in run.stdout
 
 
-def _object_of(folder: Path, out: str, name: str) -> Path:
-    """The file of an out in DVC's cache."""
-    from pathsynth.params import read_yaml
-
-    def cached(checksum: str) -> Path:
-        return folder / ".dvc" / "cache" / "files" / "md5" / checksum[:2] / checksum[2:]
-
-    stages = read_yaml(folder / "dvc.lock")["stages"].values()
-    whole = next(entry["md5"] for stage in stages for entry in stage.get("outs", []) if entry["path"] == out)
-    return cached(next(entry["md5"] for entry in json.loads(cached(whole).read_text()) if entry["relpath"] == name))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["a bit flipped", "cut short"])
 def test_a_damaged_object_of_the_cache_is_made_anew(damage, workspace):
-    before, path = _lock(workspace), _object_of(workspace, "models/gate", "model.safetensors")
+    before = _lock(workspace)
+    path = workspace / ".dvc" / "cache" / path_of(files_of(workspace, "models/gate")["model.safetensors"])
     content = path.read_bytes()
     path.chmod(0o600)
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if damage == "a bit flipped" else content[:1000])

@@ -12,28 +12,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from conftest import ROOT, empty_slots, tiny_tree, write_yaml
+from conftest import ROOT, empty_slots, run_stage, tiny_tree, write_yaml
 
 from pathsynth.errors import TrainingError
 from pathsynth.lora_draws import micro_batches
 from pathsynth.metric_files import read_details
 
 
+def _args(name: str, params: Path, *args: object) -> list[object]:
+    logs = [] if name == "train_classifier" else ["--logs", params.parent / "logs"]
+    return ["--params", params, *args, *logs]
+
+
 def _stage(name: str, params: Path, *args: object, launcher: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
     """Runs a stage as dvc.yaml does, in a process of its own."""
-    command = [
-        *(launcher or (sys.executable,)),
-        "-m",
-        f"stages.{name}",
-        "--params",
-        params,
-        *args,
-        "--logs",
-        params.parent / "logs",
-    ]
+    command = [*(launcher or (sys.executable,)), "-m", f"stages.{name}", *_args(name, params, *args)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | env
     return subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def _stage_here(name: str, params: Path, *args: object) -> None:
+    """Runs a stage in this process, which has imported already what a stage imports."""
+    done = run_stage(name, *_args(name, params, *args))
+    assert done.exit_code == 0, done.output
 
 
 def _params(folder: Path, base: Path, name: str, *, processes: int = 1, lora: dict | None = None, **generation) -> Path:
@@ -48,33 +49,38 @@ def _params(folder: Path, base: Path, name: str, *, processes: int = 1, lora: di
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_base, tiny_prepared) -> Path:
     """A folder with a gate and a LoRA, which one process has trained."""
-    import importlib
-
     folder = tmp_path_factory.mktemp("processes")
     params = _params(folder, tiny_base, "one")
     for name, args in (
         ("train_classifier", ["--role", "gate", "--out", folder / "gate", "--metrics", folder / "gate.json"]),
-        ("train_lora", ["--out", folder / "lora", "--metrics", folder / "lora.json", "--logs", folder / "logs"]),
+        ("train_lora", ["--out", folder / "lora", "--metrics", folder / "lora.json"]),
     ):  # fmt: skip
-        common = ["--params", params, "--prepared", tiny_prepared.folder, "--curves", folder / "curves" / name,
-                  "--scratch", folder / "scratch"]  # fmt: skip
-        command = importlib.import_module(f"stages.{name}").main
-        done = CliRunner().invoke(command, [str(arg) for arg in (*common, *args)], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
+        _stage_here(name, params, "--prepared", tiny_prepared.folder, "--curves", folder / "curves" / name,
+                    "--scratch", folder / "scratch", *args)  # fmt: skip
     return folder
 
 
+def _models(trained: Path, out: Path) -> list[object]:
+    """Generation's arguments."""
+    return ["--lora", trained / "lora", "--gate", trained / "gate", "--out", out, "--metrics", out / "generation.json",
+            "--gate-metrics", trained / "gate.json", "--scratch", out.with_name(f"{out.name}_scratch")]  # fmt: skip
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def _generated(trained: Path, params: Path, out: Path, **launch) -> dict[str, bytes]:
-    args = ("--lora", trained / "lora", "--gate", trained / "gate", "--out", out, "--metrics", out / "generation.json",
-            "--gate-metrics", trained / "gate.json", "--scratch", out.with_name(f"{out.name}_scratch"))  # fmt: skip
-    done = _stage("generate_filtered", params, *args, **launch)
+    done = _stage("generate_filtered", params, *_models(trained, out), **launch)
     assert done.returncode == 0, done.stderr
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return _files(out)
 
 
 @pytest.fixture(scope="module")
 def by_one(trained: Path, tiny_base: Path) -> dict[str, bytes]:
-    return _generated(trained, _params(trained, tiny_base, "one"), trained / "by_one")
+    out = trained / "by_one"
+    _stage_here("generate_filtered", _params(trained, tiny_base, "one"), *_models(trained, out))
+    return _files(out)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -141,13 +147,17 @@ def _losses(folder: Path) -> np.ndarray:
 )
 def test_training_on_two_processes_follows_the_single_one(training, tiny_base, tiny_prepared, tmp_path):
     lora = {"training": training | {"max_train_steps": 20}, "optimizer": {"learning_rate": 1e-3}}
-    for name, processes in (("one", 1), ("two", 2)):
-        done = _stage(
+
+    def args(name: str, processes: int) -> list[object]:
+        return [
             "train_lora", _params(tmp_path, tiny_base, name, processes=processes, lora=lora),
             "--prepared", tiny_prepared.folder, "--out", tmp_path / name, "--metrics", tmp_path / f"{name}.json",
             "--curves", tmp_path / "curves" / name, "--scratch", tmp_path / "scratch",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        ]  # fmt: skip
+
+    _stage_here(*args("one", 1))
+    done = _stage(*args("two", 2))
+    assert done.returncode == 0, done.stderr
     one, two = (_losses(tmp_path / "curves" / name) for name in ("one", "two"))
     assert len(one) == len(two) == 2
     np.testing.assert_allclose(two, one, rtol=1e-4)
@@ -168,7 +178,7 @@ from pathsynth.settings import LoraSettings
 from pathsynth.prepared import open_prepared
 from pathsynth.processes import joined
 
-base, prepared, out, size, accumulation = sys.argv[1:]
+base, prepared, out, *splits = sys.argv[1:]
 grads = []
 real = Accelerator.clip_grad_norm_
 
@@ -178,42 +188,46 @@ def watched(self, parameters, most):
 
 Accelerator.clip_grad_norm_ = watched
 tree = tiny_lora()
-tree["training"].update(max_train_steps=1, train_batch_size=int(size), gradient_accumulation_steps=int(accumulation))
 tree["objective"].update(quarter_turns=True)
-settings = LoraSettings.model_validate(tree)
 prompts = [f"tissue {i}" for i in range(9)]
 with joined() as processes:
-    train_lora(load_base(Path(base), "cpu"), open_prepared(prepared), prompts, settings, 3, lambda *_: None,
-               scratch=Path(out), processes=processes)
-    assert len(grads) == 1
+    for split in splits:
+        size, accumulation = map(int, split.split("x"))
+        tree["training"].update(max_train_steps=1, train_batch_size=size, gradient_accumulation_steps=accumulation)
+        settings = LoraSettings.model_validate(tree)
+        train_lora(load_base(Path(base), "cpu"), open_prepared(prepared), prompts, settings, 3, lambda *_: None,
+                   scratch=Path(out), processes=processes)
+    assert len(grads) == len(splits)
     if processes.main:
-        torch.save(grads[0], Path(out) / "gradient.pt")
+        torch.save(grads, Path(out) / "gradients.pt")
 """
 
 
-def _gradient(base: Path, prepared: Path, out: Path, size: int, accumulation: int, processes: int) -> np.ndarray:
+def _gradients(base: Path, prepared: Path, out: Path, processes: int, *splits: str) -> list[np.ndarray]:
+    """Of the first step, for every split into micro-batches (size x accumulation)."""
     import torch
 
     out.mkdir()
     (out / "gradient.py").write_text(GRADIENT)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
-    command = [sys.executable, *launcher, out / "gradient.py", base, prepared, out, size, accumulation]
+    command = [sys.executable, *launcher, out / "gradient.py", base, prepared, out, *splits]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return torch.load(out / "gradient.pt", weights_only=True).numpy()
+    return [gradient.numpy() for gradient in torch.load(out / "gradients.pt", weights_only=True)]
 
 
 @pytest.mark.slow
 def test_the_same_effective_batch_gives_the_same_first_gradient(tiny_base, tiny_prepared, tmp_path):
-    def gradient(*split: int) -> np.ndarray:
-        return _gradient(tiny_base, tiny_prepared.folder, tmp_path / "x".join(map(str, split)), *split)
-
-    whole = gradient(12, 1, 1)
-    assert np.linalg.norm(whole) > 1e-3
-    for split in ((3, 4, 1), (3, 4, 2), (6, 2, 3)):
-        other = gradient(*split)
-        assert np.linalg.norm(other - whole) <= 1e-5 * np.linalg.norm(whole), split
+    splits = {1: ["12x1", "3x4"], 2: ["3x4"], 3: ["6x2"]}
+    whole, *others = (
+        gradient
+        for processes, ways in splits.items()
+        for gradient in _gradients(tiny_base, tiny_prepared.folder, tmp_path / str(processes), processes, *ways)
+    )
+    assert np.linalg.norm(whole) > 1e-3 and len(others) == 3
+    for other in others:
+        assert np.linalg.norm(other - whole) <= 1e-5 * np.linalg.norm(whole)
 
 
 @pytest.mark.parametrize(

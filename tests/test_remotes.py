@@ -14,10 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT, write_yaml
+from dvc_cache import checksums_of, files_of, objects, path_of
 from servers import BUCKET, Relay, http_server, s3_server, ssh_server
 
+from pathsynth import labels
+from pathsynth.files import sha256_of
+from pathsynth.lora import WEIGHTS
+from pathsynth.manifest import read_manifest
 from pathsynth.params import read_yaml
+from pathsynth.pictures import Record
+from pathsynth.synthesis import GATE_WEIGHTS
+from pathsynth.synthesize_command import synthesize
 
 SHARING = (ROOT / "docs" / "sharing.md").read_text()
 SECRETS = {"KEY", "SECRET", "/path/to/key", "/path/to/key.json", "NAME"}
@@ -58,8 +67,8 @@ def well(folder: Path, *lines: str) -> Said:
     return said
 
 
-def git(folder: Path, *args: object) -> None:
-    subprocess.run(["git", *map(str, args)], cwd=folder, check=True, capture_output=True)
+def git(folder: Path, *args: object) -> str:
+    return subprocess.run(["git", *map(str, args)], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def clone(source: Path, folder: Path) -> Path:
@@ -86,11 +95,6 @@ def checksum(path: Path) -> str:
 def files_in(folder: Path) -> dict[str, str]:
     """The files of a folder and their checksums; of their bytes pytest would show a difference for minutes."""
     return {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def objects(cache: Path) -> set[str]:
-    """The checksums of the objects in a cache or remote."""
-    return {path.parent.name + path.name for path in (cache / "files" / "md5").glob("??/*")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,6 +163,13 @@ def runs(folder: Path) -> set[str]:
     return {path.name for path in (folder / ".dvc" / "cache" / "runs").glob("??/*/*")}
 
 
+def check_everything_comes(fresh: Path, mine: Path, author: Path) -> None:
+    """One pull is all that a colleague needs, also of what other parameters gave."""
+    well(fresh, "pull --run-cache")
+    check_all_is_there(fresh, mine)
+    assert runs(fresh) == runs(author)
+
+
 @pytest.fixture(scope="module")
 def store(author, tmp_path_factory):
     """A folder with everything, and the author's clone that has pushed it there."""
@@ -171,10 +182,7 @@ def store(author, tmp_path_factory):
 @pytest.mark.slow
 def test_a_folder_gives_a_colleague_everything(store, author):
     mine = store[1]
-    fresh = colleague(mine, "fresh")
-    well(fresh, "pull --run-cache")
-    check_all_is_there(fresh, mine)
-    assert runs(fresh) == runs(author)
+    check_everything_comes(colleague(mine, "fresh"), mine, author)
 
 
 @pytest.mark.slow
@@ -198,10 +206,7 @@ def test_s3_gives_a_colleague_everything_after_a_wrong_key_a_missing_bucket_and_
         relay.left = None
         well(mine, "push --run-cache")
         assert (files_in(author / ".dvc" / "cache" / "runs"), objects(author / ".dvc" / "cache")) == before
-        fresh = colleague(mine, "fresh")
-        well(fresh, "pull --run-cache")
-        check_all_is_there(fresh, mine)
-        assert runs(fresh) == runs(author)
+        check_everything_comes(colleague(mine, "fresh"), mine, author)
 
 
 @pytest.mark.slow
@@ -219,9 +224,7 @@ def test_ssh_gives_a_colleague_everything_after_a_wrong_key_and_a_cut_off(author
         said = dvc(fresh, "pull --run-cache")
         assert said.code and re.search("Connection closed|Connection not open|Connection lost", said.text)
         relay.left = None
-        well(fresh, "pull --run-cache")
-        check_all_is_there(fresh, mine)
-        assert runs(fresh) == runs(author)
+        check_everything_comes(fresh, mine, author)
 
 
 @pytest.mark.slow
@@ -247,29 +250,16 @@ def damage(path: Path) -> None:
     path.chmod(0o444)
 
 
-def listing_of(folder: Path, out: str) -> str:
-    """The checksum of an out that is a folder."""
-    entries = [entry for stage in read_yaml(folder / "dvc.lock")["stages"].values() for entry in stage.get("outs", [])]
-    return next(entry["md5"] for entry in entries if entry["path"] == out)
-
-
-def object_of(folder: Path, out: str, name: str) -> str:
-    """Where an object of an out lies in a remote or cache."""
-    whole = listing_of(folder, out)
-    listing = json.loads((folder / ".dvc" / "cache" / "files" / "md5" / whole[:2] / whole[2:]).read_text())
-    checksum = next(entry["md5"] for entry in listing if entry["relpath"] == name)
-    return f"files/md5/{checksum[:2]}/{checksum[2:]}"
-
-
 @pytest.mark.slow
 def test_a_damaged_object_of_a_remote_is_found_by_verify_alone_and_mended_by_a_good_copy(store, author):
     folder, mine = store
-    name = object_of(author, "models/lora", "pytorch_lora_weights.safetensors")
+    right = files_of(author, "models/lora")["pytorch_lora_weights.safetensors"]
+    name = path_of(right)
     damage(folder / name)
     careless = colleague(mine, "careless")
     well(careless, "remote modify store verify false", "pull models/lora")
     assert "changed outs:\n\t\tmodified" not in well(careless, "status").text
-    assert checksum(careless / "models/lora/pytorch_lora_weights.safetensors") != "".join(name.split("/")[-2:])
+    assert checksum(careless / "models/lora/pytorch_lora_weights.safetensors") != right
     careful = colleague(mine, "careful")
     said = dvc(careful, "pull -v models/lora")
     assert said.code and "Checkout failed for following targets:\nmodels/lora" in said.text
@@ -280,14 +270,7 @@ def test_a_damaged_object_of_a_remote_is_found_by_verify_alone_and_mended_by_a_g
     (folder / name).chmod(0o600)
     shutil.copy(author / ".dvc" / "cache" / name, folder / name)
     well(careful, "pull models/lora")
-    assert checksum(careful / "models/lora/pytorch_lora_weights.safetensors") == "".join(name.split("/")[-2:])
-
-
-def checksums_of(folder: Path, out: str) -> set[str]:
-    """The objects of an out: its listing and its files."""
-    whole = listing_of(folder, out)
-    listing = json.loads((folder / ".dvc" / "cache" / "files" / "md5" / whole[:2] / whole[2:]).read_text())
-    return {whole, *(entry["md5"] for entry in listing)}
+    assert checksum(careful / "models/lora/pytorch_lora_weights.safetensors") == right
 
 
 @pytest.mark.slow
@@ -319,10 +302,38 @@ def bare(store, tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_an_experiment_reaches_a_colleague_through_git_and_the_remote(bare, tmp_path):
     fresh = clone(bare, tmp_path / "fresh")
+    mine = (fresh / "params.yaml").read_text() + "# mine, not committed\n"
+    (fresh / "params.yaml").write_text(mine)
     said = well(fresh, "exp list origin", "exp pull origin other", "exp show --csv", "exp apply other", "status")
+    assert git(fresh, "show", "refs/exps/apply/stash:params.yaml") == mine
     assert "Data and pipelines are up to date" in said.text
     assert re.search(r"^other,[0-9a-f]+,branch", said.text, re.M)
     assert rank(fresh / "models" / "lora") == 3
+    drawn = drawn_with(tmp_path / "out", "--artifacts", fresh)
+    assert (drawn.lora, drawn.gate_sha256) == ("r3", sha256_of(fresh / "models" / "gate" / GATE_WEIGHTS))
+
+
+@pytest.mark.slow
+def test_a_name_that_is_taken_is_refused_and_what_has_it_stays(bare, tmp_path):
+    fresh = clone(bare, tmp_path / "fresh")
+    well(fresh, "exp pull origin other")
+    before = (fresh / "params.yaml").read_text(), well(fresh, "exp list --sha-only").text
+    said = dvc(fresh, "exp run -n other -S seed=8")
+    assert said.code and re.search("ERROR: .*Experiment conflicts with existing experiment 'other'", said.text), said.text
+    assert not said.ran()
+    assert before == ((fresh / "params.yaml").read_text(), well(fresh, "exp list --sha-only").text)
+
+
+def drawn_with(out: Path, *places: object) -> Record:
+    """The first image to pass the gate, of any tissue: this small, a gate sees the same few in everything."""
+    for label in labels.PATHMNIST:
+        args = [label, "--max-attempts", "50", "--out", out, *places]
+        result = CliRunner().invoke(synthesize, [str(arg) for arg in args])
+        if result.exit_code == 0:
+            (record,) = read_manifest(out / "manifest.csv")
+            return record
+        assert "refused by the gate" in result.stderr, result.output
+    raise AssertionError("no image passed")
 
 
 def rank(adapter: Path) -> int:
@@ -338,6 +349,11 @@ def test_artifacts_are_of_use_in_another_repository_which_follows_them(bare, sto
     well(elsewhere, "init -q", *gets, f"import -q {bare} models/gate", f"import -q {bare} models/lora")
     for name, artifact in ARTIFACTS.items():
         assert files_in(elsewhere / "got" / name) == files_in(mine / artifact["path"]), name
+    well(elsewhere, *(f"get -q {bare} {path} -o got/{path}" for path in ("base", "params.yaml")))
+    got = elsewhere / "got"
+    places = ("--params", got / "params.yaml", "--lora", got / "lora", "--gate", got / "gate")
+    drawn = drawn_with(tmp_path / "out", *places)
+    assert (drawn.lora, drawn.lora_sha256) == ("r2", sha256_of(got / "lora" / WEIGHTS))
     assert rank(elsewhere / "lora") == 2
     well(mine, "exp apply other")
     git(mine, "commit", "-qam", "another adapter")
@@ -345,6 +361,14 @@ def test_artifacts_are_of_use_in_another_repository_which_follows_them(bare, sto
     well(elsewhere, "update lora.dvc gate.dvc")
     assert rank(elsewhere / "lora") == 3
     assert files_in(elsewhere / "gate") == files_in(mine / "models" / "gate")
+
+
+def test_the_readme_shares_by_the_lines_that_are_tested_here():
+    section = (ROOT / "README.md").read_text().split("\n## Share results\n")[1].split("\n## ")[0]
+    given = [re.split(r"  +#| && ", line)[0] for line in section.splitlines() if line.startswith("dvc ")]
+    assert len(given) == 11
+    assert not [line for line in given if line not in SHARING]
+    assert set(re.findall("pip install [a-z-]+", section)) == set(re.findall("pip install [a-z-]+", SHARING))
 
 
 def test_every_artifact_says_what_it_is():
@@ -360,7 +384,7 @@ def test_by_the_documented_lines_no_secret_is_in_what_git_sees(where, tmp_path):
     assert lines
     well(tmp_path, "init -q", *lines, *re.findall(r"`dvc (remote modify store verify true)`", SHARING))
     git(tmp_path, "add", "-A")
-    seen = subprocess.run(["git", "diff", "--cached"], cwd=tmp_path, capture_output=True, text=True).stdout
+    seen = git(tmp_path, "diff", "--cached")
     assert "verify = true" in seen and "hidden" not in seen
     local = tmp_path / ".dvc" / "config.local"
     assert where == "shared folder" or "hidden" in local.read_text()
