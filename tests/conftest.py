@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,9 @@ for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRAC
     os.environ.setdefault(_name, "1")
 # Read when torch is imported: layers this small gain nothing from threads, and lose much where other programs use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A script's background jobs ignore Ctrl-C, and so would what the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # The same few cases each time; HYPOTHESIS_PROFILE=many tries HYPOTHESIS_CASES, and others each time.
