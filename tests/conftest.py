@@ -39,7 +39,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
 # What takes longest begins first, so that no process is left alone with it in the end.
-LONGEST = ("test_pipeline", "test_remotes", "test_workflow", "test_full_size", "test_processes", "test_faults")
+LONGEST = (
+    "test_pipeline", "test_remotes", "test_workflow", "test_full_size", "test_processes", "test_faults",
+    "test_benchmarks", "test_report", "test_resume", "test_classifier", "test_same", "test_lora", "test_fuzz",
+)  # fmt: skip
 # What runs in one process with another file, for a fixture that takes long and that both use.
 TOGETHER = dict.fromkeys(("tests/test_remotes.py", "tests/test_workflow.py"), "tests/test_pipeline.py")
 
