@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -17,8 +18,12 @@ from pathsynth.errors import DataError, one_line
 from pathsynth.files import write_whole
 from pathsynth.settings import MixedPrecision, Section, WeightDtype
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 DISCLAIMER = "Synthetic image: drawn by a generative model, shows no patient. Research and teaching only, not for diagnosis."
 STAND_IN = "It imitates drawn phantoms, which stand in for tissue."
+NOTICES = (DISCLAIMER, f"{DISCLAIMER} {STAND_IN}")
 # What decides, with prompt, seed and weights, how an image is drawn.
 SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale", "negative_prompt", "mixed_precision", "weight_dtype")
 SHEET = "sheet.png"
@@ -50,6 +55,12 @@ def _picture_name(value: str) -> str:
     if not value.endswith(".png") or value == SHEET:
         raise ValueError(f"must be a name in small letters, digits and _ with .png, other than {SHEET}")
     _slug(value.removesuffix(".png"))
+    return value
+
+
+def _notice(value: str) -> str:
+    if value not in NOTICES:
+        raise ValueError("must be the notice that `python -m pathsynth synthesize` writes")
     return value
 
 
@@ -100,13 +111,15 @@ class Record(Section):
     gate_sha256: Digest | None = None
     pixels_sha256: Digest
     made_with: str
-    notice: str
+    notice: Annotated[str, AfterValidator(_notice)]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         answer = (self.tissue, self.predicted, self.confidence, self.gate_sha256)
         if self.checked == BY_GATE and None in answer:
             raise ValueError("checked by the gate, but tissue, predicted, confidence or gate_sha256 is missing")
+        if self.checked == BY_GATE and self.predicted != self.tissue:
+            raise ValueError(f"checked by the gate, which lets {self.tissue} alone through, but predicted is {self.predicted}")
         if self.checked == NOT_CHECKED and answer[1:] != (None, None, None):
             raise ValueError("not checked, but predicted, confidence or gate_sha256 is given")
         return self
@@ -124,17 +137,33 @@ def write_picture(path: Path, image: np.ndarray, record: Record) -> None:
         DataError: the file cannot be written.
     """
     from PIL import Image
+
+    texts = {
+        "Title": f"Synthetic image of {(record.tissue or 'free text').replace('_', ' ')}",
+        "Comment": _checked(record),
+        RECORD: json.dumps(record.model_dump(), ensure_ascii=False),
+    }
+    _write(path, Image.fromarray(image), record, texts)
+
+
+def write_sheet(path: Path, sheet: PIL.Image.Image, records: Sequence[Record]) -> None:
+    """Writes a picture of several images with the same marks; what drew them is told of the first.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    _write(path, sheet, records[0], {"Title": f"Contact sheet of {len(records)} synthetic images"})
+
+
+def _write(path: Path, picture: PIL.Image.Image, record: Record, texts: dict[str, str]) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    texts = {
-        "Title": f"Synthetic image of {(record.tissue or 'free text').replace('_', ' ')}",
+    texts |= {
         "Description": record.prompt,
         "Disclaimer": record.notice,
         "Source": f"{record.base} with LoRA {record.lora}, benchmark {record.benchmark}",
         "Software": f"pathsynth {__version__}",
-        "Comment": _checked(record),
-        RECORD: json.dumps(record.model_dump(), ensure_ascii=False),
     }
     for key, text in texts.items():
         info.add_itxt(key, text)
@@ -142,7 +171,7 @@ def write_picture(path: Path, image: np.ndarray, record: Record) -> None:
     source, system, prompt = (quoteattr(text) for text in said)
     info.add_itxt("XML:com.adobe.xmp", _XMP.format(source=source, system=system, prompt=prompt))
     with write_whole(path) as part:
-        Image.fromarray(image).save(part, format="PNG", pnginfo=info)
+        picture.save(part, format="PNG", pnginfo=info, optimize=True)
 
 
 def read_record(path: Path) -> Record:

@@ -194,13 +194,17 @@ class Synthesizer:
             the recorded one counts as not checked.
 
         Raises:
-            DataError: they were drawn with another UNet or LoRA, or are not of one size.
+            DataError: they were drawn with another UNet or LoRA, are of a class that is not known, or not of one size.
         """
         for name, own in (("unet_sha256", self._unet_sha256), ("lora_sha256", self._lora_sha256)):
             for record in records:
                 if (drawn_with := getattr(record, name)) != own:
                     problem = f"was drawn with weights whose {name} begins with {drawn_with[:12]}, and these have {own[:12]}"
                     raise DataError(record.file, problem)
+        slugs = self.params.benchmark.dataset.slugs
+        for record in records:
+            if record.tissue not in (None, *slugs):
+                raise DataError(record.file, f"tissue: {record.tissue} is not known; known are: {', '.join(slugs)}")
         if len(sizes := {record.image_size for record in records}) > 1:
             raise DataError("the records", f"are of images of several sizes: {', '.join(map(str, sorted(sizes)))}")
         images = np.empty((len(records), *[sizes.pop()] * 2, 3), np.uint8)
@@ -233,6 +237,8 @@ class Synthesizer:
         Raises:
             SentenceError: the gate is to be asked, and the sentence names no tissue or several.
         """
+        if not isinstance(sentence, str):
+            raise PathsynthError(f"sentence: {sentence!r}: must be a text")
         labels, own = self.params.benchmark.dataset.label_names, self.params.benchmark.texts(self.params.lora.prompts)
         sentence = one_line_of(sentence, labels)
         for tissue, (label, prompt) in enumerate(zip(labels, own, strict=True)):

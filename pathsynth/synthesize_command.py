@@ -12,15 +12,15 @@ from PIL import Image
 
 from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import QuotaError
-from pathsynth.files import write_whole
 from pathsynth.manifest import MOST_IMAGES, NAME, read_manifest, write_manifest
 from pathsynth.new_folder import new_folder
-from pathsynth.pictures import NOT_CHECKED, SHEET, STAND_IN, Record, read_record, write_picture
+from pathsynth.pictures import NOT_CHECKED, SHEET, STAND_IN, Record, read_record, write_picture, write_sheet
 from pathsynth.plates import COLUMNS, Block, caption, draw_plate
 from pathsynth.synthesis import Synthesizer, Synthetic, find_artifacts
 
 SHEET_ROWS, SHEET_BLOCKS = 5, 4
 SHEET_TITLE, SHEET_NOTE = 60, 30
+NARROW_CAPTION = "synthetic images, not for diagnosis"
 # What a record says itself.
 OF_SENTENCES = ("n", "seed", "max_attempts")
 GIVEN = ParameterSource.COMMANDLINE
@@ -35,7 +35,9 @@ GIVEN = ParameterSource.COMMANDLINE
 @click.option("--no-gate", is_flag=True, help="Draw any text, and check nothing.")
 @click.option("--again", type=FILE, help="Draw the images of a manifest.csv, or of one PNG, once more, instead of a sentence.")
 @click.option("--artifacts", type=FOLDER, default=".", show_default=True, help="Folder with params.yaml, models/ and base/.")
-@click.option("--params", "params_path", type=FILE, help="Parameter file elsewhere.")
+@click.option(
+    "--params", "params_path", type=FILE, help="Parameter file elsewhere; its relative paths, as of the base, start there."
+)
 @click.option("--lora", type=FOLDER, help="Folder of a LoRA elsewhere.")
 @click.option("--gate", type=FOLDER, help="Folder of a gate elsewhere.")
 @reports_errors
@@ -48,7 +50,7 @@ def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, 
     Base, LoRA and gate must be there: `make repro` or `dvc pull`.
     """
     if (sentence is None) == (again is None):
-        raise click.UsageError("give a sentence, or --again with a manifest")
+        raise click.UsageError("give a sentence, or --again with a manifest, and not both")
     if again and (no_gate or any(click.get_current_context().get_parameter_source(name) == GIVEN for name in OF_SENTENCES)):
         raise click.UsageError("--again draws what is recorded: it takes no -n, --seed, --max-attempts or --no-gate")
     found = find_artifacts(artifacts, params_path, lora, gate)
@@ -72,7 +74,7 @@ def _too_few(made: Synthetic) -> QuotaError:
     missing = made.wanted - len(made.records)
     return QuotaError(
         f"{missing} of {made.wanted} images were refused by the gate {made.limit} times over and are missing; "
-        "try another --seed, more --max-attempts or --no-gate"
+        "try the tissue's name alone, another --seed, more --max-attempts or --no-gate"
     )
 
 
@@ -86,8 +88,7 @@ def _write(folder: Path, images: np.ndarray, records: Sequence[Record]) -> None:
     for image, record in zip(images, records, strict=True):
         write_picture(folder / record.file, image, record)
     write_manifest(folder / NAME, records)
-    with write_whole(folder / SHEET) as part:
-        _sheet(images, records).save(part, format="PNG", optimize=True)
+    write_sheet(folder / SHEET, _sheet(images, records), records)
 
 
 def _sheet(images: np.ndarray, records: Sequence[Record]) -> Image.Image:
@@ -99,7 +100,9 @@ def _sheet(images: np.ndarray, records: Sequence[Record]) -> Image.Image:
         end = min(start + SHEET_ROWS * COLUMNS, len(records))
         blocks.append(Block(f"{start + 1} to {end}", images[start:end], tuple(notes[start:end])))
     title = shown[0].replace("_", " ") if len(shown) == 1 else f"{len(shown)} prompts"
-    return draw_plate(_short(title, SHEET_TITLE), blocks, caption(records[0].benchmark, STAND_IN in records[0].notice))
+    # a single block is too narrow for the other caption
+    foot = caption(records[0].benchmark, STAND_IN in records[0].notice) if len(blocks) > 1 else NARROW_CAPTION
+    return draw_plate(_short(title, SHEET_TITLE), blocks, foot)
 
 
 def _note(record: Record, named: bool) -> str:
@@ -113,6 +116,7 @@ def _short(text: str, most: int) -> str:
 
 
 def _summary(made: Synthetic) -> str:
-    if made.records[0].checked == NOT_CHECKED:
-        return f"{len(made.records)} images, not checked"
-    return f"{made.records[0].tissue}: {len(made.records)} images passed the gate, of {made.attempts} that were drawn"
+    first, number = made.records[0], len(made.records)
+    if first.checked == NOT_CHECKED:
+        return f"{number} images, not checked, drawn with LoRA {first.lora}"
+    return f"{first.tissue}: {number} images passed the gate, of {made.attempts} that were drawn with LoRA {first.lora}"

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from pathsynth.errors import PathsynthError
 from pathsynth.labels import SLUGS
+from pathsynth.pictures import DISCLAIMER
 
 # No case may take longer, seconds, or have the process grow by more, bytes.
 LONGEST = 20.0
@@ -371,7 +372,7 @@ def record(place: Path) -> dict:
         checked="by the gate", predicted="mucus", confidence=0.5, scheduler="DDIMScheduler", num_inference_steps=9,
         guidance_scale=2.5, mixed_precision="no", weight_dtype="fp32", image_size=8, channels=3,
         benchmark="tiny", base="base", lora="r2",
-        made_with="torch 2", notice="synthetic", **digests,
+        made_with="torch 2", notice=DISCLAIMER, **digests,
     )  # fmt: skip
     write_picture(place / "whole.png", np.zeros((8, 8, 3), np.uint8), made)
     write_manifest(place / "whole.csv", [made, made.model_copy(update={"file": "mucus_0002.png"})])

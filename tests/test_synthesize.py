@@ -129,6 +129,7 @@ RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
         (lambda text: text.replace("guidance_scale", "guidance"), "row 1: guidance"),
         (lambda text: "\x00" + text, "row 1: \x00file: |no CSV"),
         (lambda text: text.replace("mucus_0001", '"mucus'), "no CSV"),
+        (lambda text: text.replace(DISCLAIMER, "real patient"), "row 1: notice: .*must be the notice"),
     ],
 )
 def test_damaged_manifests(change, said, tmp_path):
@@ -137,6 +138,11 @@ def test_damaged_manifests(change, said, tmp_path):
     path.write_text(change(path.read_text()))
     with pytest.raises(DataError, match=said.replace("\x00", ".?")):
         read_manifest(path)
+
+
+def test_a_gate_lets_nothing_through_but_what_it_sees():
+    with pytest.raises(ValueError, match="lets mucus alone through, but predicted is debris"):
+        _record(predicted="debris")
 
 
 def test_pictures_without_a_record(tmp_path):
@@ -174,7 +180,15 @@ def test_free_text_is_drawn_and_says_that_it_was_not_checked(free):
             assert picture.size == (32, 32) and pixels_sha256(np.asarray(picture)) == record.pixels_sha256
             assert picture.info["Comment"] == "Not checked by any classifier."
     with Image.open(free / "sheet.png") as sheet:
-        assert sheet.width > 300
+        assert sheet.width > 300 and sheet.info["Title"] == "Contact sheet of 12 synthetic images"
+        assert DISCLAIMER in sheet.info["Disclaimer"] and SOURCE_TYPE in sheet.info["XML:com.adobe.xmp"]
+
+
+def test_the_foot_of_a_narrow_sheet_fits():
+    from pathsynth.plates import CAPTION_SIZE, MARGIN, _block_width, _font
+    from pathsynth.synthesize_command import NARROW_CAPTION
+
+    assert MARGIN + _font(CAPTION_SIZE).getlength(NARROW_CAPTION) <= _block_width(3) + MARGIN
 
 
 def _seen_most(finished: Path, folder: Path) -> str:
@@ -238,6 +252,8 @@ def test_a_name_alone_is_given_the_prompt_that_the_lora_knows(finished):
     assert synthesizer.asked("smooth muscle").prompt == "an area with smooth muscle"
     assert synthesizer.asked("smooth muscle, blurred").prompt == "smooth muscle, blurred"
     assert synthesizer.asked("no tissue at all", gate=False).tissue is None
+    with pytest.raises(PathsynthError, match="sentence: None: must be a text"):
+        synthesizer.synthesize(None)
     for n in (0, MOST_IMAGES + 1, "3", True):
         with pytest.raises(PathsynthError, match=f"n: {n!r}: must be a whole number from 1 to {MOST_IMAGES}"):
             synthesizer.synthesize("mucus", n)
@@ -342,6 +358,14 @@ def test_a_lora_is_named_as_what_it_is(finished, tmp_path):
     write_yaml(tmp_path / "my.yaml", tree | {"lora": "r3", "loras": {"r3": tree["loras"]["r3"]}})
     result = run("mucus", *places, "--out", tmp_path / "out")
     assert result.exit_code == 1 and "was trained with settings that no entry of `loras`" in result.stderr
+
+
+def test_what_a_manifest_says_of_a_class_that_is_not_known_is_not_passed_on(finished, free, tmp_path):
+    records = [record.model_copy(update={"tissue": "kidney"}) for record in read_manifest(free / "manifest.csv")]
+    write_manifest(tmp_path / "manifest.csv", records)
+    result = run("--again", tmp_path / "manifest.csv", "--artifacts", finished, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "image_0001.png: tissue: kidney is not known; known are: adipose" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_of_other_weights_are_not_drawn_again(finished, checked, tmp_path):
