@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 DISCLAIMER = "Synthetic image: drawn by a generative model, shows no patient. Research and teaching only, not for diagnosis."
-STAND_IN = "It imitates drawn phantoms, which stand in for tissue."
-NOTICES = (DISCLAIMER, f"{DISCLAIMER} {STAND_IN}")
+STAND_IN_NOTICE = f"{DISCLAIMER} It imitates drawn phantoms, which stand in for tissue."
 # What decides, with prompt, seed and weights, how an image is drawn.
 SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale", "negative_prompt", "mixed_precision", "weight_dtype")
 SHEET = "sheet.png"
@@ -59,7 +58,7 @@ def _picture_name(value: str) -> str:
 
 
 def _notice(value: str) -> str:
-    if value not in NOTICES:
+    if value not in (DISCLAIMER, STAND_IN_NOTICE):
         raise ValueError("must be the notice that `python -m pathsynth synthesize` writes")
     return value
 
@@ -152,10 +151,10 @@ def write_sheet(path: Path, sheet: PIL.Image.Image, records: Sequence[Record]) -
     Raises:
         DataError: the file cannot be written.
     """
-    _write(path, sheet, records[0], {"Title": f"Contact sheet of {len(records)} synthetic images"})
+    _write(path, sheet, records[0], {"Title": f"Contact sheet of {len(records)} synthetic images"}, optimize=True)
 
 
-def _write(path: Path, picture: PIL.Image.Image, record: Record, texts: dict[str, str]) -> None:
+def _write(path: Path, picture: PIL.Image.Image, record: Record, texts: dict[str, str], optimize: bool = False) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -171,7 +170,7 @@ def _write(path: Path, picture: PIL.Image.Image, record: Record, texts: dict[str
     source, system, prompt = (quoteattr(text) for text in said)
     info.add_itxt("XML:com.adobe.xmp", _XMP.format(source=source, system=system, prompt=prompt))
     with write_whole(path) as part:
-        picture.save(part, format="PNG", pnginfo=info, optimize=True)
+        picture.save(part, format="PNG", pnginfo=info, optimize=optimize)
 
 
 def read_record(path: Path) -> Record:

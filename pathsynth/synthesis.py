@@ -21,7 +21,7 @@ from pathsynth.files import read_json, sha256_of
 from pathsynth.lora import CONFIG, WEIGHTS, attach_lora
 from pathsynth.manifest import MOST_IMAGES
 from pathsynth.params import load_params, read_yaml
-from pathsynth.pictures import BY_GATE, DISCLAIMER, NOT_CHECKED, SAMPLING, STAND_IN, Record
+from pathsynth.pictures import BY_GATE, DISCLAIMER, NOT_CHECKED, SAMPLING, STAND_IN_NOTICE, Record
 from pathsynth.scratch import temporary_folder
 from pathsynth.sentences import is_name, one_line_of, tissue_named
 from pathsynth.settings import GenerationSettings, LoraSettings, Params, WeightDtype
@@ -339,7 +339,7 @@ class Synthesizer:
             gate_sha256=self._gate_sha256 if seen else None,
             pixels_sha256=pixels_sha256(image),
             made_with=_versions(),
-            notice=f"{DISCLAIMER} {STAND_IN}" if dataset.stand_in else DISCLAIMER,
+            notice=STAND_IN_NOTICE if dataset.stand_in else DISCLAIMER,
         )
 
 

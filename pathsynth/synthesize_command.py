@@ -14,7 +14,7 @@ from pathsynth.cli import FILE, FOLDER, reports_errors
 from pathsynth.errors import QuotaError
 from pathsynth.manifest import MOST_IMAGES, NAME, read_manifest, write_manifest
 from pathsynth.new_folder import new_folder
-from pathsynth.pictures import NOT_CHECKED, SHEET, STAND_IN, Record, read_record, write_picture, write_sheet
+from pathsynth.pictures import NOT_CHECKED, SHEET, STAND_IN_NOTICE, Record, read_record, write_picture, write_sheet
 from pathsynth.plates import COLUMNS, Block, caption, draw_plate
 from pathsynth.synthesis import Synthesizer, Synthetic, find_artifacts
 
@@ -101,7 +101,7 @@ def _sheet(images: np.ndarray, records: Sequence[Record]) -> Image.Image:
         blocks.append(Block(f"{start + 1} to {end}", images[start:end], tuple(notes[start:end])))
     title = shown[0].replace("_", " ") if len(shown) == 1 else f"{len(shown)} prompts"
     # a single block is too narrow for the other caption
-    foot = caption(records[0].benchmark, STAND_IN in records[0].notice) if len(blocks) > 1 else NARROW_CAPTION
+    foot = caption(records[0].benchmark, records[0].notice == STAND_IN_NOTICE) if len(blocks) > 1 else NARROW_CAPTION
     return draw_plate(_short(title, SHEET_TITLE), blocks, foot)
 
 

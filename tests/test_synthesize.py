@@ -185,10 +185,10 @@ def test_free_text_is_drawn_and_says_that_it_was_not_checked(free):
 
 
 def test_the_foot_of_a_narrow_sheet_fits():
-    from pathsynth.plates import CAPTION_SIZE, MARGIN, _block_width, _font
+    from pathsynth.plates import CAPTION_SIZE, COLUMNS, _block_width, _font
     from pathsynth.synthesize_command import NARROW_CAPTION
 
-    assert MARGIN + _font(CAPTION_SIZE).getlength(NARROW_CAPTION) <= _block_width(3) + MARGIN
+    assert _font(CAPTION_SIZE).getlength(NARROW_CAPTION) <= _block_width(COLUMNS)
 
 
 def _seen_most(finished: Path, folder: Path) -> str:
