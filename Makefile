@@ -30,7 +30,7 @@ setup: $(READY) ## make the environment in .venv (again only when requirements.t
 .PHONY: repro
 repro: $(READY) ## run the benchmark: data, classifiers, LoRA, images, scores, report; then sum it up
 	$(DVC) repro
-	$(BIN)/python -m pathsynth.summary
+	$(BIN)/python -m pathsynth.cli.summary
 
 .PHONY: report
 report: $(READY) ## bring the scores up to date, make the report anew and say where it is
@@ -40,7 +40,7 @@ report: $(READY) ## bring the scores up to date, make the report anew and say wh
 
 .PHONY: compare
 compare: $(READY) ## compare the LoRA configurations that were run
-	$(BIN)/python -m pathsynth.compare
+	$(BIN)/python -m pathsynth.compare.experiments
 
 .PHONY: bench
 bench: $(READY) ## measure speed against the usual ways, on this machine
@@ -63,18 +63,18 @@ lint: $(READY) ## check style, format and types, and packages for known weakness
 
 .PHONY: faults
 faults: $(READY) ## end every stage at 20 random moments and start it again, and try full disks
-	PATHSYNTH_FAULTS=20 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_long_run.py tests/test_pipeline.py
+	PATHSYNTH_FAULTS=20 $(BIN)/python -m pytest -s tests/pipeline/test_faults.py tests/generation/test_long_run.py tests/pipeline/test_pipeline.py
 
 .PHONY: fuzz
 fuzz: $(READY) ## try 20 000 damaged files on every reader, and properties on as many cases
-	HYPOTHESIS_PROFILE=many $(BIN)/python -m pytest tests/test_fuzz.py tests/test_properties.py
+	HYPOTHESIS_PROFILE=many $(BIN)/python -m pytest tests/pipeline/test_fuzz.py tests/pipeline/test_properties.py
 
 .PHONY: verify
 verify: $(READY) ## run the benchmark anew in a clone and compare all it makes with what is committed
 	rm -rf scratch/verify
 	git clone --quiet . scratch/verify
 	cd scratch/verify && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
-	cd scratch/verify && "$(CURDIR)/$(BIN)/python" -m pathsynth.compare --readme README.md
+	cd scratch/verify && "$(CURDIR)/$(BIN)/python" -m pathsynth.compare.experiments --readme README.md
 	cd scratch/verify && git diff --stat --exit-code
 	@echo 'verified: dvc.lock, metrics, plots and README are what a fresh run gives'
 

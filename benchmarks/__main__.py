@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from benchmarks.pairs import RESULTS, Bench, Row, about, fill, machine, markdown, results, write_results
-from pathsynth.cli import FILE, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.files import read_json, write_text
-from pathsynth.params import load_params
-from pathsynth.settings import Params
+from pathsynth.cli.check import Params
+from pathsynth.cli.options import FILE, reports_errors
+from pathsynth.core.devices import pick_device
+from pathsynth.core.io import read_json, write_text
+from pathsynth.core.params import load_params
 
 PARTS = ("lora_training", "generation", "accepted", "classifier_training", "evaluation", "prepare", "commands")
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 from benchmarks.pairs import Bench, Row, in_turns
 from benchmarks.pipelines import both, stock_images
-from pathsynth.classifier import IMAGENET_MEAN, IMAGENET_STD, load_classifier
-from pathsynth.devices import autocast
-from pathsynth.errors import ModelError
-from pathsynth.generation import generate_filtered
-from pathsynth.resume import Saved
-from pathsynth.scratch import temporary_folder
-from pathsynth.slots import Slots
+from pathsynth.classifiers.model import IMAGENET_MEAN, IMAGENET_STD, load_classifier
+from pathsynth.core.checkpoint import Saved
+from pathsynth.core.devices import autocast
+from pathsynth.core.errors import ModelError
+from pathsynth.core.scratch import temporary_folder
+from pathsynth.generation.filtering import generate_filtered
+from pathsynth.generation.slots import Slots
 
 IMAGES_PER_TISSUE = 5
 

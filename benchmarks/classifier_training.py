@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.pairs import Bench, Row, in_turns
-from pathsynth.classifier_training import Training, new_classifier
-from pathsynth.devices import autocast
-from pathsynth.settings import Augmentation, ClassifierSettings
+from pathsynth.classifiers.settings import Augmentation, ClassifierSettings
+from pathsynth.classifiers.training import Training, new_classifier
+from pathsynth.core.devices import autocast
 
 IMAGES, SIDE, BATCH = 2048, 28, 128
 PLAIN = Augmentation(flips=False, quarter_turns=False, stain=0.0, brightness=0.0, blur=0.0)

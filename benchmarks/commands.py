@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.pairs import Bench, Row, compared, turns
-from pathsynth.errors import ModelError, ProcessError
-from pathsynth.files import write_text
+from pathsynth.core.errors import ModelError, ProcessError
+from pathsynth.core.io import write_text
 
 HELP = "import click; click.command()(click.option('--params')(lambda params: None))(['--help'])"
 STAGES = "stages: {one: {cmd: echo > out, outs: [out]}}\n"

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.pairs import Bench, Row, in_turns
-from pathsynth.classifier import Classifier, load_classifier
-from pathsynth.extractors import JudgeExtractor
-from pathsynth.realism import RealImages, feature_sums, frechet_distance, in_real_balls, kernel_distance, recall
+from pathsynth.classifiers.model import Classifier, load_classifier
+from pathsynth.evaluation.fidelity import RealImages, feature_sums, frechet_distance, in_real_balls, kernel_distance, recall
+from pathsynth.features.extractors import JudgeExtractor
 
 # Images of each set.
 IMAGES = 1000

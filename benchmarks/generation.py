@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from benchmarks.pairs import Bench, Row, in_turns
 from benchmarks.pipelines import both, stock_images
-from pathsynth.base_model import load_base, locate_base, unet_sha256
-from pathsynth.generation import first_attempts
-from pathsynth.lora import add_lora, save_lora
+from pathsynth.diffusion.adapter import add_lora, save_lora
+from pathsynth.diffusion.base import load_base, locate_base, unet_sha256
+from pathsynth.generation.filtering import first_attempts
 
 IMAGES_PER_PROMPT = 10
 

@@ -13,14 +13,14 @@ import numpy as np
 
 from benchmarks.pairs import Bench, Row, in_turns
 from benchmarks.random_images import random_images
-from pathsynth.base_model import load_base, locate_base
-from pathsynth.devices import dtype
-from pathsynth.lora import add_lora
-from pathsynth.lora_training import train_lora
-from pathsynth.prepared import Prepared
-from pathsynth.schedules import build_schedule
-from pathsynth.settings import LoraSettings
-from pathsynth.snr import min_snr_weights
+from pathsynth.core.devices import dtype
+from pathsynth.data.prepared import Prepared
+from pathsynth.diffusion.adapter import add_lora
+from pathsynth.diffusion.base import load_base, locate_base
+from pathsynth.finetuning.schedule import build_schedule
+from pathsynth.finetuning.settings import LoraSettings
+from pathsynth.finetuning.snr import min_snr_weights
+from pathsynth.finetuning.train import train_lora
 
 # As in params.yaml, where 350 steps of 32 see the 2 250 phantoms five times.
 IMAGES, EPOCHS = 128, 5

@@ -22,12 +22,12 @@ import click
 import numpy as np
 
 from benchmarks.random_base import MAX_TOKENS, PARAMS, SHAPES, build_parts, prompt_tokenizer
-from pathsynth.cli import FILE, reports_errors
-from pathsynth.devices import dtype
-from pathsynth.files import write_json
-from pathsynth.lora import add_lora
-from pathsynth.params import read_yaml
-from pathsynth.settings import AdapterSettings
+from pathsynth.cli.options import FILE, reports_errors
+from pathsynth.core.devices import dtype
+from pathsynth.core.io import write_json
+from pathsynth.core.params import read_yaml
+from pathsynth.diffusion.adapter import add_lora
+from pathsynth.diffusion.settings import AdapterSettings
 
 if TYPE_CHECKING:
     import torch

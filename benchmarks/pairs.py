@@ -13,10 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pathsynth.errors import DataError, one_line
-from pathsynth.files import read_json, write_json
-from pathsynth.measured import fingerprint, processor
-from pathsynth.settings import Params
+from pathsynth.cli.check import Params
+from pathsynth.cli.run_log import fingerprint
+from pathsynth.core.environment import processor
+from pathsynth.core.errors import DataError, one_line
+from pathsynth.core.io import read_json, write_json
 
 RESULTS = Path("benchmarks/results")
 WARM_UP = 1

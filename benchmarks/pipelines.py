@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.pairs import Bench
-from pathsynth.base_model import load_base, locate_base, unet_sha256
-from pathsynth.devices import autocast, dtype
-from pathsynth.generation import Sampler
-from pathsynth.lora import WEIGHTS, attach_lora
-from pathsynth.settings import GenerationSettings, Params
+from pathsynth.cli.check import Params
+from pathsynth.core.devices import autocast, dtype
+from pathsynth.diffusion.adapter import WEIGHTS, attach_lora
+from pathsynth.diffusion.base import load_base, locate_base, unet_sha256
+from pathsynth.generation.sampler import Sampler
+from pathsynth.generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

@@ -17,13 +17,13 @@ import click
 from benchmarks.lora_training import IMAGES
 from benchmarks.pairs import Bench, machine
 from benchmarks.random_images import random_images
-from pathsynth.base_model import load_base, locate_base
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.files import write_text
-from pathsynth.lora_training import train_lora
-from pathsynth.params import load_params
-from pathsynth.settings import LoraSettings
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.core.devices import pick_device
+from pathsynth.core.io import write_text
+from pathsynth.core.params import load_params
+from pathsynth.diffusion.base import load_base, locate_base
+from pathsynth.finetuning.settings import LoraSettings
+from pathsynth.finetuning.train import train_lora
 
 STEPS, WARM_UP, ROWS = 8, 3, 20
 
@@ -75,7 +75,7 @@ def _steps(bench: Bench, merged: bool, profiler) -> list[float]:
         if profiler and step == WARM_UP + STEPS:
             profiler.stop()
 
-    with patch("pathsynth.lora_training.LOG_EVERY", 1):
+    with patch("pathsynth.finetuning.train.LOG_EVERY", 1):
         train_lora(
             pipeline,
             random_images(bench, IMAGES),

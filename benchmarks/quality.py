@@ -19,16 +19,18 @@ import numpy as np
 
 from benchmarks.pairs import results, timed, write_results
 from benchmarks.pipelines import merged_pipeline, sampler_of
-from pathsynth.classifier import load_classifier
-from pathsynth.cli import FILE, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.extractors import JudgeExtractor
-from pathsynth.generation import first_attempts
-from pathsynth.params import load_params
-from pathsynth.prepared import open_prepared
-from pathsynth.realism import RealImages, feature_sums, frechet_distance, in_real_balls, recall
-from pathsynth.scores import bootstrap_macro_f1, classification_scores
-from pathsynth.settings import GenerationSettings, Params
+from pathsynth.classifiers.metrics import classification_scores
+from pathsynth.classifiers.model import load_classifier
+from pathsynth.cli.check import Params
+from pathsynth.cli.options import FILE, reports_errors
+from pathsynth.core.devices import pick_device
+from pathsynth.core.params import load_params
+from pathsynth.data.prepared import open_prepared
+from pathsynth.evaluation.fidelity import RealImages, feature_sums, frechet_distance, in_real_balls, recall
+from pathsynth.evaluation.statistics import bootstrap_macro_f1
+from pathsynth.features.extractors import JudgeExtractor
+from pathsynth.generation.filtering import first_attempts
+from pathsynth.generation.settings import GenerationSettings
 
 
 class Way(NamedTuple):

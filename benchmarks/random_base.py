@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pathsynth.cli import FOLDER, reports_errors
-from pathsynth.errors import DataError
-from pathsynth.files import read_json, write_json
-from pathsynth.params import read_yaml
+from pathsynth.cli.options import FOLDER, reports_errors
+from pathsynth.core.errors import DataError
+from pathsynth.core.io import read_json, write_json
+from pathsynth.core.params import read_yaml
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.pairs import Bench
-from pathsynth.files import NpyWriter
-from pathsynth.prepared import Prepared, open_prepared, write_prepared
+from pathsynth.core.io import NpyWriter
+from pathsynth.data.prepared import Prepared, open_prepared, write_prepared
 
 
 def random_images(bench: Bench, count: int) -> Prepared:

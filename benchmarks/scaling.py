@@ -22,10 +22,10 @@ import click
 
 from benchmarks.pairs import Bench, results, timed, write_results
 from benchmarks.random_images import random_images
-from pathsynth.cli import FILE, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.files import write_text
-from pathsynth.params import load_params, read_yaml
+from pathsynth.cli.options import FILE, reports_errors
+from pathsynth.core.devices import pick_device
+from pathsynth.core.io import write_text
+from pathsynth.core.params import load_params, read_yaml
 
 GENERATED, TRAINED_ON = (90, 900, 9000), (1000, 10_000, 90_000)
 # Fewer than a user would take: what one step takes is the same.
@@ -40,11 +40,11 @@ STAGES: dict[str, list[str]] = {
 def generation(bench: Bench, count: int) -> Callable[[], int]:
     """Draws images and lets a gate look at them, one try each; needs what `make repro` leaves in models/."""
     from benchmarks.pipelines import merged_pipeline, sampler_of
-    from pathsynth.classifier import load_classifier
-    from pathsynth.generation import generate_filtered
-    from pathsynth.resume import Saved
-    from pathsynth.scratch import temporary_folder
-    from pathsynth.slots import Slots
+    from pathsynth.classifiers.model import load_classifier
+    from pathsynth.core.checkpoint import Saved
+    from pathsynth.core.scratch import temporary_folder
+    from pathsynth.generation.filtering import generate_filtered
+    from pathsynth.generation.slots import Slots
 
     params = bench.params
     slugs = params.benchmark.dataset.slugs
@@ -65,8 +65,8 @@ def generation(bench: Bench, count: int) -> Callable[[], int]:
 
 def lora_training(bench: Bench, count: int) -> Callable[[], int]:
     """Trains the selected LoRA for LORA_STEPS steps."""
-    from pathsynth.base_model import load_base, locate_base
-    from pathsynth.lora_training import train_lora
+    from pathsynth.diffusion.base import load_base, locate_base
+    from pathsynth.finetuning.train import train_lora
 
     params = bench.params
     base = params.benchmark.base
@@ -85,7 +85,7 @@ def lora_training(bench: Bench, count: int) -> Callable[[], int]:
 
 def classifier_epoch(bench: Bench, count: int) -> Callable[[], int]:
     """Trains the gate's network for one epoch, on images of CLASSIFIER_SIZE pixels."""
-    from pathsynth.classifier_training import Training, new_classifier
+    from pathsynth.classifiers.training import Training, new_classifier
 
     params = bench.params
     settings = params.benchmark.classifiers.gate.model_copy(update={"epochs": 1, "input_size": CLASSIFIER_SIZE})

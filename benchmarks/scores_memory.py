@@ -23,8 +23,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.files import write_json, write_npy_in_pieces
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.core.io import write_json, write_npy_in_pieces
 
 TISSUES = 9
 PIECE = 4096

@@ -8,8 +8,11 @@ import click
 
 # Name: the module that holds the command, and what the list of commands says of it; a module is imported when its turn comes.
 COMMANDS = {
-    "score": ("pathsynth.score_command", "Score any set of synthetic images as this benchmark scores its own."),
-    "synthesize": ("pathsynth.synthesize_command", "Draw images of the tissue that a sentence names, checked by the gate."),
+    "check": ("pathsynth.cli.check", "Validate params.yaml and every file under configs/."),
+    "compare": ("pathsynth.cli.compare", "Compare the LoRA configurations that were run."),
+    "summary": ("pathsynth.cli.summary", "Print the scores of the last run."),
+    "score": ("pathsynth.cli.score", "Score any set of synthetic images as this benchmark scores its own."),
+    "synthesize": ("pathsynth.cli.synthesize", "Draw images of the tissue that a sentence names, checked by the gate."),
 }
 
 

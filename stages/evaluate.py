@@ -2,17 +2,17 @@
 
 import click
 
-from pathsynth.cards import dataset_card
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.evaluation import write_tables
-from pathsynth.files import write_text
-from pathsynth.generated import read_sets
-from pathsynth.measured import measured
-from pathsynth.metric_files import read_details, write_details
-from pathsynth.params import load_params
-from pathsynth.plates import write_plates
-from pathsynth.scoring import open_bench, score_sets
-from pathsynth.scratch import temporary_folder
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.cli.run_log import measured
+from pathsynth.core.io import read_text, write_text
+from pathsynth.core.metric_files import write_details
+from pathsynth.core.params import load_params
+from pathsynth.core.scratch import temporary_folder
+from pathsynth.data.generated import read_sets
+from pathsynth.evaluation.card_scores import fill_scores
+from pathsynth.evaluation.contact_sheets import write_plates
+from pathsynth.evaluation.evaluate import write_tables
+from pathsynth.evaluation.scoring import open_bench, score_sets
 
 
 @click.command()
@@ -23,8 +23,6 @@ from pathsynth.scratch import temporary_folder
 @click.option("--untuned", type=FOLDER, required=True, help="Folder with one set per prompt set, `plain` and `described`.")
 @click.option("--gate", type=FOLDER, required=True)
 @click.option("--judge", type=FOLDER, required=True)
-@click.option("--generation-metrics", type=FILE, required=True)
-@click.option("--gate-metrics", type=FILE, required=True)
 @click.option("--metrics", type=FILE, required=True, help="Written: all scores.")
 @click.option("--tables", type=FOLDER, required=True, help="Written: tables of images, tissues and curves.")
 @click.option("--plates", type=FOLDER, required=True, help="Written: a picture per tissue, the overview, the closest pairs.")
@@ -40,8 +38,6 @@ def main(
     untuned,
     gate,
     judge,
-    generation_metrics,
-    gate_metrics,
     metrics,
     tables,
     plates,
@@ -51,14 +47,13 @@ def main(
 ):
     """Scores the generated images and writes metrics and plots."""
     params = load_params(params_path)
-    bench = open_bench(params, params_path.parent, prepared, observed, gate, judge)
+    bench = open_bench(params, prepared, observed, gate, judge)
     with measured("evaluate", params, logs), temporary_folder(scratch) as folder:
-        sets = read_sets(generated, untuned / params.lora.prompts, bench.prepared.slugs, folder)
+        sets = read_sets(generated, untuned / params.lora["prompts"], bench.prepared.slugs, folder)
         result, sheets = score_sets(sets, params, bench, folder)
         write_tables(tables, result)
         write_plates(plates, sheets)
-        text = dataset_card(params, read_details(generation_metrics), read_details(gate_metrics), result.metrics)
-        write_text(card, text)
+        write_text(card, fill_scores(read_text(generated / "README.md"), result.metrics))
         write_details(metrics, result.metrics)
 
 

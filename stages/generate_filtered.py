@@ -2,20 +2,24 @@
 
 import click
 
-from pathsynth.base_model import load_base, locate_base, unet_sha256
-from pathsynth.cards import dataset_card
-from pathsynth.classifier import load_classifier
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.files import write_text
-from pathsynth.generation import Sampler, check_quota, generate_filtered, generation_metrics, save_generated
-from pathsynth.lora import attach_lora
-from pathsynth.measured import measured
-from pathsynth.metric_files import read_details, write_details
-from pathsynth.params import load_params
-from pathsynth.processes import joined, run_on
-from pathsynth.resume import resumable
-from pathsynth.slots import Slots
+from pathsynth.classifiers.model import load_classifier
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.cli.run_log import measured
+from pathsynth.core.checkpoint import resumable
+from pathsynth.core.devices import pick_device
+from pathsynth.core.distributed import joined, run_on
+from pathsynth.core.io import write_text
+from pathsynth.core.metric_files import read_details, write_details
+from pathsynth.core.params import load_params
+from pathsynth.data.settings import AnyDataset
+from pathsynth.diffusion.adapter import attach_lora
+from pathsynth.diffusion.base import load_base, locate_base, unet_sha256
+from pathsynth.diffusion.settings import BaseModelSettings, Prompts
+from pathsynth.generation.dataset_card import Recipe, dataset_card
+from pathsynth.generation.filtering import check_quota, generate_filtered, generation_metrics, save_generated
+from pathsynth.generation.sampler import Sampler
+from pathsynth.generation.settings import GenerationSettings
+from pathsynth.generation.slots import Slots
 
 
 @click.command()
@@ -31,17 +35,37 @@ from pathsynth.slots import Slots
 def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
     """Fills the wanted number of images of every tissue, as far as the limit of attempts allows."""
     params = load_params(params_path)
-    settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
-    folder = locate_base(base, params_path.parent)
+    settings, dataset = params.section("generation", GenerationSettings), params.section("dataset", AnyDataset)
+    base, prompt_set = params.section("base", BaseModelSettings), params.lora["prompts"]
+    prompts = params.section("prompts", Prompts).texts(prompt_set, dataset)
+    folder = locate_base(base, params.folder)
     if run_on(params.processes):
         return
     classifier = load_classifier(gate, pick_device(params.deterministic), dataset.slugs)
     pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
     attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
     gate_scores = read_details(gate_metrics)
-    prompts = params.benchmark.texts(params.lora.prompts)
-    sampler = Sampler(pipeline, prompts, settings, params.seed, dataset.image_size, dataset.channels)
-    with joined() as processes, resumable(scratch, "generate_filtered", params, [lora, gate, folder], processes) as saved:
+    recipe = Recipe(
+        params.benchmark_name,
+        params.lora_name,
+        params.seed,
+        prompt_set,
+        prompts,
+        classifier.card.architecture,
+        dataset,
+        base,
+        settings,
+    )
+    sampler = Sampler(pipeline, prompts, settings.sampler, params.seed, dataset.image_size, dataset.channels)
+    given = {
+        "seed": params.seed,
+        "deterministic": params.deterministic,
+        # what was drawn is kept for another quota
+        "generation": settings.model_dump(exclude={"quota"}),
+        "prompts": prompts,
+        "image": [dataset.image_size, dataset.channels],
+    }
+    with joined() as processes, resumable(scratch, "generate_filtered", given, [lora, gate, folder], processes) as saved:
         with measured("generate_filtered", params, logs, keep=processes.main, earlier=saved.seconds):
             slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
             generate_filtered(sampler, classifier.probabilities, slots, settings.max_attempts, sampler.batch_size, processes)
@@ -50,9 +74,9 @@ def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
                 table = slots.table(dataset.slugs)
                 counts = generation_metrics(table, dataset.slugs, settings.images_per_tissue)
                 save_generated(out, slots, table, dataset.channels)
-                write_text(out / "README.md", dataset_card(params, counts, gate_scores))
+                write_text(out / "README.md", dataset_card(recipe, counts, gate_scores))
                 write_details(metrics, counts)
-        # by all, so that none waits for one that has ended; what was drawn is kept for another quota
+        # by all, so that none waits for one that has ended
         check_quota(processes.gather(counts)[0], settings.images_per_tissue, settings.quota)
 
 

@@ -2,15 +2,19 @@
 
 import click
 
-from pathsynth.archives import write_archive
-from pathsynth.base_model import load_base, locate_base
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.generation import Sampler, generate_unfiltered
-from pathsynth.params import load_params
-from pathsynth.processes import joined, run_on
-from pathsynth.resume import resumable
-from pathsynth.slots import Slots
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.core.checkpoint import resumable
+from pathsynth.core.devices import pick_device
+from pathsynth.core.distributed import joined, run_on
+from pathsynth.core.params import load_params
+from pathsynth.data.archives import write_archive
+from pathsynth.data.settings import AnyDataset
+from pathsynth.diffusion.base import load_base, locate_base
+from pathsynth.diffusion.settings import BaseModelSettings, Prompts
+from pathsynth.generation.filtering import generate_unfiltered
+from pathsynth.generation.sampler import Sampler
+from pathsynth.generation.settings import GenerationSettings
+from pathsynth.generation.slots import Slots
 
 
 @click.command()
@@ -22,14 +26,23 @@ from pathsynth.slots import Slots
 def main(params_path, prompts, out, scratch):
     """Draws one image for every slot with the seeds of the LoRAs' first attempts."""
     params = load_params(params_path)
-    settings, dataset, base = params.benchmark.generation, params.benchmark.dataset, params.benchmark.base
-    folder = locate_base(base, params_path.parent)
+    settings, dataset = params.section("generation", GenerationSettings), params.section("dataset", AnyDataset)
+    base = params.section("base", BaseModelSettings)
+    texts = params.section("prompts", Prompts).texts(prompts, dataset)
+    folder = locate_base(base, params.folder)
     if run_on(params.processes):
         return
     pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
-    texts = params.benchmark.texts(prompts)
-    sampler = Sampler(pipeline, texts, settings, params.seed, dataset.image_size, dataset.channels)
-    with joined() as processes, resumable(scratch, f"generate_untuned-{prompts}", params, [folder], processes) as saved:
+    sampler = Sampler(pipeline, texts, settings.sampler, params.seed, dataset.image_size, dataset.channels)
+    given = {
+        "seed": params.seed,
+        "deterministic": params.deterministic,
+        "sampler": settings.sampler,
+        "images_per_tissue": settings.images_per_tissue,
+        "prompts": texts,
+        "image": [dataset.image_size, dataset.channels],
+    }
+    with joined() as processes, resumable(scratch, f"generate_untuned-{prompts}", given, [folder], processes) as saved:
         slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
         generate_unfiltered(sampler, slots, sampler.batch_size, processes)
         if processes.main:

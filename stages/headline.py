@@ -2,10 +2,10 @@
 
 import click
 
-from pathsynth.cli import FILE, reports_errors
-from pathsynth.files import write_json
-from pathsynth.headline import headline
-from pathsynth.metric_files import read_details
+from pathsynth.cli.options import FILE, reports_errors
+from pathsynth.core.io import write_json
+from pathsynth.core.metric_files import read_details
+from pathsynth.evaluation.headline import headline
 
 
 @click.command()

@@ -3,17 +3,19 @@
 import click
 import numpy as np
 
-from pathsynth.classifier import load_pair
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.extractors import load_extractor
-from pathsynth.metric_files import write_details
-from pathsynth.observed import Observers, fit_control, observe_real
-from pathsynth.params import load_params
-from pathsynth.prepared import open_prepared
-from pathsynth.robustness import robustness_scores
-from pathsynth.rows import chosen
-from pathsynth.sampling import drawn
+from pathsynth.classifiers.model import load_pair
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.core.devices import pick_device
+from pathsynth.core.metric_files import write_details
+from pathsynth.core.params import PositiveInt, load_params
+from pathsynth.core.rows import chosen
+from pathsynth.data.prepared import open_prepared
+from pathsynth.data.sampling import drawn
+from pathsynth.data.settings import AnyDataset
+from pathsynth.features.extractors import load_extractor
+from pathsynth.features.observe import Observers, fit_control, observe_real
+from pathsynth.features.robustness import robustness_scores
+from pathsynth.features.settings import AnyFeatures, RobustnessSettings
 
 
 @click.command()
@@ -28,13 +30,12 @@ def main(params_path, prepared, gate, judge, out, metrics):
     """Looks at all real images once, so that every generated set can be compared with them."""
     params = load_params(params_path)
     device = pick_device(params.deterministic)
-    settings = params.benchmark.evaluation
-    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
+    data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
     filtering, judging = load_pair(gate, judge, device, data.slugs)
-    extractor = load_extractor(settings.realism.features, params_path.parent, device, judging)
-    colour = fit_control(data, settings.colour_images_per_tissue, params.seed)
+    extractor = load_extractor(params.section("evaluation.features", AnyFeatures), params.folder, device, judging)
+    colour = fit_control(data, params.section("evaluation.colour_images_per_tissue", PositiveInt), params.seed)
     observe_real(out, data, Observers(filtering, judging, colour, extractor), (gate, judge))
-    labels, robustness = data.labels_of("test"), settings.robustness
+    labels, robustness = data.labels_of("test"), params.section("evaluation.robustness", RobustnessSettings)
     some = drawn(labels, np.full(len(data.slugs), robustness.images_per_tissue), params.seed)
     seen = ({"gate": filtering, "judge": judging}, chosen(data.images("test"), some), labels[some], data.slugs)
     write_details(metrics, robustness_scores(*seen, haematoxylin_eosin=robustness.haematoxylin_eosin))

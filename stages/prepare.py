@@ -2,11 +2,12 @@
 
 import click
 
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.params import load_params
-from pathsynth.prepared import write_prepared
-from pathsynth.progress import bar
-from pathsynth.sources import describe, load_source
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.core.params import load_params
+from pathsynth.core.progress import bar
+from pathsynth.data.prepared import write_prepared
+from pathsynth.data.settings import AnyDataset
+from pathsynth.sources.load import describe, load_source
 
 
 @click.command()
@@ -16,8 +17,8 @@ from pathsynth.sources import describe, load_source
 def main(params_path, out):
     """Draws or reads the selected data set and writes it in the prepared layout."""
     params = load_params(params_path)
-    dataset = params.benchmark.dataset
-    splits = load_source(dataset, params.seed, lambda images: bar(images, "drawing images"), folder=params_path.parent)
+    dataset = params.section("dataset", AnyDataset)
+    splits = load_source(dataset, params.seed, lambda images: bar(images, "drawing images"), folder=params.folder)
     write_prepared(
         out, params.benchmark_name, dataset.label_names, splits, describe(dataset), dataset.image_size, dataset.channels
     )

@@ -2,9 +2,9 @@
 
 import click
 
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.params import load_params
-from pathsynth.report import read_report, write_report
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.core.params import load_params
+from pathsynth.report.render import read_report, write_report
 
 
 @click.command()

@@ -2,12 +2,12 @@
 
 import click
 
-from pathsynth.base.settings import BaseSettings
-from pathsynth.base.training import train_base
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.devices import pick_device
-from pathsynth.files import write_json
-from pathsynth.params import read_yaml, validate
+from pathsynth.bundled_base.settings import BaseSettings
+from pathsynth.bundled_base.training import train_base
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.core.devices import pick_device
+from pathsynth.core.io import write_json
+from pathsynth.core.params import read_yaml, validate
 
 
 @click.command()

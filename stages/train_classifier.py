@@ -2,15 +2,17 @@
 
 import click
 
-from pathsynth.classifier import own_weights, save_classifier
-from pathsynth.classifier_training import train_classifier
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.curves import Curves
-from pathsynth.devices import pick_device
-from pathsynth.metric_files import write_details
-from pathsynth.params import load_params
-from pathsynth.prepared import open_prepared
-from pathsynth.resume import resumable
+from pathsynth.classifiers.model import own_weights, save_classifier
+from pathsynth.classifiers.settings import ClassifierSettings
+from pathsynth.classifiers.training import train_classifier
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.core.checkpoint import resumable
+from pathsynth.core.curves import Curves
+from pathsynth.core.devices import pick_device
+from pathsynth.core.metric_files import write_details
+from pathsynth.core.params import load_params
+from pathsynth.data.prepared import open_prepared
+from pathsynth.data.settings import AnyDataset
 
 
 @click.command()
@@ -25,12 +27,13 @@ from pathsynth.resume import resumable
 def main(params_path, role, prepared, out, metrics, curves, scratch):
     """Trains a classifier on data/prepared; the epoch that is kept is saved, and scored once on test."""
     params = load_params(params_path)
-    settings = getattr(params.benchmark.classifiers, role)
-    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
-    weights = own_weights(settings, params_path.parent)
-    with resumable(scratch, f"train_classifier-{role}", params, [*weights, prepared]) as saved:
+    settings = params.section(f"classifiers.{role}", ClassifierSettings)
+    data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
+    weights = own_weights(settings, params.folder)
+    given = {"seed": params.seed, "deterministic": params.deterministic, "classifier": settings}
+    with resumable(scratch, f"train_classifier-{role}", given, [*weights, prepared]) as saved:
         with Curves(curves) as log:
-            given = (data, settings, params.seed, pick_device(params.deterministic), log, params_path.parent)
+            given = (data, settings, params.seed, pick_device(params.deterministic), log, params.folder)
             classifier, scores = train_classifier(*given, saved=saved)
         save_classifier(out, classifier)
         write_details(metrics, scores)

@@ -2,20 +2,23 @@
 
 import click
 
-from pathsynth.base_model import load_base, locate_base, unet_sha256
-from pathsynth.cli import FILE, FOLDER, reports_errors
-from pathsynth.curves import Curves
-from pathsynth.devices import pick_device
-from pathsynth.lora import WEIGHTS, save_lora
-from pathsynth.lora_card import model_card
-from pathsynth.lora_draws import check_shared
-from pathsynth.lora_training import train_lora
-from pathsynth.measured import measured
-from pathsynth.metric_files import write_details
-from pathsynth.params import load_params
-from pathsynth.prepared import open_prepared
-from pathsynth.processes import joined, run_on
-from pathsynth.resume import resumable
+from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.cli.run_log import measured
+from pathsynth.core.checkpoint import resumable
+from pathsynth.core.curves import Curves
+from pathsynth.core.devices import pick_device
+from pathsynth.core.distributed import joined, run_on
+from pathsynth.core.metric_files import write_details
+from pathsynth.core.params import load_params
+from pathsynth.data.prepared import open_prepared
+from pathsynth.data.settings import AnyDataset
+from pathsynth.diffusion.adapter import WEIGHTS, save_lora
+from pathsynth.diffusion.base import load_base, locate_base, unet_sha256
+from pathsynth.diffusion.settings import BaseModelSettings, Prompts
+from pathsynth.finetuning.batches import check_shared
+from pathsynth.finetuning.model_card import model_card
+from pathsynth.finetuning.settings import LoraSettings
+from pathsynth.finetuning.train import train_lora
 
 
 @click.command()
@@ -30,24 +33,35 @@ from pathsynth.resume import resumable
 def main(params_path, prepared, out, metrics, curves, scratch, logs):
     """Trains the selected LoRA on the train split of data/prepared."""
     params = load_params(params_path)
-    data = open_prepared(prepared, params.benchmark_name, params.benchmark.dataset.label_names)
-    check_shared(params.lora, params.processes)
-    base, prompts = params.benchmark.base, params.benchmark.texts(params.lora.prompts)
-    folder = locate_base(base, params_path.parent)
+    dataset, base = params.section("dataset", AnyDataset), params.section("base", BaseModelSettings)
+    settings = params.section("lora", LoraSettings)
+    prompts = params.section("prompts", Prompts).texts(settings.prompts, dataset)
+    data = open_prepared(prepared, params.benchmark_name, dataset.label_names)
+    check_shared(settings, params.processes)
+    folder = locate_base(base, params.folder)
     if run_on(params.processes, scratch):
         return
     pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
     checksum = unet_sha256(folder, base.variant)
+    given = {
+        "seed": params.seed,
+        "deterministic": params.deterministic,
+        "lora": settings,
+        "base": base,
+        "prompts": prompts,
+    }
     with (
         joined() as processes,
-        resumable(scratch, "train_lora", params, [prepared, folder], processes) as saved,
+        resumable(scratch, "train_lora", given, [prepared, folder], processes) as saved,
         measured("train_lora", params, logs, keep=processes.main, earlier=saved.seconds),
     ):
         with Curves(curves, silent=not processes.main) as log:
-            given = (pipeline, data, prompts, params.lora, params.seed, log)
-            result = train_lora(*given, scratch=scratch, processes=processes, saved=saved)
+            result = train_lora(
+                pipeline, data, prompts, settings, params.seed, log, scratch=scratch, processes=processes, saved=saved
+            )
         if processes.main:
-            save_lora(out, pipeline.unet, params.lora, model_card(params, data, prompts, result), checksum)
+            card = model_card(params.lora_name, params.seed, settings, base, dataset, data, result, prompts)
+            save_lora(out, pipeline.unet, settings, card, checksum)
             write_details(metrics, result | {"adapter_bytes": (out / WEIGHTS).stat().st_size})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pathsynth.params import read_yaml
+from pathsynth.core.params import read_yaml
 
 
 def path_of(checksum: str) -> str:

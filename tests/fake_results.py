@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from conftest import tiny_tree, write_yaml
+from conftest import tiny_tree, write_params
 from PIL import Image
 
-from pathsynth import labels
-from pathsynth.measured import fingerprint
-from pathsynth.params import load_params
+from pathsynth.cli.run_log import fingerprint
+from pathsynth.core.params import load_params
+from pathsynth.data import labels
 
 SLUGS = labels.SLUGS
 N = len(SLUGS)
@@ -27,7 +27,7 @@ def write_run(folder: Path, seed: int = 0, skill: float = 1.0) -> Path:
     seen = {name: _predictions(rng, count, skill) for name, count in (("raw", SLOTS), ("accepted", SLOTS - 2))}
     seen["accepted"]["gate"] = seen["accepted"]["tissue"]
     folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / "params.yaml", tiny_tree())
+    write_params(folder / "params.yaml", tiny_tree())
     for name, data in metrics(seen).items():
         _write_json(folder / "metrics" / f"{name}.json", data)
     tables = folder / "plots" / "evaluation"

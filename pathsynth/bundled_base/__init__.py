@@ -1,0 +1,1 @@
+"""How the tiny Stable Diffusion in base/ is made."""

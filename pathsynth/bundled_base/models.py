@@ -1,0 +1,108 @@
+"""The parts of the bundled base, built untrained: real diffusers and transformers classes, small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pathsynth.bundled_base.settings import TextureSettings, UnetSettings, VaeSettings
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+def build_tokenizer(captions: list[str], settings: TextureSettings) -> CLIPTokenizer:
+    """Learns CLIP's kind of byte-level BPE from the captions.
+
+    Words outside the captions fall apart into pieces, down to letters, and so stay different from one another.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=special[1]))
+    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    learner.decoder = decoders.BPEDecoder(suffix="</w>")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size - len(alphabet),
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        min_frequency=20,
+        show_progress=False,
+    )
+    learner.train_from_iterator(captions, trainer)
+    vocab, merges = _with_word_ends(learner, alphabet)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=settings.max_length)
+
+
+def _with_word_ends(learner, alphabet: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's vocabulary holds every byte twice: inside a word and at its end; the trainer adds only ends that it saw."""
+    import json
+
+    model = json.loads(learner.to_str())["model"]
+    vocab = dict(model["vocab"])
+    for byte in alphabet:
+        vocab.setdefault(f"{byte}</w>", len(vocab))
+    return vocab, [tuple(pair) for pair in model["merges"]]
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, settings: UnetSettings) -> CLIPTextModel:
+    """A CLIP text model over the tokenizer's vocabulary; hidden states (N, max_length, text_width)."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.text_width,
+            intermediate_size=3 * settings.text_width,
+            projection_dim=settings.text_width,
+            num_hidden_layers=settings.text_layers,
+            num_attention_heads=settings.attention_heads,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_vae(settings: VaeSettings, image_size: int) -> AutoencoderKL:
+    """Stable Diffusion's VAE class without its attention, which costs more than it gives at this size."""
+    from diffusers import AutoencoderKL
+
+    blocks = len(settings.block_out_channels)
+    return AutoencoderKL(
+        block_out_channels=tuple(settings.block_out_channels),
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        layers_per_block=settings.layers_per_block,
+        latent_channels=settings.latent_channels,
+        norm_num_groups=settings.norm_num_groups,
+        sample_size=image_size,
+        mid_block_add_attention=False,
+    )
+
+
+def build_unet(settings: UnetSettings, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
+    """A UNet with plain blocks at full latent resolution and cross-attention below."""
+    from diffusers import UNet2DConditionModel
+
+    below = len(settings.block_out_channels) - 1
+    return UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=tuple(settings.block_out_channels),
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * below,
+        up_block_types=("CrossAttnUpBlock2D",) * below + ("UpBlock2D",),
+        layers_per_block=settings.layers_per_block,
+        # diffusers reads this as the number of heads, see its issue on the name
+        attention_head_dim=settings.attention_heads,
+        cross_attention_dim=settings.text_width,
+        norm_num_groups=settings.norm_num_groups,
+    )

@@ -1,0 +1,77 @@
+"""Typed settings of the bundled base's training, read from base/params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from pathsynth.core.params import Fraction, NonNegative, Positive, PositiveInt, Section
+
+Widths = Annotated[list[PositiveInt], Field(min_length=2)]
+
+
+class TextureSettings(Section):
+    """The pool of textures: how many, of what size in pixels, and the share that shows invented kinds."""
+
+    count: PositiveInt
+    image_size: Annotated[int, Field(ge=32, multiple_of=8)]
+    kinds: PositiveInt
+    kind_share: Fraction
+    vocab_size: Annotated[int, Field(ge=600)]
+    max_length: Annotated[int, Field(ge=16, le=77)]
+
+
+class VaeSettings(Section):
+    """Shape and training of the VAE; weights are those of the loss terms, see `pathsynth.bundled_base.training.vae_loss`."""
+
+    block_out_channels: Widths
+    layers_per_block: PositiveInt
+    latent_channels: PositiveInt
+    norm_num_groups: PositiveInt
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: Positive
+    edge_weight: NonNegative
+    kl_weight: NonNegative
+
+
+class Phase(Section):
+    """One part of the UNet's training: warm-up, then the cosine down to nothing; `snr_gamma` null weighs all noise alike."""
+
+    steps: PositiveInt
+    learning_rate: Positive
+    warmup_steps: PositiveInt
+    snr_gamma: Positive | None
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps must be less than steps ({self.steps})")
+        return self
+
+
+class UnetSettings(Section):
+    """Shape and training of the UNet and its text encoder."""
+
+    block_out_channels: Widths
+    layers_per_block: PositiveInt
+    attention_heads: PositiveInt
+    norm_num_groups: PositiveInt
+    text_width: PositiveInt
+    text_layers: PositiveInt
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    batch_size: PositiveInt
+    ema_decay: Annotated[float, Field(gt=0, lt=1)]
+    caption_dropout: Fraction
+    views: PositiveInt
+
+
+class BaseSettings(Section):
+    """All of base/params.yaml."""
+
+    seed: Annotated[int, Field(ge=0)]
+    compile: bool
+    textures: TextureSettings
+    vae: VaeSettings
+    unet: UnetSettings

@@ -1,0 +1,297 @@
+"""Trains the bundled base from scratch: draw textures, train the VAE, encode once, train UNet and text encoder."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pathsynth.bundled_base import models, textures
+from pathsynth.bundled_base.settings import BaseSettings, Phase, TextureSettings, UnetSettings, VaeSettings
+from pathsynth.core.errors import TrainingError
+from pathsynth.core.io import read_json, write_json
+from pathsynth.core.progress import bar
+from pathsynth.data.images import as_batch
+from pathsynth.finetuning.snr import min_snr_weights
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+def train_base(settings: BaseSettings, out: Path, device: str) -> dict:
+    """Makes the whole base and saves it into `out`.
+
+    Returns:
+        `reconstruction`, the VAE's error on textures that it never saw, and `parameters`, the number of each part's.
+    """
+    import torch
+
+    images, captions = draw_pool(settings.textures, settings.seed, os.cpu_count() or 1)
+    vae = train_vae(images, settings.vae, settings.seed, device)
+    rng = np.random.default_rng([settings.seed, 4])
+    views = [encode(vae, turned(images, rng) if view else images, device) for view in range(settings.unet.views)]
+    latents = torch.cat(views) * vae.config.scaling_factor
+    unseen = settings.textures.model_copy(update={"count": 512})
+    tokenizer, text_encoder, unet = train_unet(latents, captions, settings.unet, settings, device)
+    save_pipeline(out, vae, tokenizer, text_encoder, unet)
+    return {
+        "reconstruction": reconstruction_error(vae, draw_pool(unseen, settings.seed + 1, 1)[0], device),
+        "parameters": {
+            name: sum(p.numel() for p in part.parameters())
+            for name, part in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet))
+        },
+    }
+
+
+def reconstruction_error(vae: AutoencoderKL, images: np.ndarray, device: str) -> dict[str, float]:
+    """Mean absolute error (0 to 255) and PSNR in dB of images, uint8 (N, size, size, 3), through the VAE."""
+    import torch
+
+    with torch.inference_mode():
+        pixels = torch.cat([as_batch(images[i : i + 64], device, images.shape[1]) * 2 - 1 for i in range(0, len(images), 64)])
+        recon = torch.cat([vae(batch).sample.clamp(-1, 1) for batch in pixels.split(64)])
+    error = (recon - pixels) * 127.5
+    psnr = 10 * torch.log10(255**2 / error.square().mean(dim=(1, 2, 3))).mean()
+    return {"mean_absolute_error": round(float(error.abs().mean()), 3), "psnr_db": round(float(psnr), 2)}
+
+
+def draw_pool(settings: TextureSettings, seed: int, workers: int) -> tuple[np.ndarray, list[str]]:
+    """Draws the pool of textures.
+
+    Returns:
+        Pictures, uint8 (count, size, size, 3), and their captions.
+    """
+    kinds = textures.invent_kinds(seed, settings.kinds)
+    draw = partial(textures.sample, seed, size=settings.image_size, kinds=kinds, kind_share=settings.kind_share)
+    images = np.empty((settings.count, settings.image_size, settings.image_size, 3), np.uint8)
+    captions = []
+    # spawned, because a fork of a process in which torch has started its threads may hang
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        drawn = pool.map(draw, range(settings.count), chunksize=256)
+        for i, (image, caption) in enumerate(bar(drawn, "drawing textures", settings.count)):
+            images[i] = image
+            captions.append(caption)
+    return images, captions
+
+
+def vae_loss(recon: torch.Tensor, target: torch.Tensor, edge_weight: float) -> torch.Tensor:
+    """Mean absolute error of pixels and, weighted, of neighbour differences at three scales, which keeps edges sharp."""
+    import torch.nn.functional as F
+
+    loss = F.l1_loss(recon, target)
+    for _ in range(3):
+        for dim in (2, 3):
+            loss = loss + edge_weight / 3 * F.l1_loss(recon.diff(dim=dim), target.diff(dim=dim))
+        recon, target = F.avg_pool2d(recon, 2), F.avg_pool2d(target, 2)
+    return loss
+
+
+def train_vae(images: np.ndarray, settings: VaeSettings, seed: int, device: str) -> AutoencoderKL:
+    """Trains the VAE on textures in all eight turns and flips, and sets its scaling factor.
+
+    Args:
+        images: uint8 (N, size, size, 3).
+        settings: shape and training.
+        seed: of weights, order and turns.
+        device: torch device.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng([seed, 3])
+    vae = models.build_vae(settings, images.shape[1]).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), settings.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps, pct_start=0.05)
+    steps = bar(range(settings.steps), "training VAE")
+    for _ in steps:
+        pixels = (
+            as_batch(turned(images[rng.integers(len(images), size=settings.batch_size)], rng), device, images.shape[1]) * 2 - 1
+        )
+        with torch.autocast(device, torch.bfloat16):
+            posterior = vae.encode(pixels).latent_dist
+            recon = vae.decode(posterior.sample()).sample
+        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+        loss = vae_loss(recon.float(), pixels, settings.edge_weight) + settings.kl_weight * kl
+        if not loss.isfinite():
+            raise TrainingError(f"the VAE's loss is {loss.item()}; lower vae.learning_rate ({settings.learning_rate})")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        steps.set_postfix(loss=f"{loss.item():.4f}", kl=f"{kl.item():.2f}")
+    latents = encode(vae, images[:2048], device)
+    vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
+    return vae.eval()
+
+
+def encode(vae: AutoencoderKL, images: np.ndarray, device: str) -> torch.Tensor:
+    """Means of the latents, unscaled: float16 (N, channels, h, w) on the CPU."""
+    import torch
+
+    batches = []
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        for start in bar(range(0, len(images), 128), "encoding"):
+            pixels = as_batch(images[start : start + 128], device, images.shape[1]) * 2 - 1
+            batches.append(vae.encode(pixels).latent_dist.mean.half().cpu())
+    return torch.cat(batches).clone()
+
+
+def train_unet(
+    latents: torch.Tensor, captions: list[str], settings: UnetSettings, base: BaseSettings, device: str
+) -> tuple[CLIPTokenizer, CLIPTextModel, UNet2DConditionModel]:
+    """Trains UNet and text encoder together: v-prediction (Salimans and Ho 2022), min-SNR weights (Hang et al. 2023), EMA.
+
+    Args:
+        latents: scaled, float16 (N * views, channels, h, w), the views of one texture N apart.
+        captions: N captions.
+        settings: shape and training.
+        base: all settings, for seed, tokenizer and compilation.
+        device: torch device.
+
+    Returns:
+        Tokenizer, text encoder and UNet, with averaged weights.
+    """
+    import torch
+
+    torch.manual_seed(base.seed)
+    tokenizer = models.build_tokenizer(captions, base.textures)
+    text_encoder = models.build_text_encoder(tokenizer, settings).to(device)
+    unet = models.build_unet(settings, latents.shape[1], latents.shape[2]).to(device, memory_format=torch.channels_last)
+    forward = torch.compile(unet) if base.compile else unet
+    batches = _Batches(latents, tokenize(tokenizer, captions), tokenize(tokenizer, [""])[0], settings, device)
+    for phase in settings.phases:
+        _run_phase(phase, settings.ema_decay, batches, text_encoder, unet, forward)
+    return tokenizer, text_encoder, unet
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Random latents with the tokens of their captions, some of them emptied for guidance."""
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+    empty: torch.Tensor
+    settings: UnetSettings
+    device: str
+
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        chosen = torch.randint(len(self.latents), (self.settings.batch_size,))
+        ids = self.tokens[chosen % len(self.tokens)]
+        ids = torch.where(torch.rand(len(ids), 1) < self.settings.caption_dropout, self.empty, ids)
+        latents = self.latents[chosen].float().to(self.device, memory_format=torch.channels_last)
+        return latents, ids.to(self.device)
+
+
+def _run_phase(
+    phase: Phase, decay: float, batches: _Batches, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, forward: Callable
+) -> None:
+    """Trains for one phase with an optimiser of its own, and leaves the averaged weights behind."""
+    import torch
+    from diffusers.training_utils import EMAModel
+
+    scheduler = build_scheduler()
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, phase.learning_rate, phase.steps, pct_start=phase.warmup_steps / phase.steps
+    )
+    ema = EMAModel(parameters, decay=decay, use_ema_warmup=True, inv_gamma=1.0, power=0.8)
+    steps = bar(range(phase.steps), "training UNet")
+    for _ in steps:
+        clean, ids = batches.draw()
+        with torch.autocast(batches.device, torch.bfloat16):
+            hidden = text_encoder(ids).last_hidden_state
+        loss = _velocity_loss(forward, scheduler, clean, hidden, phase.snr_gamma)
+        if not loss.isfinite():
+            raise TrainingError(f"the UNet's loss is {loss.item()}; lower unet.phases.learning_rate ({phase.learning_rate})")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        ema.step(parameters)
+        steps.set_postfix(loss=f"{loss.item():.4f}")
+    ema.copy_to(parameters)
+
+
+def _velocity_loss(
+    unet: Callable, scheduler: DDIMScheduler, clean: torch.Tensor, hidden: torch.Tensor, snr_gamma: float | None
+) -> torch.Tensor:
+    """Error of the velocity (Salimans and Ho 2022), with min-SNR weights where a gamma is given."""
+    import torch
+
+    noise = torch.randn_like(clean)
+    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), device=clean.device)
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    with torch.autocast(clean.device.type, torch.bfloat16):
+        output = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
+    errors = (output.float() - scheduler.get_velocity(clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
+    if snr_gamma is None:
+        return errors.mean()
+    return (min_snr_weights(scheduler, timesteps, snr_gamma, velocity=True) * errors).mean()
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule carried further, so that next to nothing of the image is left at the last step.
+
+    With the usual end (0.012) the average of a 16x16 latent survives at about one deviation, and sampling, which starts
+    from pure noise, would give every image a middling colour. v-prediction stays well defined there; epsilon does not.
+    """
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.02,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """Token ids, int64 (N, model_max_length), padded and cut as the pipeline does."""
+    return tokenizer(
+        captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
+
+
+def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet) -> None:
+    """Saves the parts as a StableDiffusionPipeline folder: fp16 safetensors, no safety checker (it knows photographs only)."""
+    from diffusers import StableDiffusionPipeline
+
+    vae, text_encoder, unet = (copy.deepcopy(part).half() for part in (vae, text_encoder, unet))
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    # transformers would compute in the format on disk, and diffusers in float32: a plain from_pretrained must not mix them
+    config = folder / "text_encoder" / "config.json"
+    write_json(config, read_json(config) | {"dtype": "float32"})
+
+
+def turned(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each image (N, size, size, C) in one of the eight turns and flips of a square."""
+    return np.stack([np.rot90(image[:, ::-1] if rng.random() < 0.5 else image, int(rng.integers(4))) for image in images])

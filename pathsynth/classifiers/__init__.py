@@ -1,0 +1,1 @@
+"""Gate and judge: the models, their training and their scores."""

@@ -1,0 +1,1 @@
+"""What every stage shares: errors, files, parameters, devices, processes, checkpoints, downloads."""

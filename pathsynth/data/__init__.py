@@ -1,0 +1,1 @@
+"""Data sets: labels, archives, the prepared layout, generated sets, provenance."""

@@ -1,0 +1,1 @@
+"""The base model and LoRA adapters, shared by training and generation."""

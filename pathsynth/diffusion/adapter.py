@@ -1,0 +1,135 @@
+"""The LoRA adapter on a UNet: built by peft, saved in the form that stock diffusers loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathsynth.core.errors import DataError, ModelError, one_line
+from pathsynth.core.io import read_json, write_json, write_safetensors, write_text
+from pathsynth.core.params import Section
+from pathsynth.diffusion.settings import AdapterSettings
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+CONFIG = "lora_config.json"
+# The name that peft gives an adapter unless told otherwise.
+ADAPTER = "default"
+
+
+def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torch.nn.Parameter]:
+    """Freezes the UNet and adds an adapter (Hu et al. 2021; DoRA: Liu et al. 2024; rsLoRA: Kalajdzievski 2023).
+
+    Returns:
+        The trainable parameters.
+
+    Raises:
+        ModelError: a target that matches no module.
+    """
+    import torch
+    from diffusers.training_utils import cast_training_params
+    from peft import LoraConfig
+
+    adaptable = [name for name, part in unet.named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
+    for target in settings.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in adaptable):
+            endings = sorted({_ending(name) for name in adaptable})
+            raise ModelError(
+                "adapter.target_modules", f"{target!r} matches no layer of the UNet; examples: {', '.join(endings)}"
+            )
+    unet.requires_grad_(False)
+    unet.add_adapter(
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.lora_alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(settings.target_modules),
+            lora_dropout=settings.lora_dropout,
+            use_rslora=settings.use_rslora,
+            use_dora=settings.use_dora,
+        )
+    )
+    # in the format of a bf16 base, small steps of the optimiser would be rounded away
+    cast_training_params(unet, torch.float32)
+    return [parameter for parameter in unet.parameters() if parameter.requires_grad]
+
+
+def save_lora(folder: Path, unet: UNet2DConditionModel, settings: Section, card: str, unet_sha256: str) -> None:
+    """Writes `pytorch_lora_weights.safetensors`, the configuration as JSON and a model card.
+
+    The configuration names the base by the checksum of its UNet's weights, so that another one is noticed.
+
+    Args:
+        folder: where the files go.
+        unet: with the adapter.
+        settings: the LoRA configuration.
+        card: text of the model card.
+        unet_sha256: checksum of the base's UNet.
+
+    Rank, alpha, DoRA and rsLoRA travel in the weights' metadata: without it, loaders take alpha to be the rank.
+    """
+    from peft.utils import get_peft_model_state_dict
+
+    config = unet.peft_config[ADAPTER].to_dict()
+    # peft keeps the targets as a set, whose order changes from run to run
+    metadata = {f"unet.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    # peft's own names: diffusers' converter renames attention layers alone, and a loader that meets both kinds drops one
+    layers = {f"unet.{name}": value for name, value in get_peft_model_state_dict(unet).items()}
+    # one entry only: safetensors writes several in an order that changes from run to run
+    write_safetensors(folder / WEIGHTS, layers, {"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)})
+    write_json(folder / CONFIG, {**settings.model_dump(), "unet_sha256": unet_sha256})
+    write_text(folder / "README.md", card)
+
+
+def attach_lora(pipeline: StableDiffusionPipeline, folder: Path, unet_sha256: str) -> None:
+    """Loads an adapter with stock diffusers and merges it into the weights, which makes every UNet call cheaper.
+
+    Args:
+        pipeline: the base.
+        folder: what `save_lora` wrote.
+        unet_sha256: checksum of the UNet's weights, to be the one that the adapter was trained on.
+
+    Raises:
+        ModelError: the file is missing, damaged or made for another base.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(folder, f"has no {WEIGHTS}; run the stage train_lora first")
+    _check_base(folder, unet_sha256)
+    try:
+        pipeline.load_lora_weights(folder, weight_name=WEIGHTS)
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(folder / WEIGHTS, f"does not fit the base: {one_line(error)}") from error
+    if not pipeline.get_list_adapters().get("unet"):
+        raise ModelError(folder / WEIGHTS, "holds no weights for the UNet")
+    loaded = {name for name, _ in pipeline.unet.named_parameters() if ".lora_" in name}
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        held = set(file.keys())
+    if len(loaded) != len(held):
+        raise ModelError(folder / WEIGHTS, f"does not fit the base: {len(loaded)} of its {len(held)} tensors find a place")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+
+
+def _check_base(folder: Path, unet_sha256: str) -> None:
+    try:
+        trained_on = read_json(folder / CONFIG).get("unet_sha256")
+    except DataError as error:
+        raise ModelError(folder, f"is not a saved LoRA: {error}") from error
+    if trained_on != unet_sha256:
+        raise ModelError(
+            folder,
+            f"was trained on another base: on a UNet with SHA-256 {str(trained_on)[:12]}, and this one has {unet_sha256[:12]}; "
+            "select that base, or run the stage train_lora again",
+        )
+
+
+def _ending(name: str) -> str:
+    """The shortest useful target for a module: its last name, or more where the last is a number (`to_out.0`)."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]

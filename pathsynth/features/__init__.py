@@ -1,0 +1,1 @@
+"""Predictions, features and colour statistics of images, and robustness of the classifiers."""
