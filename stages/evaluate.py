@@ -12,7 +12,7 @@ from pathsynth.data.generated import read_sets
 from pathsynth.evaluation.card_scores import fill_scores
 from pathsynth.evaluation.contact_sheets import write_plates
 from pathsynth.evaluation.evaluate import write_tables
-from pathsynth.evaluation.scoring import open_bench, score_sets
+from pathsynth.evaluation.scoring import open_references, score_sets
 
 
 @click.command()
@@ -47,7 +47,7 @@ def main(
 ):
     """Scores the generated images and writes metrics and plots."""
     params = load_params(params_path)
-    bench = open_bench(params, prepared, observed, gate, judge)
+    bench = open_references(params, prepared, observed, gate, judge)
     with measured("evaluate", params, logs), temporary_folder(scratch) as folder:
         sets = read_sets(generated, untuned / params.lora["prompts"], bench.prepared.slugs, folder)
         result, sheets = score_sets(sets, params, bench, folder)

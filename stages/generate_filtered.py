@@ -7,7 +7,7 @@ from pathsynth.cli.options import FILE, FOLDER, reports_errors
 from pathsynth.cli.run_log import measured
 from pathsynth.core.checkpoint import resumable
 from pathsynth.core.devices import pick_device
-from pathsynth.core.distributed import joined, run_on
+from pathsynth.core.distributed import init_distributed, launch
 from pathsynth.core.io import write_text
 from pathsynth.core.metric_files import read_details, write_details
 from pathsynth.core.params import load_params
@@ -39,7 +39,7 @@ def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
     base, prompt_set = params.section("base", BaseModelSettings), params.lora["prompts"]
     prompts = params.section("prompts", Prompts).texts(prompt_set, dataset)
     folder = locate_base(base, params.folder)
-    if run_on(params.processes):
+    if launch(params.processes):
         return
     classifier = load_classifier(gate, pick_device(params.deterministic), dataset.slugs)
     pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
@@ -65,7 +65,10 @@ def main(params_path, lora, gate, out, metrics, gate_metrics, scratch, logs):
         "prompts": prompts,
         "image": [dataset.image_size, dataset.channels],
     }
-    with joined() as processes, resumable(scratch, "generate_filtered", given, [lora, gate, folder], processes) as saved:
+    with (
+        init_distributed() as processes,
+        resumable(scratch, "generate_filtered", given, [lora, gate, folder], processes) as saved,
+    ):
         with measured("generate_filtered", params, logs, keep=processes.main, earlier=saved.seconds):
             slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
             generate_filtered(sampler, classifier.probabilities, slots, settings.max_attempts, sampler.batch_size, processes)

@@ -5,7 +5,7 @@ import click
 from pathsynth.cli.options import FILE, FOLDER, reports_errors
 from pathsynth.core.checkpoint import resumable
 from pathsynth.core.devices import pick_device
-from pathsynth.core.distributed import joined, run_on
+from pathsynth.core.distributed import init_distributed, launch
 from pathsynth.core.params import load_params
 from pathsynth.data.archives import write_archive
 from pathsynth.data.settings import AnyDataset
@@ -30,7 +30,7 @@ def main(params_path, prompts, out, scratch):
     base = params.section("base", BaseModelSettings)
     texts = params.section("prompts", Prompts).texts(prompts, dataset)
     folder = locate_base(base, params.folder)
-    if run_on(params.processes):
+    if launch(params.processes):
         return
     pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
     sampler = Sampler(pipeline, texts, settings.sampler, params.seed, dataset.image_size, dataset.channels)
@@ -42,7 +42,10 @@ def main(params_path, prompts, out, scratch):
         "prompts": texts,
         "image": [dataset.image_size, dataset.channels],
     }
-    with joined() as processes, resumable(scratch, f"generate_untuned-{prompts}", given, [folder], processes) as saved:
+    with (
+        init_distributed() as processes,
+        resumable(scratch, f"generate_untuned-{prompts}", given, [folder], processes) as saved,
+    ):
         slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
         generate_unfiltered(sampler, slots, sampler.batch_size, processes)
         if processes.main:

@@ -8,9 +8,9 @@ from pathsynth.cli.options import FILE, FOLDER, reports_errors
 from pathsynth.core.devices import pick_device
 from pathsynth.core.metric_files import write_details
 from pathsynth.core.params import PositiveInt, load_params
-from pathsynth.core.rows import chosen
+from pathsynth.core.rows import select_rows
 from pathsynth.data.prepared import open_prepared
-from pathsynth.data.sampling import drawn
+from pathsynth.data.sampling import subsample_per_class
 from pathsynth.data.settings import AnyDataset
 from pathsynth.features.extractors import load_extractor
 from pathsynth.features.observe import Observers, fit_control, observe_real
@@ -36,8 +36,8 @@ def main(params_path, prepared, gate, judge, out, metrics):
     colour = fit_control(data, params.section("evaluation.colour_images_per_tissue", PositiveInt), params.seed)
     observe_real(out, data, Observers(filtering, judging, colour, extractor), (gate, judge))
     labels, robustness = data.labels_of("test"), params.section("evaluation.robustness", RobustnessSettings)
-    some = drawn(labels, np.full(len(data.slugs), robustness.images_per_tissue), params.seed)
-    seen = ({"gate": filtering, "judge": judging}, chosen(data.images("test"), some), labels[some], data.slugs)
+    some = subsample_per_class(labels, np.full(len(data.slugs), robustness.images_per_tissue), params.seed)
+    seen = ({"gate": filtering, "judge": judging}, select_rows(data.images("test"), some), labels[some], data.slugs)
     write_details(metrics, robustness_scores(*seen, haematoxylin_eosin=robustness.haematoxylin_eosin))
 
 

@@ -7,7 +7,7 @@ from pathsynth.cli.run_log import measured
 from pathsynth.core.checkpoint import resumable
 from pathsynth.core.curves import Curves
 from pathsynth.core.devices import pick_device
-from pathsynth.core.distributed import joined, run_on
+from pathsynth.core.distributed import init_distributed, launch
 from pathsynth.core.metric_files import write_details
 from pathsynth.core.params import load_params
 from pathsynth.data.prepared import open_prepared
@@ -39,7 +39,7 @@ def main(params_path, prepared, out, metrics, curves, scratch, logs):
     data = open_prepared(prepared, params.benchmark_name, dataset.label_names)
     check_shared(settings, params.processes)
     folder = locate_base(base, params.folder)
-    if run_on(params.processes, scratch):
+    if launch(params.processes, scratch):
         return
     pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
     checksum = unet_sha256(folder, base.variant)
@@ -51,7 +51,7 @@ def main(params_path, prepared, out, metrics, curves, scratch, logs):
         "prompts": prompts,
     }
     with (
-        joined() as processes,
+        init_distributed() as processes,
         resumable(scratch, "train_lora", given, [prepared, folder], processes) as saved,
         measured("train_lora", params, logs, keep=processes.main, earlier=saved.seconds),
     ):

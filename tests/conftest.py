@@ -45,7 +45,9 @@ LONGEST = (
     "test_benchmarks", "test_report", "test_checkpoint", "test_classifiers", "test_same", "test_train", "test_fuzz",
 )  # fmt: skip
 # What runs in one process with another file, for a fixture that takes long and that both use.
-TOGETHER = dict.fromkeys(("tests/pipeline/test_remotes.py", "tests/pipeline/test_workflow.py"), "tests/pipeline/test_pipeline.py")
+TOGETHER = dict.fromkeys(
+    ("tests/pipeline/test_remotes.py", "tests/pipeline/test_workflow.py"), "tests/pipeline/test_pipeline.py"
+)
 
 
 class WholeFiles(LoadFileScheduling):

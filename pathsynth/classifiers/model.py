@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from pathsynth.classifiers.settings import ClassifierSettings, InputSize, Stem
-from pathsynth.core.devices import autocast, filled_up, memory_faults
+from pathsynth.core.devices import autocast, catch_out_of_memory, pad_batch_size
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.core.io import located, read_json, sha256_of, write_json, write_safetensors
 from pathsynth.core.params import MixedPrecision
@@ -102,12 +102,12 @@ class Classifier:
         _, head = head_of(self.network)
         with (
             torch.inference_mode(),
-            memory_faults(
+            catch_out_of_memory(
                 "no room for the classifier's batches: lower generation.sampler.batch_size or classifiers.*.input_size"
             ),
             head.register_forward_pre_hook(lambda _, given: seen.append(given[0])),
         ):
-            indices = np.minimum(np.arange(filled_up(len(some), self.device)), len(some) - 1)
+            indices = np.minimum(np.arange(pad_batch_size(len(some), self.device)), len(some) - 1)
             batch = normalised(as_batch(some[indices], self.device, self.card.input_size))
             with autocast(self.device, self.card.mixed_precision):
                 logits = self.network(batch)

@@ -14,7 +14,7 @@ from pathsynth.classifiers.metrics import classifier_scores
 from pathsynth.classifiers.model import Classifier, build_network, card_of, check_network, normalised, pretrained
 from pathsynth.classifiers.settings import Augmentation, ClassifierSettings
 from pathsynth.core.checkpoint import NOTHING, Saved
-from pathsynth.core.devices import autocast, memory_faults
+from pathsynth.core.devices import autocast, catch_out_of_memory
 from pathsynth.core.errors import TrainingError
 from pathsynth.core.progress import bar
 from pathsynth.core.seeds import Stream, generator, mix_seed, random_state, set_random_state
@@ -65,7 +65,7 @@ def train_classifier(
     if state := saved.get(STATE):
         training.load_state_dict(state["training"])
         kept, points = state["kept"], state["points"]
-        saved.tell(f"the training goes on after epoch {len(points)} of {settings.epochs}")
+        saved.log(f"the training goes on after epoch {len(points)} of {settings.epochs}")
         for epoch, values in enumerate(points, start=1):
             log(epoch, values)
     done = len(points)
@@ -75,7 +75,7 @@ def train_classifier(
         log(epoch, points[-1])
         if settings.checkpoint == "last" or val["macro_f1"] > kept["score"]:
             kept = {"score": val["macro_f1"], "epoch": epoch, "network": copy.deepcopy(dict(network.state_dict()))}
-        if saved.due():
+        if saved.should_save():
             saved.put(STATE, {"training": training.state_dict(), "kept": kept, "points": points})
     network.load_state_dict(kept["network"])
     scores = {split: score(classifier, prepared, split) for split in ("val", "test")}
@@ -93,7 +93,7 @@ def new_classifier(settings: ClassifierSettings, slugs: Sequence[str], seed: int
 
     torch.manual_seed(mix_seed(Stream.CLASSIFIER_WEIGHTS, seed, settings.seed))
     card = card_of(settings, slugs)
-    with memory_faults("the classifier does not fit on the device"):
+    with catch_out_of_memory("the classifier does not fit on the device"):
         network = build_network(card, pretrained(settings, folder)).to(device)
     check_network(network, card)
     return Classifier(network, card, device)
@@ -153,7 +153,7 @@ class Training:
         network.train()
         losses = []
         for batch in islice(self._batches, self._steps):
-            with memory_faults(remedy):
+            with catch_out_of_memory(remedy):
                 pixels = as_batch(self._images[batch.numpy()], device, settings.input_size)
                 pixels = normalised(augmented(pixels, settings.augmentation, self._random))
                 losses.append(_step(network, pixels, self._targets[batch].to(device), settings, self._optimizer))

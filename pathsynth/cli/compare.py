@@ -10,7 +10,7 @@ from pathsynth.cli.options import FILE, FOLDER, reports_errors
 from pathsynth.compare import page as compare_page
 from pathsynth.compare.configurations import fold
 from pathsynth.compare.experiments import OVERVIEW, UNSAVED, file_of, fill_tables, finished_runs, markdown, run_tool, table
-from pathsynth.core.io import write_csv, write_text, write_whole
+from pathsynth.core.io import atomic_write, write_csv, write_text
 
 
 @click.command()
@@ -29,7 +29,7 @@ def compare(save: Path | None, readme: Path | None, all_commits: bool, report: P
         click.echo(f"\n{benchmark}\n{markdown(group)}")
         if save:
             plate = run_tool("git", "show", f"{fold(group.to_dict('records'))[0].runs[0]['rev']}:{OVERVIEW}")
-            with write_whole(save / f"{benchmark}.png") as part:
+            with atomic_write(save / f"{benchmark}.png") as part:
                 part.write_bytes(plate)
     if save:
         write_csv(save / "experiments.csv", frame.drop(columns=UNSAVED))

@@ -16,14 +16,14 @@ from pathsynth.core.errors import CONTROLS, DataError
 from pathsynth.core.io import write_json
 from pathsynth.core.metric_files import read_details
 from pathsynth.core.params import Params, load_params
-from pathsynth.core.rows import chosen
+from pathsynth.core.rows import select_rows
 from pathsynth.core.scratch import temporary_folder
 from pathsynth.data.archives import SPLITS, read_generated
 from pathsynth.data.generated import GeneratedSets, LabelledImages, check_labels
 from pathsynth.data.settings import AnyDataset
 from pathsynth.evaluation.contact_sheets import write_plates
 from pathsynth.evaluation.evaluate import write_tables
-from pathsynth.evaluation.scoring import Bench, open_bench, score_sets
+from pathsynth.evaluation.scoring import References, open_references, score_sets
 from pathsynth.evaluation.usefulness import UsefulnessSettings, usefulness
 from pathsynth.report.render import read_report, write_report
 
@@ -69,7 +69,7 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
     params = load_params(params_path)
     with new_folder(out) as part, temporary_folder(scratch) as folder:
         raw = _read(archive, split, params, folder)
-        bench = open_bench(params, prepared, observed, models / "gate", models / "judge")
+        bench = open_references(params, prepared, observed, models / "gate", models / "judge")
         shared = {role: read_details(metrics / f"{role}.json") for role in SHARED}
         result, sheets = score_sets(_as_sets(raw, bench), params, bench, folder)
         if useful:
@@ -89,11 +89,11 @@ def _read(archive: Path, split: str, params: Params, folder: Path) -> LabelledIm
     return LabelledImages(images, labels)
 
 
-def _as_sets(raw: LabelledImages, bench: Bench) -> GeneratedSets:
+def _as_sets(raw: LabelledImages, bench: References) -> GeneratedSets:
     """The set as raw images, and those of them that the gate lets through."""
     kept = np.flatnonzero(bench.observers.gate.probabilities(np.asarray(raw.images)).argmax(axis=1) == raw.labels)
     nothing = LabelledImages(raw.images[:0], raw.labels[:0])
-    return GeneratedSets(raw=raw, accepted=LabelledImages(chosen(raw.images, kept), raw.labels[kept]), untuned=nothing)
+    return GeneratedSets(raw=raw, accepted=LabelledImages(select_rows(raw.images, kept), raw.labels[kept]), untuned=nothing)
 
 
 def _write(out: Path, params: Params, name: str, result, sheets, shared: dict[str, dict]) -> None:

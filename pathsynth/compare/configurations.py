@@ -26,20 +26,20 @@ class Configuration:
 
     def __getitem__(self, name: str) -> Any:
         """A value that all runs share, such as the LoRA's name, or None. What differs from run to run is in `runs`."""
-        return known(self.runs[0].get(name))
+        return none_if_nan(self.runs[0].get(name))
 
     @property
     def seeds(self) -> list[Any]:
         """The seeds of the runs, None where one is not known."""
-        return [known(run.get("seed")) for run in self.runs]
+        return [none_if_nan(run.get("seed")) for run in self.runs]
 
     def run(self, seed: Any) -> Mapping[str, Any]:
         """The run of that seed, or the one of the lowest where there is none."""
-        return next((run for run in self.runs if seed is not None and known(run.get("seed")) == seed), self.runs[0])
+        return next((run for run in self.runs if seed is not None and none_if_nan(run.get("seed")) == seed), self.runs[0])
 
     def count(self, name: str) -> int:
         """How many runs have the score."""
-        return sum(known(run.get(name)) is not None for run in self.runs)
+        return sum(none_if_nan(run.get(name)) is not None for run in self.runs)
 
     def mean(self, name: str) -> float | None:
         """The mean over the runs that have the score, or None."""
@@ -68,7 +68,7 @@ def fold(rows: Iterable[Mapping[str, Any]]) -> list[Configuration]:
     """
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for number, row in enumerate(rows):
-        config = known(row.get("config"))
+        config = none_if_nan(row.get("config"))
         own = number if config is None else tuple(str(row.get(name)) for name in ("benchmark", "lora", "prompts", "config"))
         groups.setdefault(own, []).append(row)
     folded = [Configuration(tuple(sorted(runs, key=_by_seed))) for runs in groups.values()]
@@ -78,7 +78,7 @@ def fold(rows: Iterable[Mapping[str, Any]]) -> list[Configuration]:
 def names_of(configurations: Sequence[Configuration]) -> list[str]:
     """The names of their LoRAs; where several share one, also their digests, or the commit of a run where none is known."""
     counts = Counter(one["lora"] for one in configurations)
-    more = [one["config"] or str(known(one.runs[0].get("rev")) or "")[:7] for one in configurations]
+    more = [one["config"] or str(none_if_nan(one.runs[0].get("rev")) or "")[:7] for one in configurations]
     return [
         f"{one['lora']}, {own}" if counts[one["lora"]] > 1 and own else str(one["lora"])
         for one, own in zip(configurations, more, strict=True)
@@ -98,21 +98,21 @@ def shared_seed(configurations: Sequence[Configuration]) -> Any:
 
 def mean(values: Iterable[Any]) -> float | None:
     """The mean of the values that are known, or None."""
-    some = [value for value in values if known(value) is not None]
+    some = [value for value in values if none_if_nan(value) is not None]
     return statistics.fmean(some) if some else None
 
 
 def deviation(values: Iterable[Any]) -> float | None:
     """The sample standard deviation of the values that are known, or None for fewer than two."""
-    some = [float(value) for value in values if known(value) is not None]
+    some = [float(value) for value in values if none_if_nan(value) is not None]
     return statistics.stdev(some) if len(some) > 1 else None
 
 
-def known(value: Any) -> Any:
+def none_if_nan(value: Any) -> Any:
     """None instead of NaN, which is what pandas makes of it."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _by_seed(row: Mapping[str, Any]) -> tuple[bool, Any]:
-    seed = known(row.get("seed"))
+    seed = none_if_nan(row.get("seed"))
     return (seed is None, 0 if seed is None else seed)

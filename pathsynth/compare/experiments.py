@@ -28,7 +28,7 @@ from pathsynth.compare.locks import code_of, scored_by_its_params, usefulness_is
 from pathsynth.compare.page import FileOf
 from pathsynth.core.errors import DataError, one_line
 from pathsynth.core.io import reason, write_text
-from pathsynth.core.metric_files import found, parse_details, read_details
+from pathsynth.core.metric_files import get_nested, parse_details, read_details
 from pathsynth.data.provenance import cell
 from pathsynth.report.tables import score_table
 
@@ -84,12 +84,12 @@ def experiments(shown: list[dict[str, Any]], file_of: FileOf) -> Iterator[dict[s
         # one that waits or runs shows its own params beside the scores of the commit that it started from
         ended = [e for e in entry.get("experiments") or [] if (e.get("executor") or {}).get("state") in (None, "success")]
         for revision in [entry] + [revision for experiment in ended for revision in experiment["revs"]]:
-            params = found(revision, ("data", "params", "params.yaml", "data"))
-            if not all(isinstance(found(params, (selector,)), str) for selector in ("benchmark", "lora")):
+            params = get_nested(revision, ("data", "params", "params.yaml", "data"))
+            if not all(isinstance(get_nested(params, (selector,)), str) for selector in ("benchmark", "lora")):
                 continue
             # what a commit does not know yet is left open, but without these there is nothing to be compared
             metrics = {name: _details(revision["rev"], f"metrics/{name}.json", file_of) for name in FILES}
-            if _number(found(metrics, SCORES["macro_f1"])) is not None:
+            if _number(get_nested(metrics, SCORES["macro_f1"])) is not None:
                 yield _row(revision["rev"], params, metrics, file_of(revision["rev"], "dvc.lock")) | {"baseline": entry["rev"]}
 
 
@@ -261,9 +261,9 @@ def _row(
     revision: str, params: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], lock: bytes | None
 ) -> dict[str, Any]:
     benchmark, lora = params["benchmark"], params["lora"]
-    of_benchmark, of_lora = found(params, ("benchmarks", benchmark)), found(params, ("loras", lora))
-    prompts = found(of_lora, ("prompts",))
-    dataset = found(of_benchmark, ("dataset",))
+    of_benchmark, of_lora = get_nested(params, ("benchmarks", benchmark)), get_nested(params, ("loras", lora))
+    prompts = get_nested(of_lora, ("prompts",))
+    dataset = get_nested(of_benchmark, ("dataset",))
     code = code_of(lock)
     if not usefulness_is_its_own(lock):
         metrics = {**metrics, "usefulness": {}}
@@ -280,9 +280,9 @@ def _row(
         "lora": lora,
         "prompts": prompts if isinstance(prompts, str) else None,
         "config": digest(selected, code),
-        "texts": found(of_benchmark, ("prompts", prompts)) if isinstance(prompts, str) else None,
+        "texts": get_nested(of_benchmark, ("prompts", prompts)) if isinstance(prompts, str) else None,
         "seed": _number(params.get("seed")),
-        **{name: _number(found(metrics, keys)) for name, keys in SCORES.items()},
+        **{name: _number(get_nested(metrics, keys)) for name, keys in SCORES.items()},
         "tissues": {"gate": _tissues(metrics, ()), "judge": _tissues(metrics, ("judge",))},
         "dataset": dataset if isinstance(dataset, Mapping) else {},
         "params": selected,
@@ -293,8 +293,8 @@ def _row(
 
 def _tissues(metrics: Mapping[str, Mapping[str, Any]], keys: tuple[str, ...]) -> dict[str, float | None]:
     """F1 by tissue."""
-    scores = found(metrics, ("evaluation", *keys, "per_tissue"))
-    return {slug: _number(found(one, ("f1",))) for slug, one in scores.items()} if isinstance(scores, Mapping) else {}
+    scores = get_nested(metrics, ("evaluation", *keys, "per_tissue"))
+    return {slug: _number(get_nested(one, ("f1",))) for slug, one in scores.items()} if isinstance(scores, Mapping) else {}
 
 
 def run_tool(*command: str) -> bytes:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pathsynth.core.metric_files import found
+from pathsynth.core.metric_files import get_nested
 
 # The stages whose params decide what metrics/evaluation.json holds; what the others depend on, these do too.
 MAKERS = ("train_classifier@gate", "train_classifier@judge", "train_lora", "generate_filtered", "evaluate")
@@ -27,7 +27,7 @@ def scored_by_its_params(params: dict[str, Any], lock: bytes | None) -> bool:
         True also where there is nothing to judge by: no lock, or one of a commit that recorded no params of a benchmark.
     """
     stages = _locked(lock)
-    recorded = [found(stages, (stage, "params", "params.yaml")) or {} for stage in MAKERS]
+    recorded = [get_nested(stages, (stage, "params", "params.yaml")) or {} for stage in MAKERS]
     if not any(key.startswith("benchmarks.") for key in recorded[-1]):
         return True
     return all(_value(params, key) == value for of_stage in recorded for key, value in of_stage.items())
@@ -47,9 +47,9 @@ def usefulness_is_its_own(lock: bytes | None) -> bool:
 
 
 def _checksums(stages: Mapping[str, Any], stage: str, kind: str) -> Iterator[tuple[str, str]]:
-    entries = found(stages, (stage, kind))
+    entries = get_nested(stages, (stage, kind))
     for entry in entries if isinstance(entries, list) else []:
-        if isinstance(path := found(entry, ("path",)), str) and isinstance(md5 := found(entry, ("md5",)), str):
+        if isinstance(path := get_nested(entry, ("path",)), str) and isinstance(md5 := get_nested(entry, ("md5",)), str):
             yield path, md5
 
 
@@ -58,8 +58,8 @@ def _value(params: dict[str, Any], key: str) -> Any:
     for table, selector in (("benchmarks", "benchmark"), ("loras", "lora")):
         entry = f"{table}.{params[selector]}"
         if key == entry or key.startswith(f"{entry}."):
-            return found(params[table][params[selector]], tuple(key.removeprefix(entry).split(".")[1:]))
-    return found(params, tuple(key.split(".")))
+            return get_nested(params[table][params[selector]], tuple(key.removeprefix(entry).split(".")[1:]))
+    return get_nested(params, tuple(key.split(".")))
 
 
 @functools.lru_cache(maxsize=8)  # many commits share a lock
@@ -71,6 +71,6 @@ def _locked(lock: bytes | None) -> dict[str, Any]:
     if not lock:
         return {}
     try:
-        return found(YAML(typ="safe", pure=True).load(lock.decode("utf-8")), ("stages",)) or {}
+        return get_nested(YAML(typ="safe", pure=True).load(lock.decode("utf-8")), ("stages",)) or {}
     except (YAMLError, UnicodeDecodeError):
         return {}

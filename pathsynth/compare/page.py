@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from pathsynth.compare.configurations import Configuration, common_seed, deviation, fold, known, mean, names_of, shared_seed
+from pathsynth.compare.configurations import (
+    Configuration,
+    common_seed,
+    deviation,
+    fold,
+    mean,
+    names_of,
+    none_if_nan,
+    shared_seed,
+)
 from pathsynth.core.errors import DataError
 from pathsynth.data import labels
 from pathsynth.evaluation.contact_sheets import DATA_SET, RAW, places
@@ -82,7 +91,7 @@ def render_comparison(rows: Sequence[Row], file_of: FileOf) -> str:
     Returns:
         HTML that needs no other file; the same experiments give the same text.
     """
-    configurations = fold([{str(name): known(value) for name, value in row.items()} for row in rows])
+    configurations = fold([{str(name): none_if_nan(value) for name, value in row.items()} for row in rows])
     benchmarks = list(dict.fromkeys(one["benchmark"] for one in configurations))
     sections = [
         _section(f"benchmark-{number}", benchmark, [one for one in configurations if one["benchmark"] == benchmark], file_of)

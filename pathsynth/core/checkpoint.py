@@ -24,9 +24,9 @@ import click
 from pathsynth.core.distributed import ALONE, Processes
 from pathsynth.core.environment import processor, versions
 from pathsynth.core.errors import DataError, ProcessError
-from pathsynth.core.io import read_json, reason, sha256_of, write_json, write_whole
+from pathsynth.core.io import atomic_write, read_json, reason, sha256_of, write_json
 from pathsynth.core.params import Section
-from pathsynth.core.scratch import held
+from pathsynth.core.scratch import lock_folder
 
 # Seconds between two states; what is lost is their work and that of one step, epoch or batch.
 SECONDS = 30.0
@@ -70,7 +70,7 @@ class Saved:
             raise
         except Exception:
             # a damaged pickle makes the loader stumble in any way
-            self.tell(f"what was saved as {name} is damaged; that part begins anew")
+            self.log(f"what was saved as {name} is damaged; that part begins anew")
             return None
 
     def put(self, name: str, state: dict[str, Any]) -> None:
@@ -85,20 +85,20 @@ class Saved:
 
         content = BytesIO()
         torch.save(state, content)
-        with write_whole(self.folder / name) as part, open(part, "wb") as file:
+        with atomic_write(self.folder / name) as part, open(part, "wb") as file:
             file.write(hashlib.sha256(content.getbuffer()).digest())
             file.write(content.getbuffer())
         self.keep_time()
 
-    def due(self) -> bool:
+    def should_save(self) -> bool:
         """Whether it is time to save; never so in processes that do not write."""
         return self.writes and time.monotonic() - self._last >= self._every
 
-    def remembered(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def cached(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` gives, or what it gave in an earlier run."""
         found = self.get(name)
         if found is not None:
-            self.tell(f"{name} was done by an earlier run")
+            self.log(f"{name} was done by an earlier run")
             return found
         found = make()
         self.put(name, found)
@@ -110,7 +110,7 @@ class Saved:
             self._last = time.monotonic()
             write_json(self.folder / TIMES, {"seconds": self.seconds + self._last - self._started})
 
-    def tell(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Says how the run goes on, once for all processes."""
         if self.writes:
             click.echo(message, err=True)
@@ -152,7 +152,7 @@ def resumable(
     with ExitStack() as stack:
         if processes.main:
             folder = scratch / "resume" / f"{stage}-{_key(stage, settings, inputs, processes)}"
-            stack.enter_context(held(folder))
+            stack.enter_context(lock_folder(folder))
             _sweep(folder)
         # nobody looks before the first one holds the folder, and all look there, whatever their own GPU is called
         folder = processes.gather(folder)[0]
@@ -233,7 +233,7 @@ def _sweep(own: Path) -> None:
     for folder in own.parent.glob("*/"):
         if folder == own or time.time() - _newest(folder) < DAYS_KEPT * 86_400:
             continue
-        with suppress(ProcessError, DataError), held(folder, patience=0):
+        with suppress(ProcessError, DataError), lock_folder(folder, patience=0):
             shutil.rmtree(folder, ignore_errors=True)
 
 

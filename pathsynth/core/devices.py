@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pathsynth.core.errors import MemoryFault
+from pathsynth.core.errors import OutOfMemory
 
 if TYPE_CHECKING:
     import torch
@@ -72,17 +72,17 @@ def training_attention(device: str, pixels: int) -> contextlib.AbstractContextMa
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def filled_up(count: int, device: str) -> int:
+def pad_batch_size(count: int, device: str) -> int:
     """The batch size that is computed for `count` images: on a CPU the next multiple of CPU_BATCH."""
     return -(-count // CPU_BATCH) * CPU_BATCH if device == "cpu" else count
 
 
 @contextlib.contextmanager
-def memory_faults(remedy: str) -> Iterator[None]:
+def catch_out_of_memory(remedy: str) -> Iterator[None]:
     """Turns a full memory into one line that says which parameter to lower.
 
     Raises:
-        MemoryFault: the device's memory, or the machine's, is full.
+        OutOfMemory: the device's memory, or the machine's, is full.
     """
     import torch
 
@@ -93,4 +93,4 @@ def memory_faults(remedy: str) -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and not any(words in str(error) for words in NO_MEMORY):
             raise
-        raise MemoryFault(remedy) from error
+        raise OutOfMemory(remedy) from error

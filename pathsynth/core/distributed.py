@@ -1,6 +1,6 @@
 """One stage on several processes, started by torch's elastic launcher, as `accelerate launch` does, and joined by accelerate.
 
-A stage calls `run_on` first. In the process that the user started it starts the others, each a copy of the same command, and
+A stage calls `launch` first. In the process that the user started it starts the others, each a copy of the same command, and
 waits; in the others it lets the stage go on. Under `accelerate launch` or `torchrun` the processes exist already and nothing is
 started.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pathsynth.core.errors import ProcessError
-from pathsynth.core.io import write_whole
+from pathsynth.core.io import atomic_write
 from pathsynth.core.scratch import temporary_folder
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-# Set in processes that `run_on` starts to the one that started them: it hears of their errors and tells the user once.
+# Set in processes that `launch` starts to the one that started them: it hears of their errors and tells the user once.
 STARTED = "PATHSYNTH_STARTED"
 # The folder that they share.
 FOLDER = "PATHSYNTH_FOLDER"
@@ -69,7 +69,7 @@ ALONE = Processes()
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def init_distributed() -> Iterator[Processes]:
     """The processes that were started with this one, there may be none; waits in the end until all have done their part."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -85,7 +85,7 @@ def joined() -> Iterator[Processes]:
 
 @contextmanager
 def shared_folder(parent: Path, processes: Processes) -> Iterator[Path]:
-    """A folder for all processes, gone in the end; under `parent`, or where `run_on` has made one.
+    """A folder for all processes, gone in the end; under `parent`, or where `launch` has made one.
 
     Raises:
         DataError: it cannot be made.
@@ -97,7 +97,7 @@ def shared_folder(parent: Path, processes: Processes) -> Iterator[Path]:
         yield Path(processes.gather(folder)[0])
 
 
-def run_on(count: int, scratch: Path | None = None) -> bool:
+def launch(count: int, scratch: Path | None = None) -> bool:
     """Runs the command that this process was started with on `count` processes of this machine, and waits for them.
 
     Args:
@@ -169,7 +169,7 @@ def report_to_starter(message: str) -> bool:
     if STARTED not in os.environ or not path:
         return False
     # whole or not at all: the launcher cannot read half a message, and may end this process at any time
-    with write_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
     return True
 

@@ -56,7 +56,7 @@ class TrainingError(PathsynthError):
     """A training that cannot go on, such as a loss that is no longer a number."""
 
 
-class MemoryFault(PathsynthError):
+class OutOfMemory(PathsynthError):
     """Too little memory for what the parameters ask for."""
 
     def __init__(self, remedy: str):

@@ -50,7 +50,7 @@ DAMAGE = (
 
 
 @contextmanager
-def write_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place once the block has ended well.
 
     The temporary name keeps the suffix, by which many writers choose the format. Missing parent folders are made, and what a
@@ -119,7 +119,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], met
     from safetensors.torch import save
 
     try:
-        with write_whole(path) as part:
+        with atomic_write(path) as part:
             # its own way to files makes them readable by their owner alone
             part.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, metadata))
     except SafetensorError as error:
@@ -172,7 +172,7 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         DataError: if the file cannot be written.
     """
-    with write_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -188,7 +188,7 @@ def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
 
     words = {name: column.map(_as_word) for name, column in frame.items() if not types.is_numeric_dtype(column)}
     frame = frame.assign(**words)
-    with write_whole(path) as part:
+    with atomic_write(path) as part:
         frame.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
 
 
@@ -199,7 +199,7 @@ def _as_word(value: Any) -> Any:
 def write_npy(path: str | Path, array: np.ndarray) -> None:
     """Writes one array in numpy's .npy format (version 1.0, C order), without pickle.
 
-    This writes straight to `path`; wrap it in `write_whole` for a file that is whole or absent.
+    This writes straight to `path`; wrap it in `atomic_write` for a file that is whole or absent.
 
     Raises:
         OSError: if the file cannot be written, with the system's reason, which `ndarray.tofile` would lose.
@@ -225,7 +225,7 @@ class NpyWriter:
     """Writes an array to a .npy file piece by piece along its first axis. A context manager.
 
     Args:
-        path: the file; wrap it in `write_whole` for one that is whole or absent. Or a file that is open for writing.
+        path: the file; wrap it in `atomic_write` for one that is whole or absent. Or a file that is open for writing.
         shape: of the whole array.
         dtype: its type, not one of objects.
 
@@ -283,7 +283,7 @@ def write_npz_in_pieces(
         DataError: if the file cannot be written.
         ValueError: if the pieces are not the array of that shape and type together.
     """
-    with write_whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESS_LEVEL) as archive:
+    with atomic_write(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESS_LEVEL) as archive:
         for key, (shape, dtype, pieces) in members.items():
             # A member that is opened by its name is dated 1980-01-01, whatever the clock says.
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member, NpyWriter(member, shape, dtype) as writer:

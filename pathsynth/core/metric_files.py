@@ -41,7 +41,7 @@ def parse_details(data: bytes, path: str | Path) -> dict[str, Any]:
     return json_object(value[0] if isinstance(value, list) and len(value) == 1 else value, path)
 
 
-def found(tree: Any, keys: tuple[str, ...]) -> Any:
+def get_nested(tree: Any, keys: tuple[str, ...]) -> Any:
     """What stands at the end of nested keys, or None."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, Mapping) else None

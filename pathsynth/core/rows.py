@@ -127,7 +127,7 @@ class _Chosen:
         return self._rows[self.indices[key]]
 
 
-def chosen(rows: Rows, indices: np.ndarray) -> Rows:
+def select_rows(rows: Rows, indices: np.ndarray) -> Rows:
     """The rows of these sorted indices (n,), read when they are asked for."""
     return _Chosen(rows, np.asarray(indices, np.int64))
 

@@ -55,7 +55,7 @@ def _sweep(parent: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path, patience: float | None = None) -> Iterator[None]:
+def lock_folder(folder: Path, patience: float | None = None) -> Iterator[None]:
     """Keeps other processes out of a folder, which is made where it is missing; the system ends this with the process.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pathsynth.core.errors import DataError
-from pathsynth.core.io import npz_shapes, read_npy, read_npz, stream_npz, write_npy_in_pieces, write_npz_in_pieces, write_whole
+from pathsynth.core.io import atomic_write, npz_shapes, read_npy, read_npz, stream_npz, write_npy_in_pieces, write_npz_in_pieces
 from pathsynth.core.rows import Rows
 from pathsynth.data.images import resized
 
@@ -141,7 +141,7 @@ def read_generated(
     if not len(images):
         return as_colour(np.zeros(shape, np.uint8)), labels
     unpacked, size = folder / f"{Path(path).stem}_{split}.npy", size or shape[1]
-    with write_whole(unpacked) as part:
+    with atomic_write(unpacked) as part:
         wanted = (shape[0], size, size, *shape[3:])
         write_npy_in_pieces(part, wanted, dtype, (resized(piece, size) for piece in pieces(images)))
     return as_colour(read_npy(unpacked)), labels

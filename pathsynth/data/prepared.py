@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pathsynth.core.errors import DataError
-from pathsynth.core.io import json_text, read_json, read_npy, write_npy, write_npy_in_pieces, write_whole
+from pathsynth.core.io import atomic_write, json_text, read_json, read_npy, write_npy, write_npy_in_pieces
 from pathsynth.core.progress import bar
 from pathsynth.data.archives import SPLITS, Images, Split, as_colour, check_splits, pieces, rows_per_piece
 from pathsynth.data.images import resized
@@ -108,14 +108,14 @@ def write_prepared(
     described = {}
     with ExitStack() as stack:
         # Entered first, so that it is the last to take its place.
-        card = stack.enter_context(write_whole(folder / CARD))
+        card = stack.enter_context(atomic_write(folder / CARD))
         for split in SPLITS:
             images, numbers = splits[split]
             checksum = hashlib.sha256()
             shape = _shape(len(images), size, channels)
-            part = stack.enter_context(write_whole(_images_path(folder, split)))
+            part = stack.enter_context(atomic_write(_images_path(folder, split)))
             write_npy_in_pieces(part, shape, np.dtype(np.uint8), _watched(images, size, split, checksum))
-            write_npy(stack.enter_context(write_whole(_labels_path(folder, split))), numbers)
+            write_npy(stack.enter_context(atomic_write(_labels_path(folder, split))), numbers)
             checksum.update(np.ascontiguousarray(numbers).data)
             described[split] = _split_card(labels, numbers, checksum.hexdigest())
         content = _card(name, labels, described, source, size, channels)

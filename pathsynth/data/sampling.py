@@ -7,7 +7,7 @@ import numpy as np
 from pathsynth.core.seeds import Stream, mix_seed
 
 
-def drawn(labels: np.ndarray, counts: np.ndarray, *seed: int) -> np.ndarray:
+def subsample_per_class(labels: np.ndarray, counts: np.ndarray, *seed: int) -> np.ndarray:
     """Sorted indices of images drawn without replacement, int64 (n,).
 
     Never the first ones: an archive may be sorted by patient.

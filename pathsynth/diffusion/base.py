@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathsynth.core.devices import memory_faults
+from pathsynth.core.devices import catch_out_of_memory
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.core.hub import snapshot
 from pathsynth.core.io import located, sha256_of, shown_path
@@ -86,7 +86,7 @@ def load_base(folder: Path, device: str, variant: str | None = None) -> StableDi
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
-    with memory_faults("the base does not fit on the device; Stable Diffusion 1.5 takes a GPU of 8 GB or more"):
+    with catch_out_of_memory("the base does not fit on the device; Stable Diffusion 1.5 takes a GPU of 8 GB or more"):
         return pipeline.to(device)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from pathsynth.core.io import write_whole
+from pathsynth.core.io import atomic_write
 from pathsynth.data.generated import GeneratedSets, LabelledImages, refused
 
 CELL = 96
@@ -61,7 +61,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Place:
+class BoundingBox:
     """Where a block lies in its plate, in pixels.
 
     Attributes:
@@ -82,10 +82,10 @@ class Place:
         return self.left, self.top, self.left + self.width, self.top + min(self.height, most * self.pitch)
 
 
-def places(plate: Image.Image) -> dict[str, Place]:
+def places(plate: Image.Image) -> dict[str, BoundingBox]:
     """Where the blocks of a plate lie, by their titles; nothing for a picture that does not say so."""
     try:
-        found = [Place(**place) for place in json.loads(plate.info[BLOCKS])]
+        found = [BoundingBox(**place) for place in json.loads(plate.info[BLOCKS])]
         for place in found:
             numbers = (place.left, place.top, place.width, place.height, place.pitch)
             left, top, right, bottom = place.rows(ROWS)
@@ -141,7 +141,7 @@ def write_plates(folder: Path, plates: Mapping[str, Image.Image]) -> None:
         said = PngInfo()
         if BLOCKS in plate.info:
             said.add_text(BLOCKS, plate.info[BLOCKS])
-        with write_whole(folder / f"{name}.png") as path:
+        with atomic_write(folder / f"{name}.png") as path:
             plate.save(path, format="PNG", optimize=True, pnginfo=said)
 
 
@@ -172,7 +172,7 @@ def draw_plate(label: str, blocks: Sequence[Block], caption: str) -> Image.Image
     _draw_caption(sheet, caption)
     plate = _with_palette(sheet)
     lie = [
-        Place(block.title, MARGIN + number * step, top, width, tall - GAP, pitch)
+        BoundingBox(block.title, MARGIN + number * step, top, width, tall - GAP, pitch)
         for number, (block, tall, pitch) in enumerate(zip(shown, heights, pitches, strict=True))
     ]
     plate.info[BLOCKS] = json.dumps([asdict(place) for place in lie])

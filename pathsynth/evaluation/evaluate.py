@@ -16,9 +16,9 @@ import numpy as np
 from pathsynth.classifiers.metrics import classification_scores, expected_calibration_error, plain
 from pathsynth.core import io as files
 from pathsynth.core.errors import DataError
-from pathsynth.core.rows import Rows, chosen
+from pathsynth.core.rows import Rows, select_rows
 from pathsynth.data.generated import GeneratedSets
-from pathsynth.data.sampling import drawn, in_proportion
+from pathsynth.data.sampling import in_proportion, subsample_per_class
 from pathsynth.evaluation.calibration import filled_curve, reliability, threshold_curve
 from pathsynth.evaluation.copying import closest_pairs, copying_scores, nearest
 from pathsynth.evaluation.fidelity import NEAREST_NEIGHBOURS, Reference, Settings, realism_scores
@@ -200,18 +200,18 @@ def _realism(
     wanted = np.bincount(seen["raw"].labels, minlength=tissues)
     for name, split in (("val", "val"), ("floor", "test")):
         labels = real[split].labels
-        some = drawn(labels, in_proportion(np.bincount(labels, minlength=tissues), wanted, most=1.0), seed)
-        compared[name] = (chosen(real[split].features, some), labels[some])
+        some = subsample_per_class(labels, in_proportion(np.bincount(labels, minlength=tissues), wanted, most=1.0), seed)
+        compared[name] = (select_rows(real[split].features, some), labels[some])
     available = np.minimum(np.bincount(train.labels, minlength=tissues), settings.reference_per_tissue)
-    kept = drawn(train.labels, available, seed)
-    whole = Reference(chosen(train.features, kept), train.labels[kept], NEAREST_NEIGHBOURS, device)
+    kept = subsample_per_class(train.labels, available, seed)
+    whole = Reference(select_rows(train.features, kept), train.labels[kept], NEAREST_NEIGHBOURS, device)
     mixed = {available.tobytes(): whole}
     scores = {}
     for name, (rows, labels) in compared.items():
         counts = in_proportion(available, np.bincount(labels, minlength=tissues))
         key = counts.tobytes()
         if counts.any() and key not in mixed:
-            mixed[key] = whole.mixed(drawn(whole.labels, counts, seed))
+            mixed[key] = whole.mixed(subsample_per_class(whole.labels, counts, seed))
         reference = mixed.get(key, whole)
         scores[name] = realism_scores(rows, labels, reference, slugs=slugs, seed=seed, settings=estimated)
     head = {"dimensions": train.features.shape[1], "nearest_neighbours": NEAREST_NEIGHBOURS}
@@ -245,12 +245,12 @@ def _copying(
 ) -> tuple[dict, dict[str, Pairs]]:
     """Shares of images that are closer to a training image than real ones are, and the closest of the accepted images."""
     train, val = real["train"], real["val"]
-    some = drawn(val.labels, np.full(len(slugs), most), seed)
+    some = subsample_per_class(val.labels, np.full(len(slugs), most), seed)
     scores: dict = {"raw": {}, "accepted": {}}
     pairs = {}
     for space in ("features", "pixels"):
         references = getattr(train, space)
-        held_out, _ = nearest(chosen(getattr(val, space), some), references, device)
+        held_out, _ = nearest(select_rows(getattr(val, space), some), references, device)
         for name in scores:
             distances, indices = nearest(getattr(seen[name], space), references, device)
             given = (distances, seen[name].labels, held_out, val.labels[some], slugs)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pathsynth.classifiers.metrics import DIGITS
-from pathsynth.core.rows import Rows, chosen
+from pathsynth.core.rows import Rows, select_rows
 from pathsynth.evaluation.neighbours import BLOCK, pieces, squared_distances, squared_radii
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Reference:
     def tissue(self, index: int) -> RealImages:
         """The images of one tissue."""
         if index not in self._tissues:
-            rows = chosen(self._rows, np.flatnonzero(self.labels == index))
+            rows = select_rows(self._rows, np.flatnonzero(self.labels == index))
             self._tissues[index] = RealImages(rows, self.whole.neighbours, self.whole.device)
         return self._tissues[index]
 
@@ -133,7 +133,7 @@ class Reference:
         For sets whose tissues are mixed otherwise: the whole is then mixed like them.
         """
         other = copy.copy(self)
-        other.whole = RealImages(chosen(self._rows, indices), self.whole.neighbours, self.whole.device)
+        other.whole = RealImages(select_rows(self._rows, indices), self.whole.neighbours, self.whole.device)
         return other
 
 
@@ -190,7 +190,9 @@ def realism_scores(
         raise ValueError(f"labels: {labels.min()} to {labels.max()}, expected 0 to {len(slugs) - 1}")
     result = _realism(_Comparison(features, reference.whole, settings, (seed, 0), labels))
     result["per_tissue"] = {
-        slug: _realism(_Comparison(chosen(features, np.flatnonzero(labels == i)), reference.tissue(i), settings, (seed, i + 1)))
+        slug: _realism(
+            _Comparison(select_rows(features, np.flatnonzero(labels == i)), reference.tissue(i), settings, (seed, i + 1))
+        )
         for i, slug in enumerate(slugs)
     }
     return result
@@ -254,7 +256,7 @@ def frechet_half_width(features: Rows, total: Sums, groups: np.ndarray, real: Re
         groups: integers (N,) from 0, see `jackknife_groups`.
         real: the real images.
     """
-    parts = (feature_sums(chosen(features, np.flatnonzero(groups == group))) for group in range(groups.max() + 1))
+    parts = (feature_sums(select_rows(features, np.flatnonzero(groups == group))) for group in range(groups.max() + 1))
     return jackknife_half_width([frechet_distance(real.normal, total.without(part)) for part in parts])
 
 
@@ -270,7 +272,7 @@ def frechet_bias(count: int, real: RealImages, rng: np.random.Generator) -> floa
     """
     drawn = np.zeros(len(real.rows), bool)
     drawn[rng.choice(len(drawn), count, replace=False)] = True
-    own, others = (feature_sums(chosen(real.rows, np.flatnonzero(which))) for which in (drawn, ~drawn))
+    own, others = (feature_sums(select_rows(real.rows, np.flatnonzero(which))) for which in (drawn, ~drawn))
     return frechet_distance(normal(others), own)
 
 
@@ -293,7 +295,7 @@ def kernel_distance(features: Rows, real: RealImages, subsets: int, size: int, r
 
     def draw(rows: Rows) -> torch.Tensor:
         indices = np.sort(rng.choice(len(rows), size, replace=False))
-        return next(block for _, block in pieces(chosen(rows, indices), real.device, size))
+        return next(block for _, block in pieces(select_rows(rows, indices), real.device, size))
 
     with _one_thread():
         values = np.array([unbiased_discrepancy(draw(real.rows), draw(features)) for _ in range(subsets)])

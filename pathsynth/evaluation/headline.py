@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pathsynth.core.metric_files import found
+from pathsynth.core.metric_files import get_nested
 
 # Column: the metrics file and the keys that lead to the value. All scores are of raw images, but where the name says otherwise.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,7 @@ def headline(details: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         The values of COLUMNS in their order, 0 to 1 but for `kernel_distance`, and `f1`, by tissue the F1 of raw images by the
         gate. What was not measured is left out.
     """
-    values = {name: found(details, keys) for name, keys in COLUMNS.items()}
+    values = {name: get_nested(details, keys) for name, keys in COLUMNS.items()}
     tissues = details["evaluation"].get("per_tissue", {})
     return {name: value for name, value in values.items() if value is not None} | {
         "f1": {slug: scores["f1"] for slug, scores in tissues.items()}

@@ -29,7 +29,7 @@ SPACES = {"features": "closest by features", "pixels": "closest by pixels"}
 
 
 @dataclass(frozen=True)
-class Bench:
+class References:
     """What generated sets are held against.
 
     Attributes:
@@ -43,7 +43,7 @@ class Bench:
     observers: Observers
 
 
-def open_bench(params: Params, prepared: Path, observed: Path, gate: Path, judge: Path) -> Bench:
+def open_references(params: Params, prepared: Path, observed: Path, gate: Path, judge: Path) -> References:
     """Opens what the stages prepare, train_classifier and observe_real have left.
 
     Args:
@@ -57,10 +57,12 @@ def open_bench(params: Params, prepared: Path, observed: Path, gate: Path, judge
     filtering, judging = load_pair(gate, judge, pick_device(params.deterministic), data.slugs)
     extractor = load_extractor(params.section("evaluation.features", AnyFeatures), params.folder, judging.device, judging)
     colour, real = open_real(observed, data, extractor, (gate, judge))
-    return Bench(data, real, Observers(filtering, judging, colour, extractor))
+    return References(data, real, Observers(filtering, judging, colour, extractor))
 
 
-def score_sets(sets: GeneratedSets, params: Params, bench: Bench, scratch: Path) -> tuple[Evaluation, dict[str, Image.Image]]:
+def score_sets(
+    sets: GeneratedSets, params: Params, bench: References, scratch: Path
+) -> tuple[Evaluation, dict[str, Image.Image]]:
     """Looks at all generated images, scores them, and draws the plates and the closest pairs.
 
     Args:

@@ -20,11 +20,11 @@ from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.classifiers.training import Indexable, Training, new_classifier, steps_per_epoch
 from pathsynth.core.checkpoint import NOTHING, Saved
 from pathsynth.core.params import Section
-from pathsynth.core.rows import chosen
+from pathsynth.core.rows import select_rows
 from pathsynth.core.seeds import Stream, mix_seed
 from pathsynth.data.generated import LabelledImages
 from pathsynth.data.prepared import Prepared
-from pathsynth.data.sampling import drawn
+from pathsynth.data.sampling import subsample_per_class
 
 SOURCES = ("real", "synthetic", "real_and_synthetic", "twice_real")
 
@@ -110,7 +110,7 @@ def usefulness(
         classifier = settings.classifier.model_copy(update={"seed": own_seed})
         for source, (images, labels) in _sources(prepared, synthetic, seed, repeat).items():
             given = (prepared, images, labels, classifier, seed, steps, device, folder)
-            scores = saved.remembered(f"{repeat}_{source}", partial(_tested, *given))
+            scores = saved.cached(f"{repeat}_{source}", partial(_tested, *given))
             rounds[source].append((len(images), scores))
     missing = {"n_images": 0, "undefined": "not twice as many real images of every tissue"}
     return {**head, **{name: _folded(done, prepared.slugs) if done else missing for name, done in rounds.items()}}
@@ -120,16 +120,16 @@ def _sources(prepared: Prepared, synthetic: LabelledImages, seed: int, repeat: i
     """Images and labels, int64 (N,), of every source for one repeat."""
     labels, made = prepared.labels_of("train"), np.asarray(synthetic.labels, np.int64)
     counts, images = np.bincount(made, minlength=len(prepared.slugs)), prepared.images("train")
-    some = drawn(labels, counts, seed, repeat)
-    real = chosen(images, some)
+    some = subsample_per_class(labels, counts, seed, repeat)
+    real = select_rows(images, some)
     sources: dict[str, tuple[Indexable, np.ndarray]] = {
         "real": (real, labels[some]),
         "synthetic": (synthetic.images, made),
         "real_and_synthetic": (_Joined(real, synthetic.images), np.concatenate([labels[some], made])),
     }
     if (np.bincount(labels, minlength=len(counts)) >= 2 * counts).all():
-        more = drawn(labels, 2 * counts, seed, repeat)
-        sources["twice_real"] = (chosen(images, more), labels[more])
+        more = subsample_per_class(labels, 2 * counts, seed, repeat)
+        sources["twice_real"] = (select_rows(images, more), labels[more])
     return sources
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pathsynth.classifiers.model import Classifier, normalised, read_weights
-from pathsynth.core.devices import filled_up, memory_faults
+from pathsynth.core.devices import catch_out_of_memory, pad_batch_size
 from pathsynth.core.errors import FetchError, ModelError, one_line
 from pathsynth.core.hub import snapshot
 from pathsynth.core.io import located, read_json
@@ -99,7 +99,7 @@ class NetworkExtractor:
         with torch.inference_mode(), _room():
             for start in range(0, len(images), self.batch_size):
                 some = images[start : start + self.batch_size]
-                indices = np.minimum(np.arange(filled_up(len(some), self.device)), len(some) - 1)
+                indices = np.minimum(np.arange(pad_batch_size(len(some), self.device)), len(some) - 1)
                 parts.append(self.features(some[indices])[: len(some)].float().cpu().numpy())
         return np.concatenate(parts)
 
@@ -224,4 +224,4 @@ def _loaded_dinov2(path: Path) -> tuple[torch.nn.Module, int]:
 
 
 def _room() -> AbstractContextManager[None]:
-    return memory_faults("no room to extract features; evaluation.realism.features: {extractor: judge} takes least")
+    return catch_out_of_memory("no room to extract features; evaluation.realism.features: {extractor: judge} takes least")

@@ -11,13 +11,13 @@ import numpy as np
 
 from pathsynth.classifiers.model import Classifier
 from pathsynth.core.errors import DataError
-from pathsynth.core.io import NpyWriter, read_json, sha256_of, write_json, write_whole
+from pathsynth.core.io import NpyWriter, atomic_write, read_json, sha256_of, write_json
 from pathsynth.core.progress import bar
 from pathsynth.core.rows import RowFile, Rows
 from pathsynth.data.archives import SPLITS
 from pathsynth.data.images import as_batch, as_images
 from pathsynth.data.prepared import Prepared
-from pathsynth.data.sampling import drawn
+from pathsynth.data.sampling import subsample_per_class
 from pathsynth.features.colour import ColourControl, colour_histograms, fit_colours, load_colours, save_colours
 from pathsynth.features.extractors import Extractor, JudgeExtractor
 
@@ -39,7 +39,7 @@ class Observers:
     colour: ColourControl
     extractor: Extractor
 
-    def look(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Probabilities float32 (n, tissues) by each observer, features float32 (n, D) and pixels uint8 (n, 32, 32, 3)."""
         if isinstance(self.extractor, JudgeExtractor):
             judged, features = self.extractor.looks(images)
@@ -96,9 +96,9 @@ def observe(folder: Path, name: str, images: Rows, labels: np.ndarray, observers
         piece = _piece(images)
         starts = range(0, max(1, count), piece)
         for start in bar(starts, f"looking at {name}", hidden=len(starts) < 2):
-            for kind, rows in observers.look(images[start : start + piece]).items():
+            for kind, rows in observers.predict(images[start : start + piece]).items():
                 if kind not in writers:
-                    part = stack.enter_context(write_whole(_path(folder, name, kind)))
+                    part = stack.enter_context(atomic_write(_path(folder, name, kind)))
                     writers[kind] = stack.enter_context(NpyWriter(part, (count, *rows.shape[1:]), rows.dtype))
                 writers[kind].add(rows)
     return open_observed(folder, name, labels)
@@ -140,7 +140,7 @@ def observe_real(folder: Path, prepared: Prepared, observers: Observers, models:
 def fit_control(prepared: Prepared, most: int, seed: int) -> ColourControl:
     """Fits the colour-only control to at most `most` training images of each tissue, drawn by `seed`."""
     labels, images = prepared.labels_of("train"), prepared.images("train")
-    some = drawn(labels, np.full(len(prepared.slugs), most), seed)
+    some = subsample_per_class(labels, np.full(len(prepared.slugs), most), seed)
     piece = _piece(images)
     histograms = [colour_histograms(images[some[start : start + piece]]) for start in range(0, len(some), piece)]
     return fit_colours(np.concatenate(histograms), labels[some], len(prepared.slugs))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Draw:
+class StepBatch:
     """What one step, or a part of it, learns from; n images.
 
     Attributes:
@@ -41,13 +41,13 @@ class Draw:
     timesteps: torch.Tensor
     dropped: torch.Tensor
 
-    def part(self, rows: slice) -> Draw:
+    def part(self, rows: slice) -> StepBatch:
         """The draw of some of the images."""
-        return Draw(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return StepBatch(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
-class Draws:
+class BatchSchedule:
     """The draws of a training, the same ones each time they are iterated over.
 
     Attributes:
@@ -66,7 +66,7 @@ class Draws:
     shape: tuple[int, int, int]
     timesteps: int
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[StepBatch]:
         import torch
 
         objective, size = self.settings.objective, self._size
@@ -79,7 +79,7 @@ class Draws:
                 noise = noise + objective.noise_offset * torch.randn(size, self.shape[0], 1, 1, generator=random)
             timesteps = torch.randint(self.timesteps, (size,), generator=random)
             dropped = torch.rand(size, generator=random) < objective.caption_dropout
-            yield Draw(chosen, views, posterior, noise, timesteps, dropped)
+            yield StepBatch(chosen, views, posterior, noise, timesteps, dropped)
 
     def wanted(self) -> np.ndarray:
         """Which images are ever drawn in which view, bool (views, images)."""

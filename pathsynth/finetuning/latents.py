@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.core.devices import memory_faults
+from pathsynth.core.devices import catch_out_of_memory
 from pathsynth.core.distributed import ALONE, Processes
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import read_npy, reason, write_npy_in_pieces
@@ -132,7 +132,7 @@ def encode(
             yield torch.stack([posterior.mean, posterior.std], 1).half().cpu().numpy()
 
     try:
-        with torch.inference_mode(), memory_faults("no room to encode images: use a smaller dataset.image_size"):
+        with torch.inference_mode(), catch_out_of_memory("no room to encode images: use a smaller dataset.image_size"):
             write_npy_in_pieces(folder / f"{processes.index}.npy", shape, np.dtype(np.float16), posteriors())
     except OSError as error:
         raise DataError(folder, f"could not be written: {reason(error)}") from error

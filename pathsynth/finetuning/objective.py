@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pathsynth.core.errors import ModelError
-from pathsynth.finetuning.batches import Draw
+from pathsynth.finetuning.batches import StepBatch
 from pathsynth.finetuning.latents import Latents
 from pathsynth.finetuning.snr import min_snr_weights
 
@@ -40,7 +40,7 @@ class Objective:
         if predicts not in ("epsilon", "v_prediction"):
             raise ModelError("scheduler", f"prediction_type {predicts!r} is not epsilon or v_prediction")
 
-    def loss(self, latents: Latents, draw: Draw) -> torch.Tensor:
+    def loss(self, latents: Latents, draw: StepBatch) -> torch.Tensor:
         """The mean loss over the images of a draw."""
         import torch
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pathsynth.core.checkpoint import NOTHING, Saved
-from pathsynth.core.devices import dtype, memory_faults, training_attention
+from pathsynth.core.devices import catch_out_of_memory, dtype, training_attention
 from pathsynth.core.distributed import ALONE, Processes, shared_folder
 from pathsynth.core.errors import TrainingError
 from pathsynth.core.progress import bar
@@ -20,7 +20,7 @@ from pathsynth.core.seeds import Stream, mix_seed, random_state, set_random_stat
 from pathsynth.data.prepared import Prepared
 from pathsynth.diffusion.adapter import add_lora
 from pathsynth.diffusion.base import check_image_size, embed
-from pathsynth.finetuning.batches import Draw, Draws, check_shared, micro_batches
+from pathsynth.finetuning.batches import BatchSchedule, StepBatch, check_shared, micro_batches
 from pathsynth.finetuning.latents import Latents, encode, latent_shape, views_of
 from pathsynth.finetuning.objective import Objective
 from pathsynth.finetuning.schedule import build_schedule
@@ -103,7 +103,7 @@ class _Run:
     latents: Latents
     parts: list[slice]
 
-    def step(self, draw: Draw, max_grad_norm: float) -> float:
+    def step(self, draw: StepBatch, max_grad_norm: float) -> float:
         """One optimiser step over this process's parts of a draw; the mean loss over the whole draw."""
         import torch
 
@@ -145,7 +145,7 @@ class _Run:
 
 def _loop(
     run: _Run,
-    draws: Draws,
+    draws: BatchSchedule,
     settings: LoraSettings,
     log: Callable[[int, dict[str, float]], None],
     saved: Saved,
@@ -158,7 +158,7 @@ def _loop(
     if state := saved.get(STATE):
         run.load_state_dict(state["run"])
         losses, points = state["losses"], state["points"]
-        saved.tell(f"the training goes on after step {len(losses)} of {training.max_train_steps}")
+        saved.log(f"the training goes on after step {len(losses)} of {training.max_train_steps}")
         for point in points:
             log(*point)
     if len(set(processes.gather(len(losses)))) > 1:
@@ -171,7 +171,7 @@ def _loop(
     left = itertools.islice(draws, len(losses), None)
     steps = bar(left, "training LoRA", training.max_train_steps, done=len(losses))
     for step, draw in enumerate(steps, start=len(losses) + 1):
-        with memory_faults(remedy):
+        with catch_out_of_memory(remedy):
             losses.append(run.step(draw, settings.optimizer.max_grad_norm))
         if not math.isfinite(losses[-1]):
             rate = settings.optimizer.learning_rate
@@ -186,7 +186,7 @@ def _loop(
             points.append((step, {"train/loss": recent, "train/learning_rate": learning_rate}))
             log(*points[-1])
         # weights that the next loss would refuse are not gone on with
-        if saved.due() and _finite(run.parameters):
+        if saved.should_save() and _finite(run.parameters):
             saved.put(STATE, {"run": run.state_dict(), "losses": losses, "points": points})
     return losses
 
@@ -195,8 +195,8 @@ def _finite(parameters: list[torch.nn.Parameter]) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in parameters)
 
 
-def _draws(pipeline: StableDiffusionPipeline, prepared: Prepared, settings: LoraSettings, seed: int) -> Draws:
-    return Draws(
+def _draws(pipeline: StableDiffusionPipeline, prepared: Prepared, settings: LoraSettings, seed: int) -> BatchSchedule:
+    return BatchSchedule(
         settings=settings,
         seed=seed,
         images=prepared.counts["train"],
@@ -211,7 +211,7 @@ def _set_up(
     prepared: Prepared,
     prompts: list[str],
     settings: LoraSettings,
-    draws: Draws,
+    draws: BatchSchedule,
     folder: Path,
     processes: Processes,
 ) -> _Run:

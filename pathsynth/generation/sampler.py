@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.core.devices import autocast, dtype, filled_up, memory_faults
+from pathsynth.core.devices import autocast, catch_out_of_memory, dtype, pad_batch_size
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.data.images import as_images
 from pathsynth.diffusion.base import check_image_size, embed
@@ -38,13 +38,13 @@ class Sampler:
         set_scheduler(pipeline, settings.scheduler)
         self.pipeline = pipeline.to(dtype(settings.weight_dtype))
         self.settings, self.seed, self.image_size, self.channels = settings, seed, image_size, channels
-        self.batch_size = filled_up(settings.batch_size, pipeline.device.type)
+        self.batch_size = pad_batch_size(settings.batch_size, pipeline.device.type)
         self.positive = embed(pipeline, prompts)
         self.negative = embed(pipeline, [settings.negative_prompt])
 
     def __call__(self, attempts: list[Attempt]) -> np.ndarray:
         """Images, uint8 (n, size, size, 3), of the attempts; their channels are equal where grey ones are wanted."""
-        spare = filled_up(len(attempts), self.pipeline.device.type) - len(attempts)
+        spare = pad_batch_size(len(attempts), self.pipeline.device.type) - len(attempts)
         images = self._draw([*attempts, *[attempts[-1]] * spare])[: len(attempts)]
         if not images.isfinite().all():
             raise ModelError("base or LoRA", "draws pixels that are no numbers; train the LoRA with a lower learning rate")
@@ -60,7 +60,7 @@ class Sampler:
         with (
             torch.inference_mode(),
             autocast(self.pipeline.device.type, self.settings.mixed_precision),
-            memory_faults(
+            catch_out_of_memory(
                 f"lower generation.sampler.batch_size ({self.settings.batch_size}), or set generation.sampler.weight_dtype: bf16"
             ),
         ):

@@ -20,7 +20,7 @@ import numpy as np
 from pathsynth.core.checkpoint import Saved
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import NpyWriter, reason
-from pathsynth.core.rows import RowFile, Rows, chosen
+from pathsynth.core.rows import RowFile, Rows, select_rows
 from pathsynth.core.seeds import Stream, mix_seed
 from pathsynth.data.generated import ATTEMPT_COLUMNS
 
@@ -80,7 +80,7 @@ class Slots:
         """The attempts whose batches were recorded, and the tissue that the gate saw in each; nothing where none is kept."""
         found = {Attempt(*row[:3]): row[3] for row in self._rows()} if self._saved.writes else {}
         if found:
-            self._saved.tell(f"the generation goes on after {len(found)} attempts")
+            self._saved.log(f"the generation goes on after {len(found)} attempts")
         return found
 
     def add(self, attempts: Sequence[Attempt], images: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> None:
@@ -112,7 +112,7 @@ class Slots:
                 record.write(json.dumps(rows).encode() + b"\n")
         except OSError as error:
             raise DataError(self._record, f"could not be written: {reason(error)}") from error
-        if self._saved.due():
+        if self._saved.should_save():
             self._saved.keep_time()
 
     def raw(self) -> tuple[Rows, np.ndarray]:
@@ -148,7 +148,7 @@ class Slots:
 
     def _images(self, name: str, numbers: Sequence[int]) -> tuple[Rows, np.ndarray]:
         kept = np.asarray(numbers, np.int64)
-        return chosen(RowFile(self._path(name)), kept), (kept // self.per_tissue).astype(np.uint8)
+        return select_rows(RowFile(self._path(name)), kept), (kept // self.per_tissue).astype(np.uint8)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.npy"

@@ -9,7 +9,7 @@ from pathsynth.report import charts
 from pathsynth.report.charts import Axis, Series
 from pathsynth.report.inputs import ReportInput, Table
 from pathsynth.report.pages import Chart, decimals, seconds, size, whole
-from pathsynth.report.wording import View, kind, spoken_ends
+from pathsynth.report.wording import View, class_noun, spoken_ends
 
 SLOWEST = 5
 
@@ -105,5 +105,5 @@ def _filled_chart(content: ReportInput) -> Chart | None:
     ]
     x, y = Axis("attempts", (None, None)), Axis("wanted images filled", (None, 1.02), percent=True)
     drawn = charts.lines("filled", series, x, y, spoken_ends("Share of wanted images filled", series))
-    others = "" if len(slow) < SLOWEST else f" By {kind(content)}, the {SLOWEST} that take longest are shown."
+    others = "" if len(slow) < SLOWEST else f" By {class_noun(content)}, the {SLOWEST} that take longest are shown."
     return Chart(drawn, f"How many wanted images are there after how many attempts.{others}")

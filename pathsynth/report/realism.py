@@ -11,7 +11,7 @@ from pathsynth.report import charts
 from pathsynth.report.charts import Axis, Series
 from pathsynth.report.inputs import ReportInput
 from pathsynth.report.pages import Chart, decimals, interval, significant
-from pathsynth.report.wording import View, kind, spoken
+from pathsynth.report.wording import View, chart_alt_text, class_noun
 
 # Score, its name, how its interval's keys begin, which way is better, and what it says.
 REALISM = (
@@ -55,8 +55,10 @@ def realism(content: ReportInput) -> View:
         [Series(words, [_of_tissue(scored, slug).get(score) for slug in content.slugs]) for words, scored in sets]
         for score in ("coverage", "kernel_distance")
     )
-    coverage = charts.bars("coverage", content.labels, series, Axis("coverage"), spoken("Coverage", content.labels, series))
-    axis, told = Axis("kernel distance", (None, None)), spoken("Kernel distance", content.labels, apart, significant)
+    coverage = charts.bars(
+        "coverage", content.labels, series, Axis("coverage"), chart_alt_text("Coverage", content.labels, series)
+    )
+    axis, told = Axis("kernel distance", (None, None)), chart_alt_text("Kernel distance", content.labels, apart, significant)
     distance = charts.bars("distance", content.labels, apart, axis, told)
     return {
         "other_centre": content.labels == labels.PATHMNIST,
@@ -74,8 +76,11 @@ def realism(content: ReportInput) -> View:
         ],
         "lost": found.get("variety_lost", {}),
         "charts": [
-            Chart(distance, f"Kernel distance of each {kind(content)} from its real images: shorter is more real."),
-            Chart(coverage, f"Coverage: the share of real images of each {kind(content)} that have a generated one close by."),
+            Chart(distance, f"Kernel distance of each {class_noun(content)} from its real images: shorter is more real."),
+            Chart(
+                coverage,
+                f"Coverage: the share of real images of each {class_noun(content)} that have a generated one close by.",
+            ),
         ],
     }
 
@@ -154,7 +159,7 @@ def usefulness(content: ReportInput) -> View | None:
             series.append(Series(row["name"], means, low, high))
     chart = None
     if series:
-        told = spoken("Mean F1 on real test images by what was learnt from", content.labels, series)
+        told = chart_alt_text("Mean F1 on real test images by what was learnt from", content.labels, series)
         drawn = charts.bars("usefulness", content.labels, series, Axis("F1 on real test images"), told)
         chart = Chart(drawn, f"Mean F1 over {found['repeats']} trainings; the whiskers are one standard deviation each way.")
     return {

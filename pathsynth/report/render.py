@@ -10,7 +10,7 @@ from pathsynth.report import pages
 from pathsynth.report.inputs import ReportInput, read_report
 from pathsynth.report.scores import ARXIV
 from pathsynth.report.sections import blamed, sections
-from pathsynth.report.wording import kind
+from pathsynth.report.wording import class_noun
 
 __all__ = ["ReportInput", "read_report", "render_report", "write_report"]
 
@@ -26,7 +26,7 @@ def render_report(content: ReportInput) -> str:
         return pages.render(
             "report.html.j2",
             content=content,
-            kind=kind(content),
+            kind=class_noun(content),
             caption=caption(content.benchmark, content.stand_in),
             arxiv=ARXIV,
             sections=found,

@@ -11,7 +11,7 @@ from pathsynth.report import charts
 from pathsynth.report.charts import Axis, Series
 from pathsynth.report.inputs import ReportInput, Table
 from pathsynth.report.pages import Chart, percent
-from pathsynth.report.wording import View, kind, on_real, spoken, spoken_ends, trust, without_width
+from pathsynth.report.wording import View, chart_alt_text, class_noun, judge_accuracy_text, on_real, spoken_ends, without_width
 
 # Published in arXiv 2506.00786; the interval is our bootstrap of its confusion matrix of 90 images.
 ARXIV = "2506.00786"
@@ -57,7 +57,7 @@ def scored_sets(content: ReportInput) -> list[View]:
                     "note": note,
                     "scores": scores,
                     "on_real": on_real(content, by),
-                    "worth": trust(content, by),
+                    "worth": judge_accuracy_text(content, by),
                     "by": by,
                 }
             )
@@ -71,8 +71,8 @@ def headline(content: ReportInput) -> View:
         # the paper's figures stand beside those of its own nine tissues alone
         "published": PUBLISHED if content.labels == labels.PATHMNIST else None,
         "gaming": content.evaluation["gate_gaming"],
-        "trust": trust(content, "judge"),
-        "gate_trust": trust(content, "gate"),
+        "trust": judge_accuracy_text(content, "judge"),
+        "gate_trust": judge_accuracy_text(content, "gate"),
         "without_width": without_width(content.evaluation),
         "missing": [
             label for label, row in zip(content.labels, content.confusion["raw", "gate"], strict=True) if not row.sum()
@@ -98,14 +98,16 @@ def tissues(content: ReportInput) -> View | None:
             row[name] = scored.get("per_tissue", {}).get(slug, {})
         found.append(row)
     series = [_series(found, by, f"raw, by the {by}") for by in ("gate", "judge")]
-    drawn = charts.bars("tissues", content.labels, series, Axis("F1"), spoken("F1 of raw images", content.labels, series))
-    worth = trust(content, "judge")
+    drawn = charts.bars(
+        "tissues", content.labels, series, Axis("F1"), chart_alt_text("F1 of raw images", content.labels, series)
+    )
+    worth = judge_accuracy_text(content, "judge")
     judged = f"The judge is {worth}." if worth else ""
     filtered = [
         _series(found, "judge", "raw, by the judge", look=1),
         _series(found, "accepted", "accepted, by the judge", look=2),
     ]
-    told = spoken("F1 by the judge before and after filtering", content.labels, filtered)
+    told = chart_alt_text("F1 by the judge before and after filtering", content.labels, filtered)
     other = charts.bars("filtering", content.labels, filtered, Axis("F1"), told)
     return {
         "rows": found,
@@ -128,7 +130,9 @@ def confusion(content: ReportInput) -> View:
     for name, by, title, note in MATRICES:
         if by == "gate" and name == "raw" and not content.of_lora:
             note = OF_A_SET["raw"]
-        worth = f"; the judge is {trust(content, by)}" if by == "judge" and trust(content, by) else ""
+        worth = (
+            f"; the judge is {judge_accuracy_text(content, by)}" if by == "judge" and judge_accuracy_text(content, by) else ""
+        )
         rows = list(_matrix_rows(content.labels, content.confusion[name, by]))
         matrices.append({"title": title, "note": note + worth, "rows": rows})
     return {"matrices": matrices}
@@ -165,7 +169,7 @@ def calibration(content: ReportInput) -> View:
         "ece": content.evaluation["calibration"].get("gate", {}),
         "thresholds": content.tables["thresholds"],
         "charts": list(_threshold_charts(content, content.tables["thresholds"])),
-        "trust": trust(content, "judge"),
+        "trust": judge_accuracy_text(content, "judge"),
     }
 
 
@@ -183,11 +187,11 @@ def _threshold_charts(content: ReportInput, rows: Table) -> Iterator[Chart]:
         drawn = charts.lines("price", price, x, Axis("attempts per image", (0.0, None)), spoken_ends("Price", price))
         words = f"What it costs: attempts per accepted image, as first attempts let expect, the mean over {_kinds(content)}"
         other = " (the section on cost counts all attempts together)" if "cost" in content.evaluation else ""
-        yield Chart(drawn, f"{words}{other}; the line ends where a {kind(content)} keeps nothing.")
+        yield Chart(drawn, f"{words}{other}; the line ends where a {class_noun(content)} keeps nothing.")
 
 
 def _kinds(content: ReportInput) -> str:
-    return "tissues" if kind(content) == "tissue" else "classes"
+    return "tissues" if class_noun(content) == "tissue" else "classes"
 
 
 def robustness(content: ReportInput) -> View | None:
@@ -207,7 +211,9 @@ def robustness(content: ReportInput) -> View | None:
     }
     names = [words for _, case, words in cases if case != "undefined"]
     series = [Series(by, [row[by].get("macro_f1") for row in rows]) for by in ("gate", "judge")]  # type: ignore[attr-defined]
-    drawn = charts.bars("robustness", names, series, Axis("macro F1"), spoken("Macro F1 on real test images", names, series))
+    drawn = charts.bars(
+        "robustness", names, series, Axis("macro F1"), chart_alt_text("Macro F1 on real test images", names, series)
+    )
     return {
         "rows": rows,
         "n_images": found.get("n_images"),

@@ -18,7 +18,7 @@ from pathsynth.report.inputs import ReportInput
 from pathsynth.report.pages import flat
 from pathsynth.report.realism import copying, few, realism, usefulness
 from pathsynth.report.scores import calibration, classifiers, confusion, headline, robustness, scores, tissues, training
-from pathsynth.report.wording import View, kind
+from pathsynth.report.wording import View, class_noun
 
 # Where the numbers of a section come from, if not from what the stage evaluate leaves alone.
 SOURCES = {
@@ -65,7 +65,7 @@ def sections(content: ReportInput) -> list[Section]:
     Raises:
         DataError: as `blamed`.
     """
-    word = kind(content)
+    word = class_noun(content)
     views: tuple[tuple[str, str, Callable[[ReportInput], View | None]], ...] = (
         ("headline", f"Macro F1 of prompted against predicted {word}", headline),
         ("scores", "All scores", scores),

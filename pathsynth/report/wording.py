@@ -13,7 +13,7 @@ from pathsynth.report.pages import decimals, interval, percent, significant
 View = dict[str, Any]
 
 
-def kind(content: ReportInput) -> str:
+def class_noun(content: ReportInput) -> str:
     """What the classes are called."""
     return "tissue" if content.labels == labels.PATHMNIST else "class"
 
@@ -23,7 +23,7 @@ def on_real(content: ReportInput, by: str) -> float | None:
     return content.evaluation["real_images"].get(by, {}).get("test")
 
 
-def trust(content: ReportInput, by: str) -> str:
+def judge_accuracy_text(content: ReportInput, by: str) -> str:
     """The same in words, or nothing."""
     accuracy = on_real(content, by)
     if accuracy is None:
@@ -34,7 +34,7 @@ def trust(content: ReportInput, by: str) -> str:
     return f"{before}{percent(accuracy)} right on real test images"
 
 
-def spoken(
+def chart_alt_text(
     what: str, names: Sequence[str], series: Sequence[Series], written: Callable[[float | None], str] = lambda v: decimals(v, 2)
 ) -> str:
     """The numbers of a chart in words."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pathsynth.core.errors import DataError, one_line
-from pathsynth.core.io import FORMULA, reason, write_whole
+from pathsynth.core.io import FORMULA, atomic_write, reason
 from pathsynth.synthesis.records import Record, as_record
 
 NAME = "manifest.csv"
@@ -24,7 +24,7 @@ def write_manifest(path: Path, records: Sequence[Record]) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    with write_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         # all texts in quotes: without, the csv module writes a lone carriage return that it does not read
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(Record.model_fields)

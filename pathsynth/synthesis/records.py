@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pathsynth import __version__
 from pathsynth.core.errors import DataError, one_line
-from pathsynth.core.io import write_whole
+from pathsynth.core.io import atomic_write
 from pathsynth.core.params import MixedPrecision, Section, WeightDtype
 from pathsynth.data import labels
 
@@ -170,7 +170,7 @@ def _write(path: Path, picture: PIL.Image.Image, record: Record, texts: dict[str
     said = (SOURCE_TYPE, texts["Source"], record.prompt)
     source, system, prompt = (quoteattr(text) for text in said)
     info.add_itxt("XML:com.adobe.xmp", _XMP.format(source=source, system=system, prompt=prompt))
-    with write_whole(path) as part:
+    with atomic_write(path) as part:
         picture.save(part, format="PNG", pnginfo=info, optimize=optimize)
 
 

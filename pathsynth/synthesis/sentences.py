@@ -30,7 +30,7 @@ def one_line_of(sentence: str, labels: Sequence[str]) -> str:
     return line
 
 
-def tissue_named(sentence: str, labels: Sequence[str]) -> int:
+def match_label(sentence: str, labels: Sequence[str]) -> int:
     """The number of the one label whose words stand in a sentence.
 
     Case and punctuation do not matter, nor does a plural's s, unless two labels differ by nothing else. A label that is a part

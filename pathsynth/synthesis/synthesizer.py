@@ -27,7 +27,7 @@ from pathsynth.finetuning.settings import LoraSettings
 from pathsynth.generation.settings import GenerationSettings, SamplerSettings
 from pathsynth.synthesis.manifest import MOST_IMAGES
 from pathsynth.synthesis.records import BY_GATE, DISCLAIMER, NOT_CHECKED, SAMPLING, STAND_IN_NOTICE, Record
-from pathsynth.synthesis.sentences import is_name, one_line_of, tissue_named
+from pathsynth.synthesis.sentences import is_name, match_label, one_line_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -252,7 +252,7 @@ class Synthesizer:
         for tissue, (label, prompt) in enumerate(zip(labels, own, strict=True)):
             if is_name(sentence, label) or sentence == prompt:
                 return Asked(prompt, tissue)
-        return Asked(sentence, tissue_named(sentence, labels) if gate else None)
+        return Asked(sentence, match_label(sentence, labels) if gate else None)
 
     @cached_property
     def _base(self) -> Path:

@@ -84,9 +84,9 @@ def test_it_is_time_to_save_every_so_many_seconds_whatever_the_clock_says(tmp_pa
     now = iter([0.0, 29.0, 30.0, 31.0, 60.0, 61.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     saved = Saved(tmp_path)
-    assert [saved.due(), saved.due()] == [False, True]
+    assert [saved.should_save(), saved.due()] == [False, True]
     saved.keep_time()
-    assert [saved.due(), saved.due()] == [False, True]
+    assert [saved.should_save(), saved.due()] == [False, True]
 
 
 def _run(scratch: Path, params, inputs=(), fails: bool = True, stage: str = "stage", processes=None) -> bool:

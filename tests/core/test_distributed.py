@@ -327,12 +327,12 @@ import os, sys
 import click
 from pathsynth.cli import reports_errors
 from pathsynth.errors import TrainingError
-from pathsynth.processes import joined, run_on
+from pathsynth.processes import joined, launch
 
 @click.command()
 @reports_errors
 def main():
-    if run_on(2):
+    if launch(2):
         return
     with joined() as processes:
         if processes.index == 1:
@@ -393,10 +393,10 @@ def test_dropout_is_not_shared():
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     import torch
 
-    from pathsynth.core.distributed import run_on
+    from pathsynth.core.distributed import launch
     from pathsynth.core.errors import ProcessError
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ProcessError, match="processes: 3, but this machine has 2 GPUs; allowed: 1 to 2"):
-        run_on(3)
+        launch(3)

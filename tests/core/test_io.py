@@ -61,7 +61,7 @@ def _refusal(path: Path, keys: tuple[str, ...] = ("images",)) -> str:
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     path = tmp_path / "notes.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), files.write_whole(path) as part:
+    with pytest.raises(ZeroDivisionError), files.atomic_write(path) as part:
         part.write_text("half")
         _ = 1 / 0
     assert path.read_text() == "old"
@@ -92,7 +92,7 @@ def test_a_disk_that_fills_while_an_archive_is_written(
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path):
-    with pytest.raises(DataError, match="could not be written"), files.write_whole(tmp_path / "a.txt"):
+    with pytest.raises(DataError, match="could not be written"), files.atomic_write(tmp_path / "a.txt"):
         pass
 
 
@@ -110,7 +110,7 @@ def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path: Path):
 
 
 def test_missing_folders_are_made_and_the_temporary_name_keeps_the_suffix(tmp_path: Path):
-    with files.write_whole(tmp_path / "new" / "weights.safetensors") as part:
+    with files.atomic_write(tmp_path / "new" / "weights.safetensors") as part:
         assert part.suffix == ".safetensors"
         part.touch()
     assert os.listdir(tmp_path / "new") == ["weights.safetensors"]

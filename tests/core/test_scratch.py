@@ -85,12 +85,12 @@ def test_what_a_killed_command_leaves_is_swept_by_the_next(running, tmp_path, mo
     running.kill()
     running.wait()
     assert len(list(tmp_path.glob("pathsynth-*"))) == len(list(tmp_path.glob(".out.*.part.json"))) == 1
-    with scratch.held(tmp_path / "kept", patience=0):
+    with scratch.lock_folder(tmp_path / "kept", patience=0):
         pass
     monkeypatch.setattr(scratch, "GRACE", -1)
     with scratch.temporary_folder(tmp_path) as own:
         assert list(tmp_path.glob("pathsynth-*")) == [own]
-    with files.write_whole(tmp_path / "out.json") as part:
+    with files.atomic_write(tmp_path / "out.json") as part:
         part.write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "kept.lock", "out.json"]
 
@@ -99,12 +99,12 @@ def test_what_lives_is_not_swept(running, tmp_path, monkeypatch):
     monkeypatch.setattr(scratch, "GRACE", -1)
     (theirs,) = tmp_path.glob("pathsynth-*")
     (part,) = tmp_path.glob(".out.*.part.json")
-    with scratch.temporary_folder(tmp_path), files.write_whole(tmp_path / "out.json") as own:
+    with scratch.temporary_folder(tmp_path), files.atomic_write(tmp_path / "out.json") as own:
         own.write_text("whole")
     assert theirs.is_dir() and part.is_file()
     with (
         pytest.raises(ProcessError, match="another run of the same stage is at work there"),
-        scratch.held(tmp_path / "kept", 0),
+        scratch.lock_folder(tmp_path / "kept", 0),
     ):
         pass
 

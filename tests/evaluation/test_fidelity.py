@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pathsynth.core.io import write_npy
-from pathsynth.core.rows import RowFile, chosen
+from pathsynth.core.rows import RowFile, select_rows
 from pathsynth.evaluation import fidelity as realism
 from pathsynth.evaluation.fidelity import RealImages, Reference, Settings
 from pathsynth.evaluation.neighbours import squared_distances, squared_radii
@@ -407,7 +407,7 @@ def test_rows_are_the_same_whatever_is_read_together(gap: int, span: int, tmp_pa
 
 
 def test_a_tissues_rows_are_read_in_place():
-    rows = chosen(features(0, 10), np.array([1, 4, 7]))
+    rows = select_rows(features(0, 10), np.array([1, 4, 7]))
     assert squared_radii(rows, 2).shape == (3,)
 
 

@@ -15,7 +15,7 @@ from pathsynth.core import rows
 from pathsynth.core.errors import DataError
 from pathsynth.data.archives import SPLITS
 from pathsynth.data.prepared import open_prepared
-from pathsynth.data.sampling import drawn, in_proportion
+from pathsynth.data.sampling import in_proportion, subsample_per_class
 from pathsynth.features import colour as colours
 from pathsynth.features.extractors import JudgeExtractor
 from pathsynth.features.observe import PIXELS, Observed, Observers, fit_control, observe, observe_real, open_observed, open_real
@@ -145,8 +145,8 @@ def test_rows_on_disk_are_the_array(tmp_path):
     np.testing.assert_array_equal(on_disk[48:90], array[48:])
     some = np.array([0, 1, 2, 9, 30, 31, 49])
     np.testing.assert_array_equal(on_disk[some], array[some])
-    np.testing.assert_array_equal(rows.chosen(on_disk, some)[2:5], array[some[2:5]])
-    np.testing.assert_array_equal(np.concatenate(list(rows.blocks(rows.chosen(on_disk, some), 3))), array[some])
+    np.testing.assert_array_equal(rows.select_rows(on_disk, some)[2:5], array[some[2:5]])
+    np.testing.assert_array_equal(np.concatenate(list(rows.blocks(rows.select_rows(on_disk, some), 3))), array[some])
     assert on_disk[np.array([], int)].shape == (0, 3, 2)
 
 
@@ -168,11 +168,15 @@ def test_damaged_rows_are_one_line(damage, tmp_path):
 
 def test_images_are_drawn_within_each_tissue_by_seed():
     labels = np.repeat([0, 1, 2], [5, 50, 2])
-    some = drawn(labels, np.array([5, 10, 9]), 1)
+    some = subsample_per_class(labels, np.array([5, 10, 9]), 1)
     assert np.bincount(labels[some]).tolist() == [5, 10, 2] and (np.diff(some) > 0).all()
-    assert drawn(labels, np.array([5, 10, 9]), 1).tolist() == some.tolist() != drawn(labels, np.array([5, 10, 9]), 2).tolist()
+    assert (
+        subsample_per_class(labels, np.array([5, 10, 9]), 1).tolist()
+        == some.tolist()
+        != subsample_per_class(labels, np.array([5, 10, 9]), 2).tolist()
+    )
     assert some[5:15].tolist() != list(range(5, 15)), "not the first ones"
-    assert drawn(labels, np.zeros(3, int), 1).tolist() == []
+    assert subsample_per_class(labels, np.zeros(3, int), 1).tolist() == []
 
 
 def test_proportions_are_kept_as_far_as_images_are_there():

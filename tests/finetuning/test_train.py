@@ -92,9 +92,9 @@ def test_training_is_reproducible_and_follows_the_seed(tiny_base, tiny_prepared)
 
 
 def _draws(prepared, settings, seed, views=1):
-    from pathsynth.finetuning.batches import Draws
+    from pathsynth.finetuning.batches import BatchSchedule
 
-    return Draws(settings, seed, prepared.counts["train"], views, (4, 8, 8), 1000)
+    return BatchSchedule(settings, seed, prepared.counts["train"], views, (4, 8, 8), 1000)
 
 
 def _latents(pipeline, prepared, settings, folder, wanted=None):

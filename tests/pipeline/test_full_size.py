@@ -14,7 +14,7 @@ from conftest import ROOT, medmnist_archive, run_graph, run_stage, tiny_lora, wr
 from loopback import Server
 
 from benchmarks.random_base import prompts, random_base
-from pathsynth.core.errors import MemoryFault, ModelError
+from pathsynth.core.errors import ModelError, OutOfMemory
 from pathsynth.core.metric_files import read_details
 from pathsynth.core.params import read_yaml
 from pathsynth.data import labels
@@ -249,7 +249,7 @@ def test_out_of_memory_in_training_says_what_to_lower(tiny_base, tiny_prepared, 
     remedy = (
         r"out of memory: lower training.train_batch_size \(4\) and raise gradient_accumulation_steps \(1\) by the same factor"
     )
-    with pytest.raises(MemoryFault, match=remedy):
+    with pytest.raises(OutOfMemory, match=remedy):
         _trained(tiny_base, tiny_prepared, tmp_path)
     assert not list(tmp_path.iterdir()), "the latents are gone"
 
@@ -265,7 +265,7 @@ def test_out_of_memory_in_generation_says_what_to_lower(tiny_base, monkeypatch):
     settings = GenerationSettings.model_validate(COMMITTED["benchmarks"]["phantom"]["generation"])
     sampler = Sampler(load_base(tiny_base, "cpu"), ["tissue"], settings, 1, 32)
     monkeypatch.setattr(StableDiffusionPipeline, "__call__", _out_of_memory)
-    with pytest.raises(MemoryFault, match=r"out of memory: lower generation.batch_size \(50\)"):
+    with pytest.raises(OutOfMemory, match=r"out of memory: lower generation.batch_size \(50\)"):
         sampler([Attempt(0, 0, 0)])
 
 
@@ -277,15 +277,15 @@ def test_out_of_memory_in_a_classifier_says_what_to_lower(tiny_prepared, tmp_pat
 
     settings = ClassifierSettings.model_validate(tiny_tree()["benchmarks"]["tiny"]["classifiers"]["gate"])
     monkeypatch.setattr(classifier_training, "augmented", _out_of_memory)
-    with pytest.raises(MemoryFault, match=r"out of memory: lower classifiers\.\*\.batch_size \(18\) or input_size \(32\)"):
+    with pytest.raises(OutOfMemory, match=r"out of memory: lower classifiers\.\*\.batch_size \(18\) or input_size \(32\)"):
         classifier_training.train_classifier(tiny_prepared, settings, 1, "cpu", lambda *_: None)
 
 
 def test_a_full_memory_of_the_machine_is_told_too():
-    from pathsynth.core.devices import memory_faults
+    from pathsynth.core.devices import catch_out_of_memory
 
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")):
-        with pytest.raises(MemoryFault, match="out of memory: buy more"), memory_faults("buy more"):
+        with pytest.raises(OutOfMemory, match="out of memory: buy more"), catch_out_of_memory("buy more"):
             raise error
-    with pytest.raises(RuntimeError, match="something else"), memory_faults("buy more"):
+    with pytest.raises(RuntimeError, match="something else"), catch_out_of_memory("buy more"):
         raise RuntimeError("something else")

@@ -21,7 +21,7 @@ from pathsynth.core.errors import DataError, PathsynthError
 from pathsynth.data import labels
 from pathsynth.synthesis.manifest import read_manifest, write_manifest
 from pathsynth.synthesis.records import DISCLAIMER, SOURCE_TYPE, Record, read_record, write_picture
-from pathsynth.synthesis.sentences import SentenceError, tissue_named
+from pathsynth.synthesis.sentences import SentenceError, match_label
 from pathsynth.synthesis.synthesizer import MOST_IMAGES, Synthesizer, find_artifacts, pixels_sha256, synthesize
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,26 +40,26 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
     ],
 )
 def test_the_tissue_that_a_sentence_names(sentence, label):
-    assert labels.PATHMNIST[tissue_named(sentence, labels.PATHMNIST)] == label
+    assert labels.PATHMNIST[match_label(sentence, labels.PATHMNIST)] == label
 
 
 def test_the_longer_of_two_labels_is_meant_where_it_stands():
     words = ("granulocytes", "immature granulocytes", "normal, benign", "ऊतक हड्डी")
-    assert tissue_named("an immature granulocyte", words) == 1
-    assert tissue_named("granulocytes", words) == 0
-    assert tissue_named("a normal benign lesion", words) == 2
-    assert tissue_named("चित्र ऊतक हड्डी", words) == 3
+    assert match_label("an immature granulocyte", words) == 1
+    assert match_label("granulocytes", words) == 0
+    assert match_label("a normal benign lesion", words) == 2
+    assert match_label("चित्र ऊतक हड्डी", words) == 3
     with pytest.raises(SentenceError, match="names granulocytes and immature granulocytes"):
-        tissue_named("granulocytes beside immature granulocytes", words)
-    assert tissue_named("immature granulocytes, immature granulocytes", words) == 1
+        match_label("granulocytes beside immature granulocytes", words)
+    assert match_label("immature granulocytes, immature granulocytes", words) == 1
 
 
 def test_labels_that_differ_by_a_plural_s_are_told_apart_where_the_sentence_does():
     words = ("cell", "cells", "glands", "red cell")
-    assert [tissue_named(text, words) for text in ("one cell", "many Cells", "a gland", "red cells")] == [0, 1, 2, 3]
+    assert [match_label(text, words) for text in ("one cell", "many Cells", "a gland", "red cells")] == [0, 1, 2, 3]
     for text in ("a cell among cells", "red cell, other cells, a cell"):
         with pytest.raises(SentenceError, match="names cell and"):
-            tissue_named(text, words)
+            match_label(text, words)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_labels_that_differ_by_a_plural_s_are_told_apart_where_the_sentence_does
 )
 def test_sentences_that_name_none_or_two(sentence, said):
     with pytest.raises(SentenceError, match=re.escape(said)):
-        tissue_named(sentence, labels.PATHMNIST)
+        match_label(sentence, labels.PATHMNIST)
 
 
 def _record(**changes) -> Record:
