@@ -1,9 +1,10 @@
-"""Stage generate_untuned: lets the base without a LoRA draw the same images, for comparison."""
+"""Stage generate_untuned: generates images for the same prompts and seeds with the base model, without LoRA."""
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, reports_errors
-from pathsynth.core.checkpoint import resumable
+from pathsynth.cli import options
+from pathsynth.cli.options import FOLDER, exit_on_sigterm
+from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.devices import pick_device
 from pathsynth.core.distributed import init_distributed, launch
 from pathsynth.core.params import load_params
@@ -18,35 +19,29 @@ from pathsynth.generation.slots import Slots
 
 
 @click.command()
-@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
+@options.params
 @click.option("--prompts", type=click.Choice(["plain", "described"]), required=True, help="Prompt set.")
-@click.option("--out", type=FOLDER, required=True, help="Folder for the images.")
-@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
-@reports_errors
+@click.option("--out", type=FOLDER, required=True, help="Output folder for the images.")
+@options.scratch
+@exit_on_sigterm
 def main(params_path, prompts, out, scratch):
-    """Draws one image for every slot with the seeds of the LoRAs' first attempts."""
+    """Generates one image per slot, with the same seeds as the first attempts of a LoRA."""
     params = load_params(params_path)
     settings, dataset = params.section("generation", GenerationSettings), params.section("dataset", AnyDataset)
     base = params.section("base", BaseModelSettings)
     texts = params.section("prompts", Prompts).texts(prompts, dataset)
-    folder = locate_base(base, params.folder)
-    if launch(params.processes):
+    folder, per_class = locate_base(base, params.folder), settings.images_per_tissue
+    if launch(params.processes, scratch):
         return
-    pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
-    sampler = Sampler(pipeline, texts, settings.sampler, params.seed, dataset.image_size, dataset.channels)
-    given = {
-        "seed": params.seed,
-        "deterministic": params.deterministic,
-        "sampler": settings.sampler,
-        "images_per_tissue": settings.images_per_tissue,
-        "prompts": texts,
-        "image": [dataset.image_size, dataset.channels],
-    }
+    image = [dataset.image_size, dataset.channels]
+    depends_on = {"sampler": settings.sampler, "images_per_tissue": per_class, "prompts": texts, "image": image}
     with (
         init_distributed() as processes,
-        resumable(scratch, f"generate_untuned-{prompts}", given, [folder], processes) as saved,
+        open_checkpoint(scratch, f"generate_untuned-{prompts}", params, depends_on, [folder], processes) as checkpoint,
     ):
-        slots = Slots(saved, len(dataset.slugs), settings.images_per_tissue, dataset.image_size, params.seed)
+        pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
+        sampler = Sampler(pipeline, texts, settings.sampler, params.seed, dataset.image_size, dataset.channels)
+        slots = Slots(checkpoint, len(dataset.slugs), per_class, dataset.image_size, params.seed)
         generate_unfiltered(sampler, slots, sampler.batch_size, processes)
         if processes.main:
             write_archive(out / "raw.npz", *slots.raw(), dataset.channels)

@@ -1,23 +1,23 @@
-"""Stage headline: the few numbers of a run by which experiments are compared."""
+"""Stage headline: the few numbers by which experiments are compared."""
 
 import click
 
-from pathsynth.cli.options import FILE, reports_errors
+from pathsynth.cli.options import FILE, exit_on_sigterm
 from pathsynth.core.io import write_json
 from pathsynth.core.metric_files import read_details
-from pathsynth.evaluation.headline import headline
+from pathsynth.evaluation.headline import select_headline
 
 
 @click.command()
 @click.option("--evaluation", type=FILE, required=True, help="Scores of the stage evaluate.")
 @click.option("--generation", type=FILE, required=True, help="Counts of the stage generate_filtered.")
 @click.option("--usefulness", type=FILE, required=True, help="Scores of the stage measure_usefulness.")
-@click.option("--out", type=FILE, required=True, help="Written: JSON file with one number per column.")
-@reports_errors
+@click.option("--out", type=FILE, required=True, help="Output JSON file with one number per column.")
+@exit_on_sigterm
 def main(evaluation, generation, usefulness, out):
-    """Takes the headline out of the details."""
+    """Selects the headline from the detailed metrics."""
     paths = {"evaluation": evaluation, "generation": generation, "usefulness": usefulness}
-    write_json(out, headline({name: read_details(path) for name, path in paths.items()}))
+    write_json(out, select_headline({name: read_details(path) for name, path in paths.items()}))
 
 
 if __name__ == "__main__":

@@ -1,46 +1,46 @@
-"""Stage measure_usefulness: trains classifiers on synthetic, on real and on both images, and tests them on real ones."""
+"""Stage measure_usefulness: trains classifiers on synthetic images, real images and both, and tests them on real ones."""
 
 import click
 
-from pathsynth.classifiers.model import own_weights
-from pathsynth.cli.options import FILE, FOLDER, reports_errors
-from pathsynth.cli.run_log import measured
-from pathsynth.core.checkpoint import resumable
+from pathsynth.classifiers.model import list_weight_files
+from pathsynth.cli import options
+from pathsynth.cli.options import FILE, exit_on_sigterm
+from pathsynth.cli.run_log import measure_run
+from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.devices import pick_device
 from pathsynth.core.metric_files import write_details
 from pathsynth.core.params import load_params
 from pathsynth.core.scratch import temporary_folder
-from pathsynth.data.archives import read_generated
+from pathsynth.data.archives import unpack_split
 from pathsynth.data.generated import LabelledImages, check_labels
 from pathsynth.data.prepared import open_prepared
 from pathsynth.data.settings import AnyDataset
-from pathsynth.evaluation.usefulness import UsefulnessSettings, usefulness
+from pathsynth.evaluation.usefulness import UsefulnessSettings, measure_usefulness
 
 
 @click.command()
-@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
-@click.option("--prepared", type=FOLDER, required=True, help="Folder of the prepare stage.")
-@click.option("--generated", type=FOLDER, required=True, help="Folder of the generate_filtered stage.")
-@click.option("--out", type=FILE, required=True, help="JSON file for the scores.")
-@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
-@click.option("--logs", type=FOLDER, default="logs", show_default=True, help="Folder for measured times and memory.")
-@reports_errors
+@options.params
+@options.prepared
+@options.generated
+@click.option("--out", type=FILE, required=True, help="Output JSON file for the scores.")
+@options.scratch
+@options.logs
+@exit_on_sigterm
 def main(params_path, prepared, generated, out, scratch, logs):
     """Trains on the accepted images of a generated set, and on as many real ones."""
     params = load_params(params_path)
     data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
     settings = params.section("evaluation.usefulness", UsefulnessSettings)
-    weights = own_weights(settings.classifier, params.folder)
-    inputs = {"seed": params.seed, "deterministic": params.deterministic, "usefulness": settings}
+    inputs = [*list_weight_files(settings.classifier, params.folder), prepared, generated]
     with (
-        resumable(scratch, "measure_usefulness", inputs, [*weights, prepared, generated]) as saved,
-        measured("measure_usefulness", params, logs, earlier=saved.seconds),
+        open_checkpoint(scratch, "measure_usefulness", params, {"usefulness": settings}, inputs) as checkpoint,
+        measure_run("measure_usefulness", params, logs, earlier=checkpoint.seconds),
         temporary_folder(scratch) as folder,
     ):
-        synthetic = LabelledImages(*read_generated(generated / "accepted.npz", folder))
+        synthetic = LabelledImages(*unpack_split(generated / "accepted.npz", folder))
         check_labels(generated / "accepted.npz", synthetic.labels, data.slugs)
-        given = (data, synthetic, settings, params.seed, pick_device(params.deterministic), params.folder)
-        write_details(out, usefulness(*given, trained_on="accepted", saved=saved))
+        arguments = (data, synthetic, settings, params.seed, pick_device(params.deterministic), params.folder)
+        write_details(out, measure_usefulness(*arguments, trained_on="accepted", checkpoint=checkpoint))
 
 
 if __name__ == "__main__":

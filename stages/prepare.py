@@ -1,26 +1,26 @@
-"""Stage prepare: the selected data set in the prepared layout, one memory-mapped .npy file per split."""
+"""Stage prepare: writes the selected data set as memory-mapped .npy files, one per split."""
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
 from pathsynth.core.params import load_params
-from pathsynth.core.progress import bar
+from pathsynth.core.progress import progress_bar
 from pathsynth.data.prepared import write_prepared
 from pathsynth.data.settings import AnyDataset
-from pathsynth.sources.load import describe, load_source
+from pathsynth.sources.load import describe_source, load_source
 
 
 @click.command()
 @click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the prepared data set.")
-@reports_errors
+@exit_on_sigterm
 def main(params_path, out):
-    """Draws or reads the selected data set and writes it in the prepared layout."""
+    """Draws, downloads or reads the selected data set, and writes it in the prepared layout."""
     params = load_params(params_path)
     dataset = params.section("dataset", AnyDataset)
-    splits = load_source(dataset, params.seed, lambda images: bar(images, "drawing images"), folder=params.folder)
+    splits = load_source(dataset, params.seed, lambda images: progress_bar(images, "drawing images"), folder=params.folder)
     write_prepared(
-        out, params.benchmark_name, dataset.label_names, splits, describe(dataset), dataset.image_size, dataset.channels
+        out, params.benchmark_name, dataset.label_names, splits, describe_source(dataset), dataset.image_size, dataset.channels
     )
     counts = ", ".join(f"{split} {len(images)}" for split, (images, _) in splits.items())
     click.echo(f"{params.benchmark_name}: {counts} images of {dataset.image_size} px in {out}")

@@ -1,21 +1,22 @@
-"""Stage report: the HTML page of one run, made of the files that the other stages have left."""
+"""Stage report: the HTML report of one run, rendered from the files of the other stages."""
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.cli import options
+from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
 from pathsynth.core.params import load_params
 from pathsynth.report.render import read_report, write_report
 
 
 @click.command()
-@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
-@click.option("--metrics", type=FOLDER, required=True, help="Folder of the scores and counts.")
-@click.option("--plots", type=FOLDER, required=True, help="Folder of tables, plates and curves.")
-@click.option("--logs", type=FOLDER, required=True, help="Folder of what was measured while stages ran; may be empty.")
-@click.option("--out", type=FILE, required=True, help="Written: the HTML report.")
-@reports_errors
+@options.params
+@click.option("--metrics", type=FOLDER, required=True, help="Folder of scores and counts.")
+@click.option("--plots", type=FOLDER, required=True, help="Folder of tables, contact sheets and curves.")
+@click.option("--logs", type=FOLDER, required=True, help="Folder of run times and memory use; may be empty.")
+@click.option("--out", type=FILE, required=True, help="Output HTML file.")
+@exit_on_sigterm
 def main(params_path, metrics, plots, logs, out):
-    """Writes the report from metrics, plots and logs."""
+    """Renders the report from metrics, plots and logs."""
     write_report(out, read_report(load_params(params_path), metrics, plots, logs))
 
 

@@ -2,9 +2,10 @@
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, reports_errors
-from pathsynth.cli.run_log import measured
-from pathsynth.core.checkpoint import resumable
+from pathsynth.cli import options
+from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.run_log import measure_run
+from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.curves import Curves
 from pathsynth.core.devices import pick_device
 from pathsynth.core.distributed import init_distributed, launch
@@ -15,53 +16,45 @@ from pathsynth.data.settings import AnyDataset
 from pathsynth.diffusion.adapter import WEIGHTS, save_lora
 from pathsynth.diffusion.base import load_base, locate_base, unet_sha256
 from pathsynth.diffusion.settings import BaseModelSettings, Prompts
-from pathsynth.finetuning.batches import check_shared
-from pathsynth.finetuning.model_card import model_card
+from pathsynth.finetuning.batches import check_process_count
+from pathsynth.finetuning.model_card import LoraRecipe, model_card
 from pathsynth.finetuning.settings import LoraSettings
 from pathsynth.finetuning.train import train_lora
 
 
 @click.command()
-@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
-@click.option("--prepared", type=FOLDER, required=True, help="Folder of the prepare stage.")
-@click.option("--out", type=FOLDER, required=True, help="Folder for the adapter.")
-@click.option("--metrics", type=FILE, required=True, help="JSON file for loss and size.")
-@click.option("--curves", type=FOLDER, required=True, help="Folder for DVCLive's curves.")
-@click.option("--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for what is needed meanwhile.")
-@click.option("--logs", type=FOLDER, default="logs", show_default=True, help="Folder for measured times and memory.")
-@reports_errors
+@options.params
+@options.prepared
+@click.option("--out", type=FOLDER, required=True, help="Output folder for the adapter.")
+@click.option("--metrics", type=FILE, required=True, help="Output JSON file for loss and size.")
+@options.curves
+@options.scratch
+@options.logs
+@exit_on_sigterm
 def main(params_path, prepared, out, metrics, curves, scratch, logs):
-    """Trains the selected LoRA on the train split of data/prepared."""
+    """Trains the selected LoRA on the train split."""
     params = load_params(params_path)
     dataset, base = params.section("dataset", AnyDataset), params.section("base", BaseModelSettings)
     settings = params.section("lora", LoraSettings)
     prompts = params.section("prompts", Prompts).texts(settings.prompts, dataset)
     data = open_prepared(prepared, params.benchmark_name, dataset.label_names)
-    check_shared(settings, params.processes)
+    check_process_count(settings, params.processes)
     folder = locate_base(base, params.folder)
     if launch(params.processes, scratch):
         return
-    pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
-    checksum = unet_sha256(folder, base.variant)
-    given = {
-        "seed": params.seed,
-        "deterministic": params.deterministic,
-        "lora": settings,
-        "base": base,
-        "prompts": prompts,
-    }
+    depends_on = {"lora": settings, "base": base, "prompts": prompts}
     with (
         init_distributed() as processes,
-        resumable(scratch, "train_lora", given, [prepared, folder], processes) as saved,
-        measured("train_lora", params, logs, keep=processes.main, earlier=saved.seconds),
+        open_checkpoint(scratch, "train_lora", params, depends_on, [prepared, folder], processes) as checkpoint,
+        measure_run("train_lora", params, logs, keep=processes.main, earlier=checkpoint.seconds),
     ):
+        pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
         with Curves(curves, silent=not processes.main) as log:
-            result = train_lora(
-                pipeline, data, prompts, settings, params.seed, log, scratch=scratch, processes=processes, saved=saved
-            )
+            shared = {"scratch": scratch, "processes": processes, "checkpoint": checkpoint}
+            result = train_lora(pipeline, data, prompts, settings, params.seed, log, **shared)
         if processes.main:
-            card = model_card(params.lora_name, params.seed, settings, base, dataset, data, result, prompts)
-            save_lora(out, pipeline.unet, settings, card, checksum)
+            recipe = LoraRecipe(params.lora_name, settings, base, dataset, prompts, params.seed)
+            save_lora(out, pipeline.unet, settings, model_card(recipe, data, result), unet_sha256(folder, base.variant))
             write_details(metrics, result | {"adapter_bytes": (out / WEIGHTS).stat().st_size})
 
 

@@ -1,1 +1,1 @@
-"""How the tiny Stable Diffusion in base/ is made."""
+"""Training of the tiny Stable Diffusion in base/."""

@@ -1,7 +1,8 @@
-"""The parts of the bundled base, built untrained: real diffusers and transformers classes, small."""
+"""The untrained parts of the bundled base: small instances of diffusers' and transformers' classes."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from pathsynth.bundled_base.settings import TextureSettings, UnetSettings, VaeSettings
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def build_tokenizer(captions: list[str], settings: TextureSettings) -> CLIPTokenizer:
-    """Learns CLIP's kind of byte-level BPE from the captions.
+    """Trains a byte-level BPE tokenizer like CLIP's on the captions.
 
-    Words outside the captions fall apart into pieces, down to letters, and so stay different from one another.
+    Unknown words are split into pieces, down to single letters, and so remain distinct.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
@@ -36,23 +37,15 @@ def build_tokenizer(captions: list[str], settings: TextureSettings) -> CLIPToken
         show_progress=False,
     )
     learner.train_from_iterator(captions, trainer)
-    vocab, merges = _with_word_ends(learner, alphabet)
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    # in CLIP's order, with a word-final variant of every byte, because the trainer's numbering differs between runs
+    tokens = [*special, *alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges)]
+    vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=settings.max_length)
 
 
-def _with_word_ends(learner, alphabet: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's vocabulary holds every byte twice: inside a word and at its end; the trainer adds only ends that it saw."""
-    import json
-
-    model = json.loads(learner.to_str())["model"]
-    vocab = dict(model["vocab"])
-    for byte in alphabet:
-        vocab.setdefault(f"{byte}</w>", len(vocab))
-    return vocab, [tuple(pair) for pair in model["merges"]]
-
-
 def build_text_encoder(tokenizer: CLIPTokenizer, settings: UnetSettings) -> CLIPTextModel:
-    """A CLIP text model over the tokenizer's vocabulary; hidden states (N, max_length, text_width)."""
+    """Builds a CLIP text model for the tokenizer; its hidden states are (N, max_length, text_width)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -72,7 +65,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, settings: UnetSettings) -> CLIP
 
 
 def build_vae(settings: VaeSettings, image_size: int) -> AutoencoderKL:
-    """Stable Diffusion's VAE class without its attention, which costs more than it gives at this size."""
+    """Builds Stable Diffusion's VAE without attention, which costs more than it gains at this size."""
     from diffusers import AutoencoderKL
 
     blocks = len(settings.block_out_channels)
@@ -89,7 +82,7 @@ def build_vae(settings: VaeSettings, image_size: int) -> AutoencoderKL:
 
 
 def build_unet(settings: UnetSettings, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
-    """A UNet with plain blocks at full latent resolution and cross-attention below."""
+    """Builds a UNet with plain blocks at full latent resolution and cross-attention below it."""
     from diffusers import UNet2DConditionModel
 
     below = len(settings.block_out_channels) - 1
@@ -101,7 +94,7 @@ def build_unet(settings: UnetSettings, latent_channels: int, latent_size: int) -
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * below,
         up_block_types=("CrossAttnUpBlock2D",) * below + ("UpBlock2D",),
         layers_per_block=settings.layers_per_block,
-        # diffusers reads this as the number of heads, see its issue on the name
+        # despite its name, diffusers uses it as the number of heads
         attention_head_dim=settings.attention_heads,
         cross_attention_dim=settings.text_width,
         norm_num_groups=settings.norm_num_groups,

@@ -1,4 +1,4 @@
-"""Typed settings of the bundled base's training, read from base/params.yaml."""
+"""Settings of the bundled base's training, read from base/params.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Widths = Annotated[list[PositiveInt], Field(min_length=2)]
 
 
 class TextureSettings(Section):
-    """The pool of textures: how many, of what size in pixels, and the share that shows invented kinds."""
+    """The textures: their number, size in pixels and fraction of invented kinds, and the tokenizer's size and length."""
 
     count: PositiveInt
     image_size: Annotated[int, Field(ge=32, multiple_of=8)]
@@ -23,7 +23,7 @@ class TextureSettings(Section):
 
 
 class VaeSettings(Section):
-    """Shape and training of the VAE; weights are those of the loss terms, see `pathsynth.bundled_base.training.vae_loss`."""
+    """Architecture and training of the VAE; `edge_weight` and `kl_weight` weight terms of its loss."""
 
     block_out_channels: Widths
     layers_per_block: PositiveInt
@@ -37,7 +37,7 @@ class VaeSettings(Section):
 
 
 class Phase(Section):
-    """One part of the UNet's training: warm-up, then the cosine down to nothing; `snr_gamma` null weighs all noise alike."""
+    """A phase of the UNet's training, one cycle with warm-up; `snr_gamma: null` weights all noise levels equally."""
 
     steps: PositiveInt
     learning_rate: Positive
@@ -45,14 +45,14 @@ class Phase(Section):
     snr_gamma: Positive | None
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
+    def _check_warmup(self) -> Self:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps must be less than steps ({self.steps})")
         return self
 
 
 class UnetSettings(Section):
-    """Shape and training of the UNet and its text encoder."""
+    """Architecture and training of the UNet and the text encoder."""
 
     block_out_channels: Widths
     layers_per_block: PositiveInt
@@ -64,7 +64,6 @@ class UnetSettings(Section):
     batch_size: PositiveInt
     ema_decay: Annotated[float, Field(gt=0, lt=1)]
     caption_dropout: Fraction
-    views: PositiveInt
 
 
 class BaseSettings(Section):

@@ -1,11 +1,11 @@
-"""Captioned procedural textures: the whole visual world that the bundled base learns from.
+"""Captioned procedural textures, the training data of the bundled base.
 
-A texture is a ground (one colour, two mixed colours, a slope) with up to two layers of simple things on it (dots, cells,
-nets, strands, ...). The caption says what is there in a small, composable vocabulary. No tissue is drawn here and no
-tissue is named: the base knows shapes and colours, and learns tissues through LoRA alone.
+A texture is a background (one colour, two mixed colours, or a gradient) with up to two layers of simple motifs (dots, cells,
+nets, ...), and its caption describes them in a small, composable vocabulary. No tissue is drawn or named: the base knows shapes
+and colours, and learns tissues only through a LoRA.
 
-A share of the textures belongs to made-up `kinds`: each has one invented name and one fixed recipe. They are how the
-text encoder learns to tell words that it has never read apart, by their letters.
+A fraction of the textures belongs to invented `kinds`, each with an invented name and a fixed recipe. They teach the text
+encoder to distinguish unknown words by their letters.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "brown": (0.50, 0.34, 0.26),
     "beige": (0.85, 0.77, 0.69),
 }
-# Half of all colours come from this family: a base that has seen little pink and purple would spend a LoRA on hue.
+# Half of all colours are from this family: with little pink and purple in the base, a LoRA would mostly learn hue.
 DYES = ("white", "pink", "rose", "magenta", "purple", "violet", "indigo", "lilac", "lavender", "navy", "cream")
 SHADES = {"pale": 0.35, "": 0.0, "dark": -0.3}
 AMOUNTS = {"a few": 0.3, "some": 0.55, "many": 0.85, "crowded": 1.0}
@@ -68,9 +68,9 @@ ENDINGS = ("", "n", "s", "x", "m", "l", "ric", "tium", "lar", "phil", "ste", "co
 
 @dataclass(frozen=True)
 class Layer:
-    """One kind of thing on the ground; the words are keys of the tables above."""
+    """A layer of one motif on the background; its fields are keys of the tables above."""
 
-    thing: str
+    motif: str
     amount: str
     size: str
     shade: str
@@ -79,7 +79,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a caption can say about a texture."""
+    """Everything that a caption can say about a texture."""
 
     ground: str
     shade: str
@@ -90,7 +90,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Pen:
-    """What a layer is drawn with: place, scale in pixels, colours."""
+    """State for drawing a layer: canvas, scale in pixels, colours, direction."""
 
     rng: np.random.Generator
     canvas: drawing.Canvas
@@ -104,44 +104,64 @@ class _Pen:
         return np.clip(self.colour + self.rng.normal(0, spread) + self.rng.normal(0, spread / 3, 3), 0, 1)
 
     def places(self, spacing: float) -> np.ndarray:
-        """Points for things `spacing` pixels apart, thinned to the amount; crowded ones keep them all."""
+        """Positions `spacing` pixels apart, thinned out to the amount."""
         points = drawing.scatter(self.rng, self.canvas.size, spacing, margin=self.size, limit=220)
         return points[: max(2, round(len(points) * self.amount))]
 
 
-def _dots(pen: _Pen) -> None:
+MOTIFS: dict[str, Callable[[_Pen], None]] = {}
+SYNONYMS: dict[str, tuple[str, ...]] = {}
+
+
+def _motif(name: str, *synonyms: str) -> Callable:
+    """Registers a function that draws a motif, under its name and the synonyms that captions use."""
+
+    def register(draw: Callable[[_Pen], None]) -> Callable[[_Pen], None]:
+        MOTIFS[name], SYNONYMS[name] = draw, (name, *synonyms)
+        return draw
+
+    return register
+
+
+@_motif("dots", "round dots", "spots", "round nuclei")
+def _draw_dots(pen: _Pen) -> None:
     for x, y in pen.places(2.15 * pen.size):
         pen.canvas.polygon(drawing.ellipse(x, y, pen.size, pen.size * pen.rng.uniform(0.85, 1), corners=14), pen.tint())
 
 
-def _grains(pen: _Pen) -> None:
+@_motif("grains", "oval grains", "oval nuclei")
+def _draw_grains(pen: _Pen) -> None:
     for x, y in pen.places(2.2 * pen.size):
-        turn = pen.rng.uniform(0, np.pi)
-        pen.canvas.polygon(drawing.ellipse(x, y, 1.35 * pen.size, 0.65 * pen.size, turn, corners=14), pen.tint())
+        angle = pen.rng.uniform(0, np.pi)
+        pen.canvas.polygon(drawing.ellipse(x, y, 1.35 * pen.size, 0.65 * pen.size, angle, corners=14), pen.tint())
 
 
-def _spindles(pen: _Pen) -> None:
+@_motif("spindles", "long spindles", "spindle nuclei", "elongated nuclei")
+def _draw_spindles(pen: _Pen) -> None:
     for x, y in pen.places(3.2 * pen.size):
-        turn = pen.angle + pen.rng.normal(0, 0.12)
-        pen.canvas.polygon(drawing.ellipse(x, y, 2.1 * pen.size, 0.6 * pen.size, turn, corners=14), pen.tint())
+        angle = pen.angle + pen.rng.normal(0, 0.12)
+        pen.canvas.polygon(drawing.ellipse(x, y, 2.1 * pen.size, 0.6 * pen.size, angle, corners=14), pen.tint())
 
 
-def _cells(pen: _Pen) -> None:
-    edge, heart = pen.tint(), pen.tint() * 0.55
+@_motif("cells", "cells with dark middles")
+def _draw_cells(pen: _Pen) -> None:
+    rim, nucleus = pen.tint(), pen.tint() * 0.55
     for x, y in pen.places(2.1 * pen.size):
         outline = drawing.blob(pen.rng, x, y, pen.size, 0.15, corners=16)
-        pen.canvas.polygon(outline, drawing.mix(edge, (1, 1, 1), 0.45))
-        pen.canvas.outline(outline, max(1.2, 0.22 * pen.size), edge)
+        pen.canvas.polygon(outline, drawing.mix(rim, (1, 1, 1), 0.45))
+        pen.canvas.outline(outline, max(1.2, 0.22 * pen.size), rim)
         shift = pen.rng.normal(0, 0.15 * pen.size, 2)
-        pen.canvas.polygon(drawing.ellipse(x + shift[0], y + shift[1], 0.42 * pen.size, 0.42 * pen.size, corners=12), heart)
+        pen.canvas.polygon(drawing.ellipse(x + shift[0], y + shift[1], 0.42 * pen.size, 0.42 * pen.size, corners=12), nucleus)
 
 
-def _rings(pen: _Pen) -> None:
+@_motif("rings", "hoops", "round rings")
+def _draw_rings(pen: _Pen) -> None:
     for x, y in pen.places(2.4 * pen.size):
         pen.canvas.outline(drawing.blob(pen.rng, x, y, pen.size, 0.15), max(1.6, 0.35 * pen.size), pen.tint())
 
 
-def _holes(pen: _Pen) -> None:
+@_motif("holes", "bubbles", "droplets", "gaps")
+def _draw_holes(pen: _Pen) -> None:
     bright = drawing.mix(pen.colour, (1, 1, 1), 0.75)
     for x, y in pen.places(2.3 * pen.size):
         pen.canvas.polygon(
@@ -149,20 +169,23 @@ def _holes(pen: _Pen) -> None:
         )
 
 
-def _patches(pen: _Pen) -> None:
+@_motif("patches", "blotches", "ragged patches")
+def _draw_patches(pen: _Pen) -> None:
     for x, y in pen.places(2.0 * pen.size):
         pen.canvas.polygon(drawing.blob(pen.rng, x, y, 1.2 * pen.size, 0.8), pen.tint(0.07))
 
 
-def _crumbs(pen: _Pen) -> None:
+@_motif("crumbs", "broken crumbs", "fragments", "shards")
+def _draw_crumbs(pen: _Pen) -> None:
     for x, y in pen.places(1.5 * pen.size):
         corners = int(pen.rng.integers(4, 7))
         points = drawing.blob(pen.rng, x, y, pen.size * pen.rng.uniform(0.35, 1.1), 1.0, corners=corners)
         pen.canvas.polygon(points, pen.tint(0.12))
 
 
-def _wreaths(pen: _Pen) -> None:
-    """Rings made of dots around a pale middle."""
+@_motif("wreaths", "rings of nuclei", "round glands with pale lumen", "rings of dots")
+def _draw_wreaths(pen: _Pen) -> None:
+    """Rings of dots around a pale centre."""
     ring, dot = 1.5 * pen.size, max(2.0, 0.42 * pen.size)
     for x, y in pen.places(2.0 * (ring + dot)):
         outline = drawing.blob(pen.rng, x, y, ring, pen.rng.uniform(0.05, 0.25), corners=max(7, round(2.6 * ring / dot)))
@@ -171,8 +194,9 @@ def _wreaths(pen: _Pen) -> None:
             pen.canvas.polygon(drawing.ellipse(u, v, dot, 0.8 * dot, pen.rng.uniform(0, np.pi), corners=10), pen.tint())
 
 
-def _knots(pen: _Pen) -> None:
-    """Ragged clumps of dots with a crooked gap, unlike the even wreaths."""
+@_motif("knots", "ragged clumps of nuclei", "irregular glands", "crowded clumps")
+def _draw_knots(pen: _Pen) -> None:
+    """Irregular clumps of dots with a slit, unlike the regular wreaths."""
     for x, y in pen.places(2.6 * pen.size):
         outline = drawing.blob(pen.rng, x, y, 1.4 * pen.size, 0.7)
         pen.canvas.polygon(outline, drawing.mix(pen.colour, pen.ground, 0.4))
@@ -184,7 +208,7 @@ def _knots(pen: _Pen) -> None:
         pen.canvas.polygon(slit, drawing.mix(pen.colour, (1, 1, 1), 0.8))
 
 
-def _strands(pen: _Pen, sway: float, gap: float, width: float, alike: float) -> None:
+def _draw_strands(pen: _Pen, sway: float, gap: float, width: float, angle_spread: float) -> None:
     reach, step = pen.canvas.size * 1.5, pen.size * gap / (0.4 + 0.6 * pen.amount)
     middle, (cos, sin) = pen.canvas.size / 2, (np.cos(pen.angle), np.sin(pen.angle))
     period = pen.canvas.size * pen.rng.uniform(0.3, 0.6)
@@ -194,7 +218,7 @@ def _strands(pen: _Pen, sway: float, gap: float, width: float, alike: float) -> 
             pen.rng,
             middle - offset * sin,
             middle + offset * cos,
-            pen.angle + pen.rng.normal(0, alike),
+            pen.angle + pen.rng.normal(0, angle_spread),
             reach,
             sway * pen.size,
             period,
@@ -202,23 +226,27 @@ def _strands(pen: _Pen, sway: float, gap: float, width: float, alike: float) -> 
         pen.canvas.line(points, max(1.5, width * pen.size * pen.rng.uniform(0.7, 1.3)), pen.tint())
 
 
-def _fibres(pen: _Pen) -> None:
-    _strands(pen, sway=0.05, gap=1.6, width=0.8, alike=0.02)
+@_motif("fibres", "straight fibres", "parallel fibres", "stripes")
+def _draw_fibres(pen: _Pen) -> None:
+    _draw_strands(pen, sway=0.05, gap=1.6, width=0.8, angle_spread=0.02)
 
 
-def _waves(pen: _Pen) -> None:
-    _strands(pen, sway=0.8, gap=1.8, width=0.7, alike=0.12)
+@_motif("waves", "wavy fibres", "wavy lines", "ripples")
+def _draw_waves(pen: _Pen) -> None:
+    _draw_strands(pen, sway=0.8, gap=1.8, width=0.7, angle_spread=0.12)
 
 
-def _threads(pen: _Pen) -> None:
+@_motif("threads", "crooked threads", "tangled threads")
+def _draw_threads(pen: _Pen) -> None:
     """Crooked lines in all directions."""
     for x, y in pen.places(1.8 * pen.size):
         points = drawing.wave(pen.rng, x, y, pen.rng.uniform(0, np.pi), 7 * pen.size, 0.6 * pen.size, 5 * pen.size)
         pen.canvas.line(points, max(1.3, 0.35 * pen.size), pen.tint())
 
 
-def _net(pen: _Pen) -> None:
-    """Walls between cells of a Voronoi diagram, found on the pixel grid."""
+@_motif("net", "net of thin walls", "mesh of membranes", "honeycomb")
+def _draw_net(pen: _Pen) -> None:
+    """Walls between the cells of a Voronoi diagram, computed per pixel."""
     side = pen.canvas.size
     points = drawing.scatter(pen.rng, side, 1.9 * pen.size, margin=pen.size, limit=120)
     grid = np.stack(np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5), axis=-1)
@@ -228,74 +256,41 @@ def _net(pen: _Pen) -> None:
     pen.canvas.paint(pen.tint(), wall)
 
 
-THINGS: dict[str, Callable[[_Pen], None]] = {
-    "dots": _dots,
-    "grains": _grains,
-    "spindles": _spindles,
-    "cells": _cells,
-    "rings": _rings,
-    "holes": _holes,
-    "patches": _patches,
-    "crumbs": _crumbs,
-    "wreaths": _wreaths,
-    "knots": _knots,
-    "fibres": _fibres,
-    "waves": _waves,
-    "threads": _threads,
-    "net": _net,
-}
-SYNONYMS = {
-    "dots": ("dots", "round dots", "spots", "round nuclei"),
-    "grains": ("grains", "oval grains", "oval nuclei"),
-    "spindles": ("spindles", "long spindles", "spindle nuclei", "elongated nuclei"),
-    "cells": ("cells", "cells with dark middles"),
-    "rings": ("rings", "hoops", "round rings"),
-    "holes": ("holes", "bubbles", "droplets", "gaps"),
-    "patches": ("patches", "blotches", "ragged patches"),
-    "crumbs": ("crumbs", "broken crumbs", "fragments", "shards"),
-    "wreaths": ("wreaths", "rings of nuclei", "round glands with pale lumen", "rings of dots"),
-    "knots": ("knots", "ragged clumps of nuclei", "irregular glands", "crowded clumps"),
-    "fibres": ("fibres", "straight fibres", "parallel fibres", "stripes"),
-    "waves": ("waves", "wavy fibres", "wavy lines", "ripples"),
-    "threads": ("threads", "crooked threads", "tangled threads"),
-    "net": ("net", "net of thin walls", "mesh of membranes", "honeycomb"),
-}
-LINES = frozenset({"fibres", "waves", "spindles"})
-
-
 def draw_recipe(rng: np.random.Generator) -> Recipe:
-    """Picks a random recipe; half of the colours are dyes, see `DYES`."""
+    """Draws a random recipe."""
     count = int(rng.choice([0, 1, 2], p=[0.06, 0.5, 0.44]))
     layers = tuple(
-        Layer(_pick(rng, THINGS), _pick(rng, AMOUNTS), _pick(rng, SIZES), _pick(rng, SHADES), _colour(rng))
+        Layer(_pick(rng, MOTIFS), _pick(rng, AMOUNTS), _pick(rng, SIZES), _pick(rng, SHADES), _draw_colour(rng))
         for _ in range(count)
     )
-    return Recipe(_pick(rng, GROUNDS), _pick(rng, SHADES), _colour(rng), _colour(rng), layers)
+    return Recipe(_pick(rng, GROUNDS), _pick(rng, SHADES), _draw_colour(rng), _draw_colour(rng), layers)
 
 
 def render(recipe: Recipe, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draws one texture; the recipe leaves place, turn, jitter of colour and scale to `rng`.
+    """Renders one texture; positions, rotations and jitter of colour and scale come from `rng`.
 
     Returns:
         uint8 (size, size, 3).
     """
-    ground = _shaded(rng, recipe.shade, recipe.colour)
-    second = drawing.mix(ground, _shaded(rng, recipe.shade, recipe.second_colour), 0.7)
+    ground = _draw_shade(rng, recipe.shade, recipe.colour)
+    second = drawing.mix(ground, _draw_shade(rng, recipe.shade, recipe.second_colour), 0.7)
     angle = rng.uniform(0, np.pi)
-    canvas = drawing.Canvas(drawing.mix(ground, second, _share(recipe.ground, rng, size, angle)), size)
+    canvas = drawing.Canvas(drawing.mix(ground, second, _blend_map(recipe.ground, rng, size, angle)), size)
     for layer in recipe.layers:
         radius = size * SIZES[layer.size] * rng.uniform(0.85, 1.15) / 2
-        # things under two pixels across would be noise to a VAE that halves the picture twice
-        pen = _Pen(rng, canvas, max(1.6, radius), AMOUNTS[layer.amount], _shaded(rng, layer.shade, layer.colour), ground, angle)
-        THINGS[layer.thing](pen)
+        # the VAE halves the image twice, so motifs under two pixels would be noise
+        pen = _Pen(
+            rng, canvas, max(1.6, radius), AMOUNTS[layer.amount], _draw_shade(rng, layer.shade, layer.colour), ground, angle
+        )
+        MOTIFS[layer.motif](pen)
     image = canvas.image() * rng.uniform(0.92, 1.06) + rng.normal(0, 0.01, (size, size, 1)).astype(np.float32)
     return drawing.to_uint8(image)
 
 
 def caption(recipe: Recipe, rng: np.random.Generator) -> str:
-    """Says what the recipe draws, in one of many wordings; now and then a detail is left out."""
-    on = f"on {_ground_words(recipe, rng)}" if rng.random() < 0.9 else ""
-    parts = [_layer_words(layer, rng) for layer in recipe.layers]
+    """Describes a recipe in one of many wordings, sometimes without a detail."""
+    on = f"on {_describe_ground(recipe, rng)}" if rng.random() < 0.9 else ""
+    parts = [_describe_layer(layer, rng) for layer in recipe.layers]
     if len(parts) == 2 and rng.random() < 0.12:
         parts = parts[:1]
     text = " and ".join(parts) or "nothing"
@@ -305,14 +300,14 @@ def caption(recipe: Recipe, rng: np.random.Generator) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """An invented name and the recipe that it stands for."""
+    """An invented name and its recipe."""
 
     name: str
     recipe: Recipe
 
 
 def invent_kinds(seed: int, count: int) -> list[Kind]:
-    """Invents `count` kinds with different names, none of them a word of a tissue's; the same seed gives the same kinds."""
+    """Invents `count` kinds with distinct names that contain no word of a tissue's name, determined by the seed."""
     reserved = {word for label in labels.PATHMNIST for word in re.findall("[a-z]+", label)}
     rng = np.random.default_rng([seed, 1])
     kinds: dict[str, Kind] = {}
@@ -325,63 +320,63 @@ def invent_kinds(seed: int, count: int) -> list[Kind]:
 
 
 def sample(seed: int, index: int, size: int, kinds: list[Kind], kind_share: float) -> tuple[np.ndarray, str]:
-    """Texture number `index` of the endless set that `seed` stands for.
+    """Generates the texture with the given seed and index.
 
     Returns:
-        The picture, uint8 (size, size, 3), and its caption.
+        The image, uint8 (size, size, 3), and its caption.
     """
     rng = np.random.default_rng([seed, 2, index])
     if rng.random() < kind_share:
         kind = kinds[int(rng.integers(len(kinds)))]
-        # the size word may differ by one step, so that a name means a look and not one picture
-        return render(_loosened(kind.recipe, rng), rng, size), _pick(rng, FRAMES).format(kind.name)
+        # the size varies by one step, so that a name stands for a kind of texture and not for a single image
+        return render(_vary_sizes(kind.recipe, rng), rng, size), _pick(rng, FRAMES).format(kind.name)
     recipe = draw_recipe(rng)
     return render(recipe, rng, size), caption(recipe, rng)
 
 
-def _loosened(recipe: Recipe, rng: np.random.Generator) -> Recipe:
+def _vary_sizes(recipe: Recipe, rng: np.random.Generator) -> Recipe:
     sizes = list(SIZES)
     steps = [int(np.clip(sizes.index(layer.size) + rng.integers(-1, 2), 0, len(sizes) - 1)) for layer in recipe.layers]
     return replace(recipe, layers=tuple(replace(layer, size=sizes[s]) for layer, s in zip(recipe.layers, steps, strict=True)))
 
 
-def _layer_words(layer: Layer, rng: np.random.Generator) -> str:
+def _describe_layer(layer: Layer, rng: np.random.Generator) -> str:
     size = layer.size if rng.random() < 0.8 else ""
     colour = f"{layer.shade} {layer.colour}" if rng.random() < 0.9 else ""
-    thing = _pick(rng, SYNONYMS[layer.thing])
-    return " ".join(" ".join((layer.amount if rng.random() < 0.85 else "", size, colour, thing)).split())
+    motif = _pick(rng, SYNONYMS[layer.motif])
+    return " ".join(" ".join((layer.amount if rng.random() < 0.85 else "", size, colour, motif)).split())
 
 
-def _ground_words(recipe: Recipe, rng: np.random.Generator) -> str:
+def _describe_ground(recipe: Recipe, rng: np.random.Generator) -> str:
     colours = f"{recipe.shade} {recipe.colour}"
     if recipe.ground != "plain" and rng.random() < 0.7:
         colours += f" and {recipe.second_colour}"
     return " ".join(f"{recipe.ground} {colours} {_pick(rng, ('', 'ground', 'area'))}".split())
 
 
-def _share(ground: str, rng: np.random.Generator, size: int, angle: float) -> np.ndarray:
-    """How much of the second colour stands where, float (size, size) in [0, 1]."""
+def _blend_map(ground: str, rng: np.random.Generator, size: int, angle: float) -> np.ndarray:
+    """Weight of the second colour at every pixel, float (size, size) in [0, 1]."""
     along = np.linspace(-1, 1, size, dtype=np.float32)
     x, y = np.meshgrid(along, along)
-    turned = x * np.cos(angle) + y * np.sin(angle)
+    rotated = x * np.cos(angle) + y * np.sin(angle)
     across = y * np.cos(angle) - x * np.sin(angle)
     if ground == "plain":
         return 0.15 * drawing.noise_field(rng, size, 3)
     if ground == "fading":
-        return np.clip(0.5 + 0.5 * turned, 0, 1)
+        return np.clip(0.5 + 0.5 * rotated, 0, 1)
     if ground == "streaming":
         bend = 0.5 * drawing.noise_field(rng, size, 2)
         return 0.5 + 0.5 * np.sin((across + bend) * rng.uniform(6, 11))
     return drawing.noise_field(rng, size, 9 if ground == "mottled" else 3)
 
 
-def _shaded(rng: np.random.Generator, shade: str, colour: str) -> np.ndarray:
+def _draw_shade(rng: np.random.Generator, shade: str, colour: str) -> np.ndarray:
     amount = SHADES[shade]
     end = (1.0, 1.0, 1.0) if amount > 0 else (0.0, 0.0, 0.0)
     return np.clip(drawing.mix(COLOURS[colour], end, abs(amount)) + rng.normal(0, 0.03, 3), 0, 1)
 
 
-def _colour(rng: np.random.Generator) -> str:
+def _draw_colour(rng: np.random.Generator) -> str:
     return _pick(rng, DYES if rng.random() < 0.5 else COLOURS)
 
 

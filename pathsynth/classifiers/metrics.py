@@ -1,7 +1,7 @@
-"""Classification scores: pure functions, arrays in, plain numbers out.
+"""Classification scores: pure functions of labels, predictions and probabilities.
 
-All averages over tissues are macro averages with `zero_division=0` over every tissue of the benchmark: a tissue that was never
-asked for, or never predicted, counts as 0 and is not left out.
+Macro averages run over every tissue of the benchmark with `zero_division=0`: a tissue without images or without predictions
+counts as 0 instead of being left out.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray, n: int) -> np.ndarr
         n: number of tissues.
 
     Returns:
-        int64 (n, n); row: true (prompted) tissue, column: predicted tissue.
+        int64 (n, n); rows are true (prompted) tissues, columns predicted ones.
 
     Raises:
-        ValueError: for no images, unequal lengths, or a label outside [0, n).
+        ValueError: no images, unequal lengths, or a label outside [0, n).
     """
-    y_true, y_pred = checked_labels(y_true, n, "y_true"), checked_labels(y_pred, n, "y_pred")
+    y_true, y_pred = check_labels(y_true, n, "y_true"), check_labels(y_pred, n, "y_pred")
     if len(y_true) != len(y_pred):
-        raise ValueError(f"y_true and y_pred: {len(y_true)} and {len(y_pred)} labels, expected as many of one as of the other")
+        raise ValueError(f"y_true and y_pred: {len(y_true)} and {len(y_pred)} labels, expected the same number")
     return np.bincount(y_true * n + y_pred, minlength=n * n).reshape(n, n)
 
 
@@ -45,7 +45,7 @@ def classification_scores(y_true: np.ndarray, y_pred: np.ndarray, slugs: Sequenc
         accuracy, macro_precision, macro_recall, macro_f1 in [0, 1], n_images, and per_tissue.{slug}.{precision,recall,f1}.
 
     Raises:
-        ValueError: for no images, unequal lengths, or a label that is not an index into `slugs`.
+        ValueError: no images, unequal lengths, or a label that is not an index into `slugs`.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -54,41 +54,41 @@ def classification_scores(y_true: np.ndarray, y_pred: np.ndarray, slugs: Sequenc
         y_true, y_pred, labels=np.arange(len(slugs)), average=None, zero_division=0
     )
     return {
-        "accuracy": plain(np.trace(matrix) / matrix.sum()),
-        "macro_precision": plain(precision.mean()),
-        "macro_recall": plain(recall.mean()),
-        "macro_f1": plain(f1.mean()),
+        "accuracy": round_score(np.trace(matrix) / matrix.sum()),
+        "macro_precision": round_score(precision.mean()),
+        "macro_recall": round_score(recall.mean()),
+        "macro_f1": round_score(f1.mean()),
         "n_images": int(matrix.sum()),
         "per_tissue": {
-            name: {"precision": plain(precision[i]), "recall": plain(recall[i]), "f1": plain(f1[i])}
+            name: {"precision": round_score(precision[i]), "recall": round_score(recall[i]), "f1": round_score(f1[i])}
             for i, name in enumerate(slugs)
         },
     }
 
 
 def expected_calibration_error(probabilities: np.ndarray, y_true: np.ndarray, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy over bins of equal width (Guo et al., ICML 2017, equation 3).
+    """Mean absolute difference between confidence and accuracy over bins of equal width (Guo et al., ICML 2017, equation 3).
 
     Args:
         probabilities: float (N, n), rows sum to 1; the confidence is the largest of a row.
         y_true: integers (N,) in [0, n).
-        bins: number of bins of (0, 1]; a bin holds its upper edge.
+        bins: number of bins of (0, 1], each including its upper edge.
 
     Returns:
         Error in [0, 1].
 
     Raises:
-        ValueError: for no images, shapes that do not fit, or `bins` under 1.
+        ValueError: no images, shapes that do not match, or `bins` below 1.
     """
     if bins < 1:
         raise ValueError(f"bins: {bins} is less than 1")
-    probabilities, y_true = _checked_probabilities(probabilities, y_true)
+    probabilities, y_true = _check_probabilities(probabilities, y_true)
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == y_true
     index = np.digitize(confidence, np.linspace(0.0, 1.0, bins + 1)[1:-1], right=True)
-    # Count times |accuracy - mean confidence| is the absolute difference of the sums: no division by an empty bin.
+    # n_bin * |accuracy - mean confidence| is the difference of two sums, which needs no division by an empty bin
     gap = np.bincount(index, correct, bins) - np.bincount(index, confidence, bins)
-    return plain(np.abs(gap).sum() / len(y_true))
+    return round_score(np.abs(gap).sum() / len(y_true))
 
 
 def classifier_scores(probabilities: np.ndarray, y_true: np.ndarray, slugs: Sequence[str]) -> dict:
@@ -101,12 +101,12 @@ def classifier_scores(probabilities: np.ndarray, y_true: np.ndarray, slugs: Sequ
 
     Returns:
         accuracy, macro_f1, auc, ece in [0, 1], n_images, and per_tissue.{slug}.{precision,recall,f1}. `auc` is the mean
-        one-vs-rest area under the ROC curve over the tissues that have images: a tissue without images has no curve.
+        one-vs-rest area under the ROC curve over the tissues that have images.
 
     Raises:
-        ValueError: for no images, shapes that do not fit, or images of one tissue only (no ROC curve exists).
+        ValueError: no images, shapes that do not match, or images of a single tissue (no ROC curve exists).
     """
-    probabilities, y_true = _checked_probabilities(probabilities, y_true)
+    probabilities, y_true = _check_probabilities(probabilities, y_true)
     if probabilities.shape[1] != len(slugs):
         raise ValueError(f"probabilities: {probabilities.shape[1]} columns, expected one for each of {len(slugs)} tissues")
     scores = classification_scores(y_true, probabilities.argmax(axis=1), slugs)
@@ -120,20 +120,16 @@ def classifier_scores(probabilities: np.ndarray, y_true: np.ndarray, slugs: Sequ
     }
 
 
-def _one_vs_rest_auc(probabilities: np.ndarray, y_true: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
+def check_labels(values: np.ndarray, n: int, name: str) -> np.ndarray:
+    """Validates labels and converts them to int64 (N,).
 
-    present = np.unique(y_true)
-    if len(present) < 2:
-        raise ValueError(f"y_true: only tissue {present[0]} has images, the area under the ROC curve needs two or more tissues")
-    return plain(np.mean([roc_auc_score(y_true == tissue, probabilities[:, tissue]) for tissue in present]))
-
-
-def checked_labels(values: np.ndarray, n: int, name: str) -> np.ndarray:
-    """Labels as int64 (N,).
+    Args:
+        values: integers (N,) in [0, n).
+        n: number of tissues.
+        name: of the argument, for the error.
 
     Raises:
-        ValueError: for no images, or what is not integers (N,) in [0, n), with the `name` of the argument.
+        ValueError: anything else.
     """
     values = np.asarray(values)
     if values.size == 0:
@@ -146,18 +142,25 @@ def checked_labels(values: np.ndarray, n: int, name: str) -> np.ndarray:
     return values
 
 
-def _checked_probabilities(probabilities: np.ndarray, y_true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    probabilities = np.asarray(probabilities, np.float64)
-    if probabilities.ndim != 2:
-        raise ValueError(f"probabilities: shape {probabilities.shape}, expected (N, tissues)")
-    y_true = checked_labels(y_true, probabilities.shape[1], "y_true")
-    if len(y_true) != len(probabilities):
-        raise ValueError(f"probabilities and y_true: {len(probabilities)} rows and {len(y_true)} labels, expected as many")
-    if not np.isfinite(probabilities).all():
-        raise ValueError("probabilities: some are not finite, expected numbers in [0, 1]")
-    return probabilities, y_true
-
-
-def plain(value: float) -> float:
-    """A number as it is written: a Python float with DIGITS digits."""
+def round_score(value: float) -> float:
+    """Rounds a score to the DIGITS digits that are written to JSON, as a Python float."""
     return round(float(value), DIGITS)
+
+
+def _check_probabilities(probabilities: np.ndarray, y_true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Validates float64 (N, n) with one label for each row."""
+    probabilities = np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 2 or len(probabilities) != len(y_true):
+        raise ValueError(f"probabilities: shape {probabilities.shape} for {len(y_true)} labels, expected (N, tissues)")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("probabilities: contain NaN or infinity, expected numbers in [0, 1]")
+    return probabilities, check_labels(y_true, probabilities.shape[1], "y_true")
+
+
+def _one_vs_rest_auc(probabilities: np.ndarray, y_true: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    present = np.unique(y_true)
+    if len(present) < 2:
+        raise ValueError(f"y_true: only tissue {present[0]} has images, but a ROC curve needs two or more tissues")
+    return round_score(np.mean([roc_auc_score(y_true == tissue, probabilities[:, tissue]) for tissue in present]))

@@ -1,7 +1,8 @@
-"""The classifiers that check images: torchvision architectures, saved as safetensors beside a small config.json."""
+"""The classifiers: torchvision architectures, saved as safetensors beside a small config.json."""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,20 +15,22 @@ from pydantic import TypeAdapter
 from pathsynth.classifiers.settings import ClassifierSettings, InputSize, Stem
 from pathsynth.core.devices import autocast, catch_out_of_memory, pad_batch_size
 from pathsynth.core.errors import ModelError, one_line
-from pathsynth.core.io import located, read_json, sha256_of, write_json, write_safetensors
+from pathsynth.core.io import compute_sha256, read_json, resolve_path, write_json, write_safetensors
 from pathsynth.core.params import MixedPrecision
 from pathsynth.data.images import as_batch
 
 if TYPE_CHECKING:
     import torch
 
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class ClassifierCard:
-    """What is needed to build the network again and to read its answers."""
+    """Everything needed to rebuild the network and to interpret its outputs; `slugs` are its classes in order."""
 
     architecture: str
     stem: Stem
@@ -38,80 +41,66 @@ class ClassifierCard:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network with the way its input is prepared."""
+    """A network with its preprocessing."""
 
     network: torch.nn.Module
     card: ClassifierCard
     device: str
 
     def probabilities(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray:
-        """Class probabilities.
+        """Predicts class probabilities, float32 (N, tissues), see `predict_with_features`."""
+        return self.predict_with_features(images, batch_size)[0]
+
+    def predict_with_features(self, images: np.ndarray, batch_size: int = 128) -> tuple[np.ndarray, np.ndarray]:
+        """Predicts class probabilities and returns the penultimate features, in one forward pass.
 
         Args:
             images: uint8 (N, H, W, 3).
             batch_size: images at a time.
 
         Returns:
-            float32 (N, tissues), rows sum to 1.
+            Probabilities, float32 (N, tissues), rows sum to 1, and features, float32 (N, `dimensions`): the input of the head,
+            averaged over positions if that is a feature map.
 
         Raises:
-            MemoryFault: a batch does not fit into memory.
+            OutOfMemory: a batch does not fit into memory.
         """
-        parts = [np.zeros((0, len(self.card.slugs)), np.float32)]
+        hint = "a batch of the classifier does not fit: lower generation.sampler.batch_size or classifiers.*.input_size"
+        batches = [(np.zeros((0, len(self.card.slugs)), np.float32), np.zeros((0, self.dimensions), np.float32))]
+        self.network.eval()
         for start in range(0, len(images), batch_size):
-            answers, _ = self._pass(images[start : start + batch_size])
-            parts.append(answers.cpu().numpy())
-        return np.concatenate(parts)
-
-    def looks(self, images: np.ndarray, batch_size: int = 128) -> tuple[np.ndarray, np.ndarray]:
-        """Class probabilities and the features they are made of, in one pass.
-
-        Args:
-            images: uint8 (N, H, W, 3).
-            batch_size: images at a time.
-
-        Returns:
-            float32 (N, tissues) as `probabilities` gives them, and float32 (N, `dimensions`): what the head is given, the mean
-            over all places where that is a map.
-
-        Raises:
-            MemoryFault: a batch does not fit into memory.
-        """
-        parts = [np.zeros((0, len(self.card.slugs)), np.float32)]
-        features = [np.zeros((0, self.dimensions), np.float32)]
-        for start in range(0, len(images), batch_size):
-            answers, found = self._pass(images[start : start + batch_size])
-            parts.append(answers.cpu().numpy())
-            features.append(found.float().cpu().numpy())
-        return np.concatenate(parts), np.concatenate(features)
+            with catch_out_of_memory(hint):
+                batches.append(self._predict_batch(images[start : start + batch_size]))
+        probabilities, features = zip(*batches, strict=True)
+        return np.concatenate(probabilities), np.concatenate(features)
 
     @property
     def dimensions(self) -> int:
-        """Number of features that the head is given."""
+        """Number of penultimate features."""
         import torch
 
-        _, head = head_of(self.network)
+        _, head = find_head(self.network)
         return head.in_features if isinstance(head, torch.nn.Linear) else head.in_channels
 
-    def _pass(self, some: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities float32 (n, tissues) and features (n, D) of one batch, uint8 (n, H, W, 3)."""
+    def _predict_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
-        self.network.eval()
-        seen: list[torch.Tensor] = []
-        _, head = head_of(self.network)
-        with (
-            torch.inference_mode(),
-            catch_out_of_memory(
-                "no room for the classifier's batches: lower generation.sampler.batch_size or classifiers.*.input_size"
-            ),
-            head.register_forward_pre_hook(lambda _, given: seen.append(given[0])),
-        ):
-            indices = np.minimum(np.arange(pad_batch_size(len(some), self.device)), len(some) - 1)
-            batch = normalised(as_batch(some[indices], self.device, self.card.input_size))
+        count, head_inputs = len(images), []
+        _, head = find_head(self.network)
+        with torch.inference_mode(), head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0])):
+            indices = np.minimum(np.arange(pad_batch_size(count, self.device)), count - 1)
+            pixels = normalize_pixels(as_batch(images[indices], self.device, self.card.input_size))
             with autocast(self.device, self.card.mixed_precision):
-                logits = self.network(batch)
-            return logits[: len(some)].float().softmax(dim=1), _flat(seen[-1][: len(some)])
+                logits = self.network(pixels)[:count]
+            features = head_inputs[-1][:count]
+            # a feature map (n, D, h, w) is averaged over its positions
+            features = features.flatten(2).mean(2) if features.ndim == 4 else features
+            return logits.float().softmax(dim=1).cpu().numpy(), features.float().cpu().numpy()
+
+
+def build_card(settings: ClassifierSettings, slugs: Sequence[str]) -> ClassifierCard:
+    """Builds the card of the network that `settings` describe."""
+    return ClassifierCard(settings.architecture, settings.stem, settings.input_size, settings.mixed_precision, list(slugs))
 
 
 def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | None = None) -> torch.nn.Module:
@@ -119,16 +108,15 @@ def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | No
 
     Args:
         card: architecture, stem and tissues.
-        weights: of the same architecture, from `pretrained`; its head is replaced. None for random weights.
+        weights: weights of this architecture from `load_pretrained_weights`, whose head is replaced; None for random weights.
 
     Raises:
-        ModelError: an architecture that torchvision does not know, or weights of another one.
+        ModelError: torchvision does not have the architecture, or the weights belong to a different one.
     """
     import torch
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if card.architecture not in known:
+    if card.architecture not in models.list_models(module=models):
         raise ModelError(
             "architecture", f"{card.architecture!r} is not a torchvision classifier; examples: resnet18, regnet_y_400mf"
         )
@@ -139,7 +127,7 @@ def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | No
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ModelError("weights", f"are not of {card.architecture} with ImageNet's head: {one_line(error)}") from error
+            raise ModelError("weights", f"do not fit {card.architecture} with its ImageNet head: {one_line(error)}") from error
         _replace_head(network, len(card.slugs))
     if card.stem == "small":
         # He et al. 2016, section 4.2: a 3x3 convolution and no pooling for images of 32 px
@@ -149,31 +137,81 @@ def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | No
     return network.to(memory_format=torch.channels_last)
 
 
-def pretrained(settings: ClassifierSettings, folder: Path) -> Mapping[str, torch.Tensor] | None:
-    """The weights to start from: none, torchvision's ImageNet weights, or a local file of such weights.
-
-    torchvision's files are pickles; they are read by torch's restricted loader, which builds tensors and runs nothing.
-
-    Args:
-        settings: `weights`, `weights_sha256` and `architecture` say which.
-        folder: what a relative path is relative to.
+def check_network(network: torch.nn.Module, card: ClassifierCard) -> None:
+    """Runs a copy of the network on two blank images, so that an unsuitable architecture fails before training.
 
     Raises:
-        ModelError: weights that cannot be fetched or read, or whose checksum is another one.
+        ModelError: the network does not take images of `input_size` or does not return one logit per tissue.
+    """
+    import torch
+
+    where = f"architecture {card.architecture!r}"
+    try:
+        logits = copy.deepcopy(network).cpu().train()(torch.zeros(2, 3, card.input_size, card.input_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(where, f"does not work at input_size {card.input_size}: {one_line(error)}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, len(card.slugs)):
+        raise ModelError(where, "does not return one logit per tissue; use a torchvision classifier with a single head")
+
+
+def normalize_pixels(batch: torch.Tensor) -> torch.Tensor:
+    """Normalizes NCHW pixels in [0, 1] by ImageNet's channel means and standard deviations."""
+    mean = batch.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = batch.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return (batch - mean) / std
+
+
+def find_head(network: torch.nn.Module) -> tuple[str, torch.nn.Linear | torch.nn.Conv2d]:
+    """Finds name and module of the head: the last linear layer, or the last convolution of a network without any (SqueezeNet).
+
+    Raises:
+        ModelError: the network has neither.
+    """
+    import torch
+
+    for kind in (torch.nn.Linear, torch.nn.Conv2d):
+        layers = [(name, part) for name, part in network.named_modules() if isinstance(part, kind)]
+        if layers:
+            return layers[-1]
+    raise ModelError("architecture", f"{type(network).__name__} has neither a linear layer nor a convolution")
+
+
+def _replace_head(network: torch.nn.Module, tissues: int) -> None:
+    """Replaces the linear head with a new one for `tissues` classes."""
+    import torch
+
+    name, head = find_head(network)
+    if not isinstance(head, torch.nn.Linear):
+        raise ModelError("architecture", f"{type(network).__name__} has no linear head to replace; use weights: none")
+    parent = network.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], torch.nn.Linear(head.in_features, tissues))
+
+
+def load_pretrained_weights(settings: ClassifierSettings, folder: Path) -> Mapping[str, torch.Tensor] | None:
+    """Loads the initial weights: None for random ones, torchvision's ImageNet weights, or those of a local file.
+
+    torchvision's files are pickles; torch's restricted loader (`weights_only`) reads tensors and runs no code.
+
+    Args:
+        settings: uses `weights`, `weights_sha256` and `architecture`.
+        folder: folder that relative paths start from.
+
+    Raises:
+        ModelError: the weights cannot be downloaded or read, or have a different checksum.
     """
     if settings.weights == "none":
         return None
     if settings.weights == "imagenet":
-        return _from_torchvision(settings.architecture)
-    return read_weights(located(folder, settings.weights), settings.weights_sha256)
+        return _download_imagenet_weights(settings.architecture)
+    return read_weights(resolve_path(folder, settings.weights), settings.weights_sha256)
 
 
-def own_weights(settings: ClassifierSettings, folder: Path) -> list[Path]:
-    """The local file of weights that the settings name, as a list that is empty where they name none."""
-    return [] if settings.weights in ("none", "imagenet") else [located(folder, settings.weights)]
+def list_weight_files(settings: ClassifierSettings, folder: Path) -> list[Path]:
+    """Lists the local weights file that the settings name, if any."""
+    return [] if settings.weights in ("none", "imagenet") else [resolve_path(folder, settings.weights)]
 
 
-def _from_torchvision(architecture: str) -> Mapping[str, torch.Tensor]:
+def _download_imagenet_weights(architecture: str) -> Mapping[str, torch.Tensor]:
     from torchvision import models
 
     try:
@@ -182,148 +220,76 @@ def _from_torchvision(architecture: str) -> Mapping[str, torch.Tensor]:
     except ValueError as error:
         raise ModelError("architecture", f"{architecture!r} is not a torchvision classifier with ImageNet weights") from error
     except (OSError, RuntimeError) as error:
-        remedy = "check the network, or fetch the file by hand and name it in weights"
-        raise ModelError("weights", f"of {architecture} could not be fetched: {one_line(error)}; {remedy}") from error
+        hint = "check the network, or download the file yourself and name it in weights"
+        raise ModelError("weights", f"of {architecture} could not be fetched: {one_line(error)}; {hint}") from error
 
 
 def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, torch.Tensor]:
-    """Reads a local file of tensors, .pth or .safetensors, without running anything that it may hold.
+    """Reads a local .pth or .safetensors file of tensors without running any code in it.
 
     Args:
         path: the file.
-        sha256: its checksum, whole or its first digits; None for the digits in which its name ends, as names of torch's hub do.
+        sha256: its checksum or the first digits of it; None for the digits in the file name, as torch.hub writes them.
 
     Raises:
         DataError: the file cannot be read.
-        ModelError: it has another checksum, or holds other things than tensors.
+        ModelError: it has a different checksum, or holds anything but tensors.
     """
-    named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
-    _check_sha256(path, sha256 or (named[1] if named else ""))
-    return _tensors(path)
-
-
-def _check_sha256(path: Path, start: str) -> None:
-    found = sha256_of(path)
-    if not found.startswith(start):
-        raise ModelError(path, f"its SHA-256 is {found}, which does not begin with {start}: another file, or only a part of it")
-
-
-def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
     import torch
     from safetensors.torch import load_file
 
+    in_name = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
+    expected, actual = sha256 or (in_name[1] if in_name else ""), compute_sha256(path)
+    if not actual.startswith(expected):
+        raise ModelError(path, f"SHA-256 is {actual}, expected {expected}…: wrong file or incomplete download")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # a damaged pickle makes the loader stumble in any way
+        # the unpickler may raise any exception on damaged input
         raise ModelError(path, f"holds no weights: {one_line(error)}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ModelError(path, "holds no weights: a mapping from names to tensors is wanted")
+        raise ModelError(path, "holds no weights: expected a mapping from names to tensors")
     return weights
-
-
-def check_network(network: torch.nn.Module, card: ClassifierCard) -> None:
-    """Sends two blank images through a copy, so that an unfit architecture is told before any training.
-
-    Raises:
-        ModelError: the network does not take images of `input_size` or does not answer with one number per tissue.
-    """
-    import copy
-
-    import torch
-
-    where = f"architecture {card.architecture!r}"
-    try:
-        answer = copy.deepcopy(network).cpu().train()(torch.zeros(2, 3, card.input_size, card.input_size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(where, f"does not work at input_size {card.input_size}: {one_line(error)}") from error
-    if not isinstance(answer, torch.Tensor) or answer.shape != (2, len(card.slugs)):
-        raise ModelError(
-            where, "does not answer with one number per tissue; allowed: torchvision classifiers with a single head"
-        )
 
 
 def save_classifier(folder: Path, classifier: Classifier) -> None:
     """Writes model.safetensors and config.json."""
-    write_safetensors(folder / "model.safetensors", classifier.network.state_dict())
-    write_json(folder / "config.json", asdict(classifier.card))
+    write_safetensors(folder / WEIGHTS, classifier.network.state_dict())
+    write_json(folder / CONFIG, asdict(classifier.card))
 
 
 def load_classifier(folder: Path, device: str, slugs: Sequence[str]) -> Classifier:
-    """Reads what `save_classifier` wrote.
+    """Loads a folder written by `save_classifier`.
 
     Raises:
-        ModelError: a part is missing or does not fit, or the classifier knows other tissues than `slugs`, or in other order.
+        ModelError: a file is missing or damaged, or the classifier's classes are not `slugs` in this order.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    for part in ("config.json", "model.safetensors"):
-        if not (folder / part).is_file():
-            raise ModelError(folder, f"has no {part}; run the stage train_classifier first")
+    if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
+        raise ModelError(folder, f"has no {missing[0]}; run the stage train_classifier first")
     try:
-        card = TypeAdapter(ClassifierCard).validate_python(read_json(folder / "config.json"))
+        card = TypeAdapter(ClassifierCard).validate_python(read_json(folder / CONFIG))
         network = build_network(card)
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+        network.load_state_dict(load_file(folder / WEIGHTS))
     except (TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         raise ModelError(folder, f"is not a saved classifier: {one_line(error)}") from error
     if card.slugs != list(slugs):
-        raise ModelError(folder, f"knows {', '.join(card.slugs)}; expected {', '.join(slugs)}: train it on this data set")
+        raise ModelError(folder, f"classifies {', '.join(card.slugs)}, expected {', '.join(slugs)}; train it on this data set")
     return Classifier(network.to(device).eval(), card, device)
 
 
-def load_pair(gate: Path, judge: Path, device: str, slugs: Sequence[str]) -> tuple[Classifier, Classifier]:
-    """Reads the classifier that filters and the one that judges.
+def load_gate_and_judge(gate: Path, judge: Path, device: str, slugs: Sequence[str]) -> tuple[Classifier, Classifier]:
+    """Loads the classifier that filters and the one that grades.
 
     Raises:
-        ModelError: as `load_classifier`, or both are of one architecture.
+        ModelError: as `load_classifier`, or both have the same architecture.
     """
-    filtering, judging = (load_classifier(folder, device, slugs) for folder in (gate, judge))
-    if filtering.card.architecture == judging.card.architecture:
-        raise ModelError(judge, f"is a {judging.card.architecture} like the gate; the judge must be another architecture")
-    return filtering, judging
-
-
-def card_of(settings: ClassifierSettings, slugs: Sequence[str]) -> ClassifierCard:
-    """The card of the network that `settings` describes."""
-    return ClassifierCard(settings.architecture, settings.stem, settings.input_size, settings.mixed_precision, list(slugs))
-
-
-def normalised(batch: torch.Tensor) -> torch.Tensor:
-    """Subtracts ImageNet's mean and divides by its deviation; NCHW in [0, 1] in."""
-    mean = batch.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
-    std = batch.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    return (batch - mean) / std
-
-
-def head_of(network: torch.nn.Module) -> tuple[str, torch.nn.Linear | torch.nn.Conv2d]:
-    """Name and layer that answer for the tissues: the last linear one, or in SqueezeNets, without any, the last convolution.
-
-    Raises:
-        ModelError: a network with neither.
-    """
-    import torch
-
-    for kind in (torch.nn.Linear, torch.nn.Conv2d):
-        found = [(name, part) for name, part in network.named_modules() if isinstance(part, kind)]
-        if found:
-            return found[-1]
-    raise ModelError("architecture", f"{type(network).__name__} has no layer that could be its head")
-
-
-def _flat(given: torch.Tensor) -> torch.Tensor:
-    """Features (n, D) as they are, and a map (n, D, h, w) averaged over its places."""
-    return given.flatten(2).mean(2) if given.ndim == 4 else given
-
-
-def _replace_head(network: torch.nn.Module, tissues: int) -> None:
-    """Swaps the last linear layer, which in nearly all of torchvision's classifiers is the head, for a new one."""
-    import torch
-
-    name, head = head_of(network)
-    if not isinstance(head, torch.nn.Linear):
-        raise ModelError("architecture", f"{type(network).__name__} has no linear head to replace; use weights: none")
-    parent = network.get_submodule(name.rpartition(".")[0])
-    setattr(parent, name.rpartition(".")[2], torch.nn.Linear(head.in_features, tissues))
+    gate_model, judge_model = (load_classifier(folder, device, slugs) for folder in (gate, judge))
+    if gate_model.card.architecture == judge_model.card.architecture:
+        problem = f"is a {judge_model.card.architecture} like the gate; the judge needs a different architecture"
+        raise ModelError(judge, problem)
+    return gate_model, judge_model

@@ -13,7 +13,7 @@ InputSize = Annotated[int, Field(ge=16, le=512)]
 
 
 class Augmentation(Section):
-    """Random changes of training images; shares and strengths, 0 for none."""
+    """Augmentation of training images: `blur` is the fraction of blurred images, `stain` and `brightness` are strengths."""
 
     flips: bool
     rotate90: bool
@@ -25,10 +25,10 @@ class Augmentation(Section):
 class ClassifierSettings(Section):
     """One classifier, gate or judge.
 
-    `architecture` is a torchvision model name, `stem: small` (ResNets only) is a 3x3 convolution without pooling. `weights` is
-    `none`, `imagenet` for torchvision's own, or a local file of such weights, relative to the parameter file; its checksum is
-    compared with `weights_sha256`, whole or its first digits, or null. `checkpoint` is the epoch that is kept, the `best` by
-    val or the `last`; `seed` is mixed with the global one so that gate and judge are trained apart.
+    `architecture` is a torchvision model name; `stem: small` (ResNets only) replaces its stem with a 3x3 convolution without
+    pooling. `weights` is `none`, `imagenet`, or a local file of ImageNet weights, relative to params.yaml; `weights_sha256` is
+    its checksum or the first digits of it. `checkpoint` selects the `best` epoch by val or the `last`. `seed` is mixed with the
+    global seed, so that gate and judge are trained independently.
     """
 
     architecture: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -48,28 +48,28 @@ class ClassifierSettings(Section):
     seed: NonNegativeInt
 
     @model_validator(mode="after")
-    def _stem_fits(self) -> Self:
+    def _check_stem(self) -> Self:
         if self.stem == "small" and not self.architecture.startswith("resnet"):
-            raise ValueError(f"stem: 'small' is for ResNets, and architecture is {self.architecture!r}; allowed: 'standard'")
+            raise ValueError(f"stem: 'small' needs a ResNet, not {self.architecture!r}; use 'standard'")
         return self
 
     @model_validator(mode="after")
-    def _checksum_of_a_file(self) -> Self:
+    def _check_checksum(self) -> Self:
         if self.weights_sha256 and self.weights in ("none", "imagenet"):
-            raise ValueError(f"weights_sha256: is for a file, and weights is {self.weights!r}; allowed: null")
+            raise ValueError(f"weights_sha256: only applies to a file, and weights is {self.weights!r}; use null")
         return self
 
 
 class Classifiers(Section):
-    """The classifier that filters and the one that never does."""
+    """The gate, which filters, and the judge, which only grades."""
 
     gate: ClassifierSettings
     judge: ClassifierSettings
 
     @model_validator(mode="after")
-    def _differ(self) -> Self:
+    def _check_independence(self) -> Self:
         if self.gate.architecture == self.judge.architecture:
-            raise ValueError(f"judge and gate are both {self.gate.architecture!r}; the judge must be another architecture")
+            raise ValueError(f"gate and judge are both {self.gate.architecture!r}; the judge needs a different architecture")
         if self.gate.seed == self.judge.seed:
-            raise ValueError(f"judge and gate both have seed {self.gate.seed}; the judge needs another")
+            raise ValueError(f"gate and judge both have seed {self.gate.seed}; the judge needs a different one")
         return self

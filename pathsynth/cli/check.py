@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pathsynth.classifiers.settings import Classifiers
-from pathsynth.cli.options import FILE, reports_errors
+from pathsynth.cli.options import FILE, exit_on_sigterm
 from pathsynth.core.errors import ParamsError, PathsynthError
 from pathsynth.core.params import (
     BENCHMARKS,
@@ -33,7 +33,7 @@ from pathsynth.generation.settings import GenerationSettings
 
 
 class Benchmark(Section):
-    """A file of configs/benchmarks: where images and base come from, who judges, how images are made and scored."""
+    """A file of configs/benchmarks: images, base model, classifiers, generation and scoring."""
 
     dataset: AnyDataset
     base: BaseModelSettings
@@ -43,15 +43,15 @@ class Benchmark(Section):
 
 
 def find_mistakes(path: Path) -> Iterator[ParamsError]:
-    """Validates a parameter file with all benchmarks, prompts and LoRA configurations, and yields what is wrong.
+    """Validates a parameter file with all benchmarks, prompts and LoRA configurations, and yields their errors.
 
     Args:
-        path: params.yaml; the other files are found beside it.
+        path: params.yaml; configs/ is expected beside it.
     """
     checks: list[Callable[[], Any]] = [partial(load_params, path)]
     checks += [partial(check_benchmark, path.parent, name) for name in config_names(path.parent / BENCHMARKS)]
     checks += [partial(check_prompts_used, path.parent, name) for name in config_names(path.parent / PROMPTS)]
-    # where this fails, load_params says why
+    # if this fails, load_params reports why
     with suppress(ParamsError):
         tree = read_yaml(path)
         checks += [partial(check_lora, path, tree, name) for name in lora_names(path, tree)]
@@ -93,7 +93,7 @@ def check_lora(path: Path, tree: dict[str, Any], name: str) -> LoraSettings:
 
 @click.command()
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
-@reports_errors
+@exit_on_sigterm
 def check(params_path: Path) -> None:
     """Validates params.yaml and every file under configs/.
 

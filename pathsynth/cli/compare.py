@@ -1,40 +1,62 @@
-"""`python -m pathsynth compare`: a table and a page of the experiments that `dvc exp show` lists."""
+"""`python -m pathsynth compare`: a table and a page of the experiments that DVC knows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, reports_errors
-from pathsynth.compare import page as compare_page
-from pathsynth.compare.configurations import fold
-from pathsynth.compare.experiments import OVERVIEW, UNSAVED, file_of, fill_tables, finished_runs, markdown, run_tool, table
-from pathsynth.core.io import atomic_write, write_csv, write_text
+from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.compare import table
+from pathsynth.compare.experiments import collect_runs, open_project
+from pathsynth.compare.page import render_comparison
+from pathsynth.core.io import atomic_write, read_text, write_text
+from pathsynth.report.tables import to_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OVERVIEW = "plots/evaluation/plates/overview.png"
+SAVED_RUNS = "experiments.csv"
 
 
 @click.command()
-@click.option("--save", type=FOLDER, help="Folder for experiments.csv and an overview plate per benchmark.")
-@click.option("--readme", type=FILE, help="Markdown file whose marked tables are made anew from the saved experiments.csv.")
-@click.option("--all-commits", is_flag=True, help="Also the experiments of earlier commits.")
-@click.option("--report", type=FILE, default="reports/compare.html", show_default=True, help="The page that is written.")
-@reports_errors
-def compare(save: Path | None, readme: Path | None, all_commits: bool, report: Path) -> None:
-    """Prints the comparison of experiments and writes its page, or makes the README's tables from the saved one."""
-    if readme:
-        fill_tables(readme, (save or Path("results")) / "experiments.csv")
+@click.option("--save", type=FOLDER, help="Also write experiments.csv and the best overview of each benchmark to this folder.")
+@click.option("--fill", type=FILE, multiple=True, help="Only rewrite the tables between marks in this Markdown file.")
+@click.option("--all-commits", is_flag=True, help="Also compare experiments of earlier commits.")
+@click.option("--report", type=FILE, default="reports/compare.html", show_default=True, help="The page.")
+@exit_on_sigterm
+def compare(save: Path | None, fill: tuple[Path, ...], all_commits: bool, report: Path) -> None:
+    """Compares experiments: means over seeds in the terminal, and a page of charts and images.
+
+    With --fill, tables in Markdown files are written from results/experiments.csv (or the --save folder) and metrics.
+    """
+    if fill:
+        saved = table.read_saved((save or Path("results")) / SAVED_RUNS)
+        for path in fill:
+            write_text(path, table.fill_tables(read_text(path), path, saved, Path()))
         return
-    frame = table(finished_runs(all_commits))
-    for benchmark, group in frame.groupby("benchmark"):
-        click.echo(f"\n{benchmark}\n{markdown(group)}")
-        if save:
-            plate = run_tool("git", "show", f"{fold(group.to_dict('records'))[0].runs[0]['rev']}:{OVERVIEW}")
-            with atomic_write(save / f"{benchmark}.png") as part:
-                part.write_bytes(plate)
+    with open_project() as read:
+        runs = collect_runs(read, all_commits)
+        page = render_comparison(runs, read)
+        bests = [table.group_seeds(group)[0] for _, group in runs.groupby("benchmark")]
+        overviews = {str(best["benchmark"]): read(best["rev"], OVERVIEW) for best in bests}
+    for benchmark, group in runs.groupby("benchmark"):
+        click.echo(f"\n{benchmark}\n{to_text(table.build_short_table(table.group_seeds(group)))}")
     if save:
-        write_csv(save / "experiments.csv", frame.drop(columns=UNSAVED))
-    write_text(report, compare_page.render_comparison(frame.to_dict("records"), file_of))
-    click.echo(f"open {report} in a browser")
-    if len(frame) == 1:
-        other = "r8" if frame.iloc[0]["lora"] != "r8" else "r16"
-        click.echo(f"only one experiment is known; `dvc exp run -S lora={other}` adds one")
+        _save(save, runs, overviews)
+    write_text(report, page)
+    click.echo(f"\nOpen {report} in a browser.")
+    if len(runs) == 1:
+        other = "r8" if runs.iloc[0]["lora"] != "r8" else "r16"
+        click.echo(f"Only one experiment is known; `dvc exp run -S lora={other}` adds one.")
+
+
+def _save(folder: Path, runs: pd.DataFrame, overviews: Mapping[str, bytes | None]) -> None:
+    table.save(folder / SAVED_RUNS, runs)
+    for benchmark, overview in overviews.items():
+        if overview:
+            with atomic_write(folder / f"{benchmark}.png") as part:
+                part.write_bytes(overview)

@@ -1,7 +1,4 @@
-"""What a stage took, measured: seconds, memory, device and versions, in a log that is never hashed.
-
-Times differ from run to run, and an out that held them would never be the same again.
-"""
+"""Run time, memory, device and versions of a stage, in a log that DVC does not track, because it differs between runs."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pathsynth.core.environment import versions
+from pathsynth.core.environment import package_versions
 from pathsynth.core.io import write_json
 from pathsynth.core.params import Params
 
@@ -22,29 +19,27 @@ PER_MEGABYTE = 1e6 if sys.platform == "darwin" else 1e6 / 1024
 
 
 @contextmanager
-def measured(stage: str, params: Params, logs: Path, *, keep: bool = True, earlier: float = 0.0) -> Iterator[None]:
-    """Measures the block and writes logs/BENCHMARK/LORA/STAGE.json once it has ended well.
+def measure_run(stage: str, params: Params, logs: Path, *, keep: bool = True, earlier: float = 0.0) -> Iterator[None]:
+    """Measures the block and, if it succeeds, writes LOGS/BENCHMARK/LORA/STAGE.json.
 
     Args:
         stage: name of the stage.
-        params: whose run it is.
+        params: parameters of the run.
         logs: folder of all logs.
-        keep: False writes nothing, for all but one of several processes that share a stage.
-        earlier: seconds that interrupted runs have worked on the same.
+        keep: whether to write; only the main process does.
+        earlier: seconds spent in earlier, interrupted runs of the stage.
 
     Raises:
-        DataError: the log cannot be written.
+        DataError: if the log cannot be written.
     """
     started = time.perf_counter()
     yield
     if keep:
-        write_json(
-            logs / params.benchmark_name / params.lora_name / f"{stage}.json",
-            _measures(stage, params, earlier + time.perf_counter() - started),
-        )
+        path = logs / params.benchmark_name / params.lora_name / f"{stage}.json"
+        write_json(path, _build_log(stage, params, earlier + time.perf_counter() - started))
 
 
-def _measures(stage: str, params: Params, seconds: float) -> dict[str, Any]:
+def _build_log(stage: str, params: Params, seconds: float) -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.is_available()
@@ -60,5 +55,5 @@ def _measures(stage: str, params: Params, seconds: float) -> dict[str, Any]:
         "peak_memory_mb": round(peak / PER_MEGABYTE),
         "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6) if gpu else None,
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
-        "versions": versions(),
+        "versions": package_versions(),
     }

@@ -1,4 +1,4 @@
-"""`python -m pathsynth synthesize "a sentence" -n 12 --out DIR`: images of the tissue that it names, or recorded ones again."""
+"""`python -m pathsynth synthesize "a sentence" -n 12 --out DIR`: synthesizes images of a tissue, or redraws recorded ones."""
 
 from __future__ import annotations
 
@@ -11,113 +11,118 @@ from click.core import ParameterSource
 from PIL import Image
 
 from pathsynth.cli.new_folder import new_folder
-from pathsynth.cli.options import FILE, FOLDER, reports_errors
+from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
 from pathsynth.core.errors import QuotaError
 from pathsynth.data.provenance import caption
-from pathsynth.evaluation.contact_sheets import COLUMNS, Block, draw_plate
-from pathsynth.synthesis.manifest import MOST_IMAGES, NAME, read_manifest, write_manifest
-from pathsynth.synthesis.records import NOT_CHECKED, SHEET, STAND_IN_NOTICE, Record, read_record, write_picture, write_sheet
-from pathsynth.synthesis.synthesizer import Synthesizer, Synthetic, find_artifacts
+from pathsynth.evaluation.contact_sheets import COLUMNS, Block, draw_contact_sheet
+from pathsynth.synthesis.manifest import MANIFEST, MAX_IMAGES, read_manifest, write_manifest
+from pathsynth.synthesis.records import (
+    CONTACT_SHEET,
+    NOT_CHECKED,
+    STAND_IN_NOTICE,
+    Record,
+    read_record,
+    write_contact_sheet,
+    write_png,
+)
+from pathsynth.synthesis.synthesizer import SyntheticImages, load_artifacts, redraw
+from pathsynth.synthesis.synthesizer import synthesize as synthesize_images
 
-SHEET_ROWS, SHEET_BLOCKS = 5, 4
-SHEET_TITLE, SHEET_NOTE = 60, 30
+BLOCK_SIZE = 5 * COLUMNS
+MAX_BLOCKS = 4
+TITLE_LENGTH, NOTE_LENGTH = 60, 30
 NARROW_CAPTION = "synthetic images, not for diagnosis"
-# What a record says itself.
-OF_SENTENCES = ("n", "seed", "max_attempts")
-GIVEN = ParameterSource.COMMANDLINE
+# Options that a record already holds.
+RECORDED_OPTIONS = ("n", "seed", "max_attempts")
 
 
 @click.command()
 @click.argument("sentence", required=False)
-@click.option("-n", "n", type=click.IntRange(1, MOST_IMAGES), default=1, show_default=True, help="How many images.")
-@click.option("--out", type=FOLDER, required=True, help="Folder for images, contact sheet and manifest; new or empty.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of the noise; by default that in params.yaml.")
-@click.option("--max-attempts", type=click.IntRange(1, 1000), help="Tries for each image; by default as in params.yaml.")
-@click.option("--no-gate", is_flag=True, help="Draw any text, and check nothing.")
-@click.option("--again", type=FILE, help="Draw the images of a manifest.csv, or of one PNG, once more, instead of a sentence.")
+@click.option("-n", "n", type=click.IntRange(1, MAX_IMAGES), default=1, show_default=True, help="Number of images.")
+@click.option("--out", type=FOLDER, required=True, help="New or empty folder for images, contact sheet and manifest.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Noise seed; default: that of params.yaml.")
+@click.option("--max-attempts", type=click.IntRange(1, 1000), help="Attempts per image; default: that of params.yaml.")
+@click.option("--no-gate", is_flag=True, help="Accept any text and do not filter.")
+@click.option("--again", type=FILE, help="Redraw the images of a manifest.csv or of one PNG instead.")
 @click.option("--artifacts", type=FOLDER, default=".", show_default=True, help="Folder with params.yaml, models/ and base/.")
-@click.option(
-    "--params", "params_path", type=FILE, help="Parameter file elsewhere; its relative paths, as of the base, start there."
-)
-@click.option("--lora", type=FOLDER, help="Folder of a LoRA elsewhere.")
-@click.option("--gate", type=FOLDER, help="Folder of a gate elsewhere.")
-@reports_errors
+@click.option("--params", "params_path", type=FILE, help="Other parameter file; relative paths in it start at its folder.")
+@click.option("--lora", type=FOLDER, help="Other folder of the LoRA.")
+@click.option("--gate", type=FOLDER, help="Other folder of the gate.")
+@exit_on_sigterm
 def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, params_path, lora, gate):
-    """Draws images of the tissue that SENTENCE names, such as "a histopathological image of an area with mucus".
+    """Synthesizes images of the tissue that SENTENCE names, e.g. "a histopathological image of an area with mucus".
 
-    The gate checks each image, and one in which it sees another tissue is drawn anew, up to a limit. Every PNG says in its
-    metadata that it is synthetic, what drew it, and what the gate saw.
+    The gate checks every image, and rejected images are sampled again up to a limit. Every PNG records that it is synthetic,
+    how it was made, and what the gate predicted.
 
-    Base, LoRA and gate must be there: `make repro` or `dvc pull`.
+    Requires base, LoRA and gate: run `make repro` or `dvc pull` first.
     """
     if (sentence is None) == (again is None):
-        raise click.UsageError("give a sentence, or --again with a manifest, and not both")
-    if again and (no_gate or any(click.get_current_context().get_parameter_source(name) == GIVEN for name in OF_SENTENCES)):
-        raise click.UsageError("--again draws what is recorded: it takes no -n, --seed, --max-attempts or --no-gate")
-    found = find_artifacts(artifacts, params_path, lora, gate)
+        raise click.UsageError("pass either a sentence or --again")
+    source = click.get_current_context().get_parameter_source
+    if again and (no_gate or any(source(name) == ParameterSource.COMMANDLINE for name in RECORDED_OPTIONS)):
+        raise click.UsageError("--again redraws what is recorded: it takes no -n, --seed, --max-attempts or --no-gate")
+    loaded = load_artifacts(artifacts, params_path, lora, gate)
     with new_folder(out) as part:
         if again:
             records = [read_record(again)] if again.suffix.lower() == ".png" else read_manifest(again)
-            made = Synthesizer(found).again(records)
-            said = _same(records, made.records)
+            result = redraw(records, artifacts=loaded)
+            summary = _compare(records, result.records)
         else:
-            made = Synthesizer(found).synthesize(sentence, n, seed=seed, gate=not no_gate, max_attempts=max_attempts)
-            if not made.records:
-                raise _too_few(made)
-            said = _summary(made)
-        _write(part, made.images, made.records)
-    click.echo(f"{said}\nlook at {out / SHEET}; {out / NAME} says how each was drawn")
-    if len(made.records) < made.wanted:
-        raise _too_few(made)
+            result = synthesize_images(sentence, n, artifacts=loaded, seed=seed, gate=not no_gate, max_attempts=max_attempts)
+            if not result.records:
+                raise _quota_error(result)
+            summary = _summarize(result)
+        _write(part, result.images, result.records)
+    click.echo(f"{summary}\nsee {out / CONTACT_SHEET}; provenance is in {out / MANIFEST}")
+    if len(result.records) < result.requested:
+        raise _quota_error(result)
 
 
-def _too_few(made: Synthetic) -> QuotaError:
-    missing = made.wanted - len(made.records)
-    return QuotaError(
-        f"{missing} of {made.wanted} images were refused by the gate {made.limit} times over and are missing; "
-        "try the tissue's name alone, another --seed, more --max-attempts or --no-gate"
-    )
+def _quota_error(result: SyntheticImages) -> QuotaError:
+    unfilled = result.requested - len(result.records)
+    remedy = "try the bare tissue name, a different --seed, more --max-attempts or --no-gate"
+    return QuotaError(f"the gate rejected every attempt at {unfilled} of {result.requested} images; {remedy}")
 
 
-def _same(records: Sequence[Record], drawn: Sequence[Record]) -> str:
-    same = sum(new.pixels_sha256 == old.pixels_sha256 for new, old in zip(drawn, records, strict=True))
-    others = "; a GPU, another processor and other versions round in another way, and VAE and text encoder may be others"
-    return f"{same} of {len(records)} images are the same to the last bit{others if same < len(records) else ''}"
+def _compare(records: Sequence[Record], redrawn: Sequence[Record]) -> str:
+    same = sum(new.pixels_sha256 == old.pixels_sha256 for new, old in zip(redrawn, records, strict=True))
+    reason = "" if same == len(records) else "; the CPU, GPU, package versions, VAE or text encoder may differ"
+    return f"{same} of {len(records)} images are bit-identical{reason}"
+
+
+def _summarize(result: SyntheticImages) -> str:
+    first, number = result.records[0], len(result.records)
+    if first.checked == NOT_CHECKED:
+        return f"{number} images, not checked, sampled with LoRA {first.lora}"
+    return f"{first.tissue}: {number} images accepted in {result.attempted} attempts with LoRA {first.lora}"
 
 
 def _write(folder: Path, images: np.ndarray, records: Sequence[Record]) -> None:
     for image, record in zip(images, records, strict=True):
-        write_picture(folder / record.file, image, record)
-    write_manifest(folder / NAME, records)
-    write_sheet(folder / SHEET, _sheet(images, records), records)
+        write_png(folder / record.file, image, record)
+    write_manifest(folder / MANIFEST, records)
+    write_contact_sheet(folder / CONTACT_SHEET, _draw_sheet(images, records), records)
 
 
-def _sheet(images: np.ndarray, records: Sequence[Record]) -> Image.Image:
-    """A contact sheet of the first images, with what the gate saw under each."""
-    shown = list(dict.fromkeys(record.tissue or record.prompt for record in records))
-    notes = [_note(record, named=len(shown) > 1) for record in records]
+def _draw_sheet(images: np.ndarray, records: Sequence[Record]) -> Image.Image:
+    """A contact sheet of the first images, with the gate's confidence under each."""
+    subjects = list(dict.fromkeys(record.tissue or record.prompt for record in records))
+    notes = [_note(record, named=len(subjects) > 1) for record in records]
     blocks = []
-    for start in range(0, min(len(records), SHEET_BLOCKS * SHEET_ROWS * COLUMNS), SHEET_ROWS * COLUMNS):
-        end = min(start + SHEET_ROWS * COLUMNS, len(records))
+    for start in range(0, min(len(records), MAX_BLOCKS * BLOCK_SIZE), BLOCK_SIZE):
+        end = min(start + BLOCK_SIZE, len(records))
         blocks.append(Block(f"{start + 1} to {end}", images[start:end], tuple(notes[start:end])))
-    title = shown[0].replace("_", " ") if len(shown) == 1 else f"{len(shown)} prompts"
-    # a single block is too narrow for the other caption
+    title = subjects[0].replace("_", " ") if len(subjects) == 1 else f"{len(subjects)} prompts"
+    # a single block is too narrow for the full caption
     foot = caption(records[0].benchmark, records[0].notice == STAND_IN_NOTICE) if len(blocks) > 1 else NARROW_CAPTION
-    return draw_plate(_short(title, SHEET_TITLE), blocks, foot)
+    return draw_contact_sheet(_shorten(title, TITLE_LENGTH), blocks, foot)
 
 
 def _note(record: Record, named: bool) -> str:
-    """What the gate saw, behind the tissue or text where a sheet has several."""
-    seen = "not checked" if record.confidence is None else f"gate: {record.confidence:.0%}"
-    return f"{_short(record.tissue or record.prompt, SHEET_NOTE)} {seen}" if named else seen
+    note = "not checked" if record.confidence is None else f"gate: {record.confidence:.0%}"
+    return f"{_shorten(record.tissue or record.prompt, NOTE_LENGTH)} {note}" if named else note
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _summary(made: Synthetic) -> str:
-    first, number = made.records[0], len(made.records)
-    if first.checked == NOT_CHECKED:
-        return f"{number} images, not checked, drawn with LoRA {first.lora}"
-    return f"{first.tissue}: {number} images passed the gate, of {made.attempts} that were drawn with LoRA {first.lora}"
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

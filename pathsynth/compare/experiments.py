@@ -1,46 +1,34 @@
-"""Compares experiments: `python -m pathsynth.compare.experiments`, a table of what `dvc exp show` shows, and a page of charts and plates.
+"""Collects the experiments that DVC knows: a row of scores per finished run, read from its git revision.
 
-As there, this is the last commit and the experiments that started from it, all run by the same code and data; experiments of
-other commits are compared with `--all-commits`, and may differ in more than their params. What was run in part only, so that
-its scores are still those of the commit that it started from, is left out. Runs that differ in nothing but the seed are one
-row, of their mean and standard deviation.
-The page goes to reports/compare.html, or to another file with `--report`. With `--save results` the single runs go to
-results/experiments.csv and an overview plate of each benchmark's best configuration to results/BENCHMARK.png; with
-`--readme README.md` the tables in the README are made anew from that file.
+By default these are the last commit and the experiments that started from it. A run counts only if its scores were made with
+its own parameters, and by the same code as the commit that it started from; the others are named on stderr. With all commits,
+runs of other code count too: they are configurations of their own.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import hashlib
 import json
-import re
-import subprocess
-import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pathsynth.compare.configurations import Configuration, digest, fold, names_of
-from pathsynth.compare.locks import code_of, scored_by_its_params, usefulness_is_its_own
-from pathsynth.compare.page import FileOf
-from pathsynth.core.errors import DataError, one_line
-from pathsynth.core.io import reason, write_text
-from pathsynth.core.metric_files import get_nested, parse_details, read_details
-from pathsynth.data.provenance import cell
-from pathsynth.report.tables import score_table
+from pathsynth.core.errors import DataError, ParamsError, one_line
+from pathsynth.core.metric_files import get_nested, parse_details
+from pathsynth.core.params import BENCHMARKS, PROMPTS, merge_list, parse_yaml, resolve_lora
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OVERVIEW = "plots/evaluation/plates/overview.png"
-MARK = re.compile(r"<!-- (?:(results|scores): *([\w/.-]+)|end) -->")
-HEAD = (
-    "LoRA", "prompts", "seeds", "raw, gate", "raw, judge", "accepted, judge", "untuned, judge", "acceptance", "unfilled",
-    "usefulness F1", "images per seed",
-)  # fmt: skip
+# (revision, path) to the file's bytes, or None where the revision has no such file.
+ReadFile = Callable[[str, str], bytes | None]
+Tree = dict[str, Any]
+
 # Column: the metrics file and the keys that lead to the value.
 SCORES: dict[str, tuple[str, ...]] = {
     "macro_f1": ("evaluation", "macro_f1"),
@@ -64,244 +52,226 @@ SCORES: dict[str, tuple[str, ...]] = {
     "trainable_parameters": ("lora", "trainable_parameters"),
 }
 FILES = ("evaluation", "generation", "usefulness", "lora")
-# Columns that are no part of the saved table.
-UNSAVED = ["rev", "baseline", "code", "tissues", "dataset", "texts"]
+SAVED = ("benchmark", "lora", "prompts", "config", "seed", *SCORES)
+# The stages that metrics/evaluation.json depends on.
+SCORING_STAGES = ("train_classifier@gate", "train_classifier@judge", "train_lora", "generate_filtered", "evaluate")
+CODE = ("pathsynth/", "stages/", "base/")
+DIGITS = 8
+MAX_NAMED = 8
 
 
-def experiments(shown: list[dict[str, Any]], file_of: FileOf) -> Iterator[dict[str, Any]]:
-    """One flat row per finished experiment or commit in the answer of `dvc exp show --json`.
+class LeftOut(Exception):
+    """A revision that cannot be compared; the message is the reason."""
 
-    The workspace is left out: its params may have been edited since its scores were made. So is a revision without scores, or
-    with damaged ones.
+
+def collect_runs(read: ReadFile, all_commits: bool) -> pd.DataFrame:
+    """Collects the runs that can be compared; the others are named on stderr with the reason.
 
     Args:
-        shown: the answer.
-        file_of: reads a file of a revision.
+        read: reads a file of a revision.
+        all_commits: also runs of earlier commits, whatever code they ran with.
+
+    Returns:
+        One row per run with the columns SAVED, `tissues`, `dataset`, `texts`, `code` and `rev`, the best macro F1 first. Of
+        runs with the same parameters, code and seed the first stays.
+
+    Raises:
+        DataError: there is no repository or no finished run.
     """
-    for entry in shown:
-        if entry["rev"] == "workspace":
-            continue
-        # one that waits or runs shows its own params beside the scores of the commit that it started from
-        ended = [e for e in entry.get("experiments") or [] if (e.get("executor") or {}).get("state") in (None, "success")]
-        for revision in [entry] + [revision for experiment in ended for revision in experiment["revs"]]:
-            params = get_nested(revision, ("data", "params", "params.yaml", "data"))
-            if not all(isinstance(get_nested(params, (selector,)), str) for selector in ("benchmark", "lora")):
-                continue
-            # what a commit does not know yet is left open, but without these there is nothing to be compared
-            metrics = {name: _details(revision["rev"], f"metrics/{name}.json", file_of) for name in FILES}
-            if _number(get_nested(metrics, SCORES["macro_f1"])) is not None:
-                yield _row(revision["rev"], params, metrics, file_of(revision["rev"], "dvc.lock")) | {"baseline": entry["rev"]}
+    runs, left_out = [], defaultdict(list)
+    for revision, baseline in list_revisions(all_commits).items():
+        try:
+            run = read_run(revision, read)
+            if not all_commits and run["code"] != code_checksums(_read_lock(baseline, read)):
+                raise LeftOut(
+                    "other code than the commit they started from; commit code before `dvc exp run`, or use --all-commits"
+                )
+            runs.append(run)
+        except (LeftOut, ParamsError) as error:
+            left_out[str(error)].append(revision[:7])
+    for reason, revisions in left_out.items():
+        more = f" and {len(revisions) - MAX_NAMED} more" if len(revisions) > MAX_NAMED else ""
+        click.echo(f"left out: {', '.join(revisions[:MAX_NAMED])}{more}: {reason}", err=True)
+    if not runs:
+        raise DataError("compare", "no finished experiment can be compared. Run `dvc exp run` first.")
+    return to_frame(runs)
 
 
-def _details(revision: str, path: str, file_of: FileOf) -> dict[str, Any]:
-    """What a metrics file of a revision holds; nothing where it is missing or damaged."""
-    data = file_of(revision, path)
-    with suppress(DataError):
-        return {} if data is None else parse_details(data, path)
-    return {}
-
-
-def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows sorted by benchmark and macro F1 of raw images by the gate; of equal params and code the first is kept."""
+def to_frame(runs: list[Tree]) -> pd.DataFrame:
+    """Sorts runs and drops repeated ones, see `collect_runs`."""
     import pandas as pd
 
-    # as objects: a column of numbers would make counts of experiments beside unknown ones fractional
-    frame = pd.DataFrame(rows, dtype=object)
-    frame = frame[~frame[["config", "seed"]].duplicated()].drop(columns="params")
+    frame = pd.DataFrame(runs)
+    frame[list(SCORES)] = frame[list(SCORES)].apply(pd.to_numeric, errors="coerce")
+    frame = frame.drop_duplicates(["config", "seed"]).convert_dtypes()
     return frame.sort_values(["benchmark", "macro_f1"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """The table of one benchmark in Markdown: a row per configuration, scores with their deviation or 95 % interval."""
-    lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
-    folded = fold(frame.to_dict("records"))
-    for one, name in zip(folded, names_of(folded), strict=True):
-        names = (("filtered_judge_f1", ".3f"), ("untuned_f1", ".3f"), ("acceptance_rate", ".0%"))
-        cells = [_code(name), cell(_text(one["prompts"])), str(len(one.runs))]
-        cells += [_score(one, "macro_f1"), _score(one, "judge_f1"), *(_score(one, name, form) for name, form in names)]
-        cells += [_score(one, "unfilled", ".1f" if len(one.runs) > 1 else ".0f"), _score(one, "useful_f1")]
-        lines.append("| " + " | ".join([*cells, _text(one.mean("n_images"), ".0f")]) + " |")
-    return "\n".join(lines) + "\n"
+@contextmanager
+def open_project() -> Iterator[ReadFile]:
+    """Opens the project in the working directory, which may be a sub folder of its git repository.
 
-
-def _code(name: str) -> str:
-    """A name as code in a cell of a table, where backslashes would show; names of old commits may be anything."""
-    return f"`{re.sub(r'[`|<>]', '', ' '.join(str(name).split()))}`"
-
-
-def _score(one: Configuration, name: str, form: str = ".3f") -> str:
-    """Mean ± standard deviation over the seeds; of a single run its value, with its interval where it has one."""
-    value, spread = one.mean(name), one.deviation(name)
-    of_fewer = f" (n={one.count(name)})" if value is not None and one.count(name) < len(one.runs) else ""
-    if value is not None and spread is not None:
-        return f"{value:{form}} ± {spread:{form}}{of_fewer}"
-    low, high = (one.mean(f"{name}_{end}") if len(one.runs) == 1 else None for end in ("low", "high"))
-    return _text(value, form) + (f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else of_fewer)
-
-
-def fill_scores(text: str, folder: Path) -> str:
-    """Replaces what stands between `<!-- scores: FOLDER -->` and `<!-- end -->` by what else that folder's metrics say.
+    Yields:
+        A function that reads a file of the project at a git revision, or returns None if it does not exist there.
 
     Raises:
-        DataError: for a mark without its end, and for scores that are missing or damaged.
+        DataError: there is no project or no git repository.
     """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
 
-    def scores(name: str) -> str:
-        evaluation, usefulness = (read_details(folder / name / f"{part}.json") for part in ("evaluation", "usefulness"))
+    try:
+        repo = Repo()
+    except (DvcException, SCMError) as error:
+        raise DataError("compare", f"the project cannot be opened: {one_line(error)}") from error
+    folder = Path(repo.root_dir).relative_to(repo.scm.root_dir)
+
+    def read(revision: str, path: str) -> bytes | None:
         try:
-            return score_table(evaluation, usefulness)
-        except KeyError as error:
-            raise DataError(folder / name, f"its scores lack {error.args[0]!r}; run the stage evaluate anew") from error
+            return repo.scm.get_fs(revision).cat_file((folder / path).as_posix())
+        except FileNotFoundError:
+            return None
 
-    return _filled(text, "scores", scores)
+    with repo:
+        yield read
 
 
-def fill_readme(text: str, frame: pd.DataFrame) -> str:
-    """Replaces what stands between `<!-- results: BENCHMARK -->` and `<!-- end -->` by that benchmark's table.
+def list_revisions(all_commits: bool) -> dict[str, str]:
+    """Lists commits and finished experiments, each with the commit that it started from.
+
+    The workspace is not among them: its parameters may have been edited since its scores were made.
+    """
+    import dvc.api
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    try:
+        shown = dvc.api.exp_show(num=-1 if all_commits else 1)
+    except (DvcException, SCMError) as error:
+        raise DataError("compare", f"the experiments cannot be listed: {one_line(error)}") from error
+    revisions, baseline = {}, ""
+    for row in shown:
+        baseline = row["rev"] if row["typ"] == "baseline" else baseline
+        # one that waits or runs has its own parameters, but the scores of the commit that it started from
+        if row["rev"] != "workspace" and row["State"] in (None, "Success"):
+            revisions[row["rev"]] = baseline
+    return revisions
+
+
+def read_run(revision: str, read: ReadFile) -> Tree:
+    """Reads the row of a revision, see `collect_runs`.
 
     Raises:
-        DataError: for a mark without its end, and for a benchmark that has no rows.
+        LeftOut: it has no scores, or scores that its parameters did not make.
     """
-
-    def results(benchmark: str) -> str:
-        rows = frame[frame["benchmark"] == benchmark]
-        if rows.empty:
-            raise DataError("README", f"has a mark for {benchmark}, of which no experiment is known")
-        return markdown(rows)
-
-    return _filled(text, "results", results)
-
-
-def _filled(text: str, kind: str, made: Callable[[str], str]) -> str:
-    """Text with what stands between marks of that kind and their ends made anew from the names in the marks."""
-    parts, at, opened = [], 0, None
-    for mark in MARK.finditer(text):
-        if opened and mark[1]:
-            break
-        if opened and opened[1] == kind:
-            parts += [text[at : opened.end()], "\n", made(opened[2])]
-            at = mark.start()
-        opened = mark if mark[1] else None
-    if opened:
-        raise DataError("README", f"the mark {opened[0]} has no <!-- end -->")
-    return "".join([*parts, text[at:]])
-
-
-def finished_runs(all_commits: bool) -> list[dict[str, Any]]:
-    """The experiments that are scored by their own params and code; the others are named on stderr."""
-    _check_tools()
-    answer = run_tool(sys.executable, "-m", "dvc", "exp", "show", "--json", *(["--all-commits"] if all_commits else []))
-    try:
-        rows = list(experiments(json.loads(answer), file_of))
-    except ValueError as error:
-        raise DataError("dvc exp show", f"gives no JSON: {one_line(error)}") from error
-    own = [row for row in rows if scored_by_its_params(row["params"], file_of(row["rev"], "dvc.lock"))]
-    _tell_left_out(rows, own, "their scores were made with other params than theirs")
-    if not all_commits:
-        codes = {revision: code_of(file_of(revision, "dvc.lock")) for revision in {row["baseline"] for row in own}}
-        scored, own = own, [row for row in own if row["code"] == codes[row["baseline"]]]
-        remedy = "commit such changes before `dvc exp run`, or compare with --all-commits"
-        _tell_left_out(scored, own, f"they ran with other code than the commit that they started from; {remedy}")
-    if not own:
-        raise DataError("dvc exp show", "knows no finished experiment; run `dvc exp run` first")
-    return own
-
-
-def _tell_left_out(rows: list[dict[str, Any]], kept: list[dict[str, Any]], why: str) -> None:
-    if left := sorted({row["rev"][:7] for row in rows} - {row["rev"][:7] for row in kept}):
-        click.echo(f"left out: {', '.join(left)}: {why}", err=True)
-
-
-def _check_tools() -> None:
-    """Asks git first: without it, DVC finds experiments of which no file can be read."""
-    try:
-        run_tool("git", "rev-parse", "--git-dir")
-    except DataError as error:
-        raise DataError("compare", f"needs the git repository that holds the experiments ({error})") from error
-    if importlib.util.find_spec("dvc") is None:
-        raise DataError("compare", "needs DVC, which is not installed")
-
-
-def file_of(revision: str, path: str) -> bytes | None:
-    """A file as a revision has it in git, or None where it has none."""
-    try:
-        return run_tool("git", "show", f"{revision}:{path}")
-    except DataError:
-        return None
-
-
-def fill_tables(readme: Path, saved: Path) -> None:
-    for path in (readme, saved):
-        if not path.is_file():
-            raise DataError(path, "is not there")
-    text = fill_readme(readme.read_text(encoding="utf-8"), read_saved(saved))
-    text = fill_scores(text, readme.parent)
-    write_text(readme, text)
-
-
-def read_saved(path: Path) -> pd.DataFrame:
-    """The table that `--save` has written, as it does now or before it knew `config`."""
-    import pandas as pd
-
-    # a digest of digits alone is a name too
-    return pd.read_csv(path, dtype=dict.fromkeys(("benchmark", "lora", "prompts", "config"), object))
-
-
-def _text(value: Any, form: str = "") -> str:
-    """A value, or a dash where there is none."""
-    return "-" if value is None else format(value, form)
-
-
-def _number(value: Any) -> float | None:
-    """A number as a file holds it, or None for what is none."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _row(
-    revision: str, params: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], lock: bytes | None
-) -> dict[str, Any]:
-    benchmark, lora = params["benchmark"], params["lora"]
-    of_benchmark, of_lora = get_nested(params, ("benchmarks", benchmark)), get_nested(params, ("loras", lora))
-    prompts = get_nested(of_lora, ("prompts",))
-    dataset = get_nested(of_benchmark, ("dataset",))
-    code = code_of(lock)
-    if not usefulness_is_its_own(lock):
-        metrics = {**metrics, "usefulness": {}}
-    selected = {
-        "seed": params.get("seed"),
-        "deterministic": params.get("deterministic"),
-        "benchmark": benchmark,
-        "lora": lora,
-        "benchmarks": {benchmark: of_benchmark},
-        "loras": {lora: of_lora},
-    }
+    metrics = {name: _read_details(revision, f"metrics/{name}.json", read) for name in FILES}
+    scores = {name: get_nested(metrics, keys) for name, keys in SCORES.items()}
+    if scores["macro_f1"] is None:
+        raise LeftOut("no scores")
+    params, lora = _read_params(revision, read)
+    lock = _read_lock(revision, read)
+    if not ran_with(lock, params):
+        raise LeftOut("scores of other parameters than theirs; finish the run with `dvc exp run`")
+    if not learned_from_own_images(lock):
+        scores |= {name: None for name, keys in SCORES.items() if keys[0] == "usefulness"}
+    selected = params["params.yaml"]
+    benchmark, prompts = (params[f"{folder}/{selected['benchmark']}.yaml"] for folder in (BENCHMARKS, PROMPTS))
+    code = code_checksums(lock)
     return {
-        "benchmark": benchmark,
-        "lora": lora,
-        "prompts": prompts if isinstance(prompts, str) else None,
-        "config": digest(selected, code),
-        "texts": get_nested(of_benchmark, ("prompts", prompts)) if isinstance(prompts, str) else None,
-        "seed": _number(params.get("seed")),
-        **{name: _number(get_nested(metrics, keys)) for name, keys in SCORES.items()},
-        "tissues": {"gate": _tissues(metrics, ()), "judge": _tissues(metrics, ("judge",))},
-        "dataset": dataset if isinstance(dataset, Mapping) else {},
-        "params": selected,
+        "benchmark": selected["benchmark"],
+        "lora": selected["lora"],
+        "prompts": lora["prompts"],
+        "config": _digest(selected["deterministic"], selected["benchmark"], selected["lora"], benchmark, prompts, lora, code),
+        "seed": selected["seed"],
+        **scores,
+        "tissues": {"gate": _class_f1(metrics["evaluation"]), "judge": _class_f1(metrics["evaluation"].get("judge"))},
+        "dataset": merge_list(benchmark["dataset"]),
+        "texts": prompts.get(lora["prompts"]),
         "code": code,
         "rev": revision,
     }
 
 
-def _tissues(metrics: Mapping[str, Mapping[str, Any]], keys: tuple[str, ...]) -> dict[str, float | None]:
-    """F1 by tissue."""
-    scores = get_nested(metrics, ("evaluation", *keys, "per_tissue"))
-    return {slug: _number(get_nested(one, ("f1",))) for slug, one in scores.items()} if isinstance(scores, Mapping) else {}
+def ran_with(lock: Tree, params: Mapping[str, Tree]) -> bool:
+    """Whether the scores were made with these parameters, by the values that dvc.lock recorded.
+
+    After `dvc exp run -S benchmark=other prepare` the scores are still those of the commit before.
+
+    Args:
+        lock: the stages of dvc.lock by name.
+        params: the selected parameters by file.
+    """
+    return all(
+        get_nested(params.get(file), _keys(key)) == value
+        for stage in SCORING_STAGES
+        for file, recorded in (get_nested(lock, (stage, "params")) or {}).items()
+        for key, value in recorded.items()
+    )
 
 
-def run_tool(*command: str) -> bytes:
+def _keys(dotted: str) -> tuple[str, ...]:
+    """The keys of a dotted name, without the numbers by which DVC finds an entry of a list."""
+    return tuple(key for key in dotted.split(".") if not key.isdigit())
+
+
+def code_checksums(lock: Tree) -> dict[str, str]:
+    """Checksums, by path, of the code and the base that the scores were made with."""
+    entries = [entry for stage in SCORING_STAGES for entry in get_nested(lock, (stage, "deps")) or []]
+    return {entry["path"]: entry["md5"] for entry in entries if entry["path"].startswith(CODE)}
+
+
+def learned_from_own_images(lock: Tree) -> bool:
+    """Whether usefulness was measured on the images of the same run; after `dvc repro evaluate` it may not be."""
+    checksums = [
+        entry["md5"]
+        for stage, kind in (("measure_usefulness", "deps"), ("generate_filtered", "outs"))
+        for entry in get_nested(lock, (stage, kind)) or []
+        if entry["path"] == "data/generated"
+    ]
+    return len(set(checksums)) <= 1
+
+
+def _read_params(revision: str, read: ReadFile) -> tuple[dict[str, Tree], Tree]:
+    """Reads the selected parameters by file, and the resolved LoRA configuration."""
     try:
-        return subprocess.run(command, capture_output=True, check=True).stdout
-    except OSError as error:
-        raise DataError(command[0], f"cannot be run: {reason(error)}") from error
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines() or ["failed without a word"]
-        raise DataError(" ".join(command[-4:]), said[-1]) from error
+        tree = _parse(revision, "params.yaml", read)
+        if "benchmarks" in tree:
+            raise LeftOut("benchmarks in params.yaml instead of configs/, as earlier versions had them")
+        lora = resolve_lora(Path("params.yaml"), tree, tree["lora"])
+        files = [f"{folder}/{tree['benchmark']}.yaml" for folder in (BENCHMARKS, PROMPTS)]
+        selected = {**tree, "loras": {tree["lora"]: merge_list(tree["loras"])[tree["lora"]]}}
+        return {"params.yaml": selected, **{file: _parse(revision, file, read) for file in files}}, lora
+    except (ParamsError, KeyError) as error:
+        raise LeftOut(f"unreadable parameters ({one_line(error)})") from error
+
+
+def _parse(revision: str, path: str, read: ReadFile) -> Tree:
+    return parse_yaml((read(revision, path) or b"").decode("utf-8", "replace"), path)
+
+
+def _read_lock(revision: str, read: ReadFile) -> Tree:
+    return _parse_lock(read(revision, "dvc.lock"))
+
+
+@functools.lru_cache(maxsize=8)  # many revisions share a lock
+def _parse_lock(data: bytes | None) -> Tree:
+    """The stages of a dvc.lock by name."""
+    return {} if data is None else parse_yaml(data.decode("utf-8", "replace"), "dvc.lock").get("stages") or {}
+
+
+def _read_details(revision: str, path: str, read: ReadFile) -> Tree:
+    """Detailed metrics of a revision; nothing where they are missing or damaged."""
+    data = read(revision, path)
+    try:
+        return {} if data is None else parse_details(data, path)
+    except DataError:
+        return {}
+
+
+def _class_f1(scores: Any) -> dict[str, float]:
+    return {slug: row["f1"] for slug, row in (get_nested(scores, ("per_tissue",)) or {}).items()}
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:DIGITS]

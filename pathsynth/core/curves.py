@@ -1,4 +1,4 @@
-"""Training curves through DVCLive, as tab-separated tables that `dvc plots` and editors read while training runs."""
+"""Training curves, written by DVCLive as tab-separated tables that can be watched during training."""
 
 from __future__ import annotations
 
@@ -8,57 +8,53 @@ from pathlib import Path
 from typing import Self
 
 from pathsynth.core.errors import DataError
-from pathsynth.core.io import reason
+from pathsynth.core.io import os_error_reason
 
 
 class Curves:
-    """Logs values by step. A context manager that closes the tables.
+    """Logs values by step, as a context manager that closes the tables.
 
     Args:
         folder: where the tables go: FOLDER/plots/metrics/NAME.tsv.
-        silent: whether to log nothing, as all but one of several processes do.
+        silent: whether to log nothing; only the main process logs.
     """
 
     def __init__(self, folder: Path, silent: bool = False):
-        self._live = None
+        self._folder, self._live = folder, None
         if silent:
             return
         from dvclive import Live
 
-        self._folder = folder
-        # dvcyaml: a dvc.yaml of its own would clash with the pipeline's; exp: the pipeline saves experiments, not a stage
-        with self._faults():
+        # dvcyaml: a second dvc.yaml would clash with the pipeline's; save_dvc_exp: the pipeline saves experiments
+        with self._catch_write_errors():
             self._live = Live(str(folder), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._live:
-            return
-        with self._faults():
-            self._live.end()
-            # DVC would take DVCLive's summary for a curve of one point
-            Path(self._live.metrics_file).unlink(missing_ok=True)
+        if self._live:
+            with self._catch_write_errors():
+                self._live.end()
+                # DVC would plot the summary as a curve of one point
+                Path(self._live.metrics_file).unlink(missing_ok=True)
 
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Turns what DVCLive meets when it writes into one line.
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Adds a point to the curve of every name in `values`.
 
         Raises:
-            DataError: the folder cannot be written.
+            DataError: if the folder cannot be written.
         """
+        if self._live:
+            self._live.step = step
+            with self._catch_write_errors():
+                for name, value in values.items():
+                    self._live.log_metric(name, value)
+                self._live.make_summary()
+
+    @contextmanager
+    def _catch_write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise DataError(self._folder, f"could not be written: {reason(error)}") from error
-
-    def __call__(self, step: int, values: dict[str, float]) -> None:
-        """Adds one point to the curve of every name in `values`."""
-        if not self._live:
-            return
-        self._live.step = step
-        with self._faults():
-            for name, value in values.items():
-                self._live.log_metric(name, value)
-            self._live.make_summary()
+            raise DataError(self._folder, f"could not be written: {os_error_reason(error)}") from error

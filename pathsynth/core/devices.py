@@ -1,4 +1,4 @@
-"""Where and in what number format things are computed."""
+"""Devices, number formats and memory errors."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-# On a CPU torch's kernels sum in another order for small or odd batches, and round as before from this size on and in multiples
-# of it, on any number of threads. So batches are filled up to it, and no image depends on the images beside it.
+# Out-of-memory messages of the CPU allocator and of libraries below torch, which raise no specific exception class.
+OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+# On a CPU, torch's kernels change the order of summation for small or odd batch sizes. At multiples of this size, rounding is
+# the same on any number of threads. Batches are padded to it, so that an image does not depend on the rest of its batch.
 CPU_BATCH = 16
-# Latents of 16 x 16, those of the bundled base.
-MOST_PLAIN_ATTENTION = 256
+# 16 x 16 latents, the size that the bundled base uses.
+MAX_PLAIN_ATTENTION = 256
 
 
 def pick_device(deterministic: bool = False) -> str:
-    """A GPU where there is one, this process's own where there are several processes, else `cpu`.
+    """Returns this process's own GPU if there is one, else `cpu`.
 
     Args:
-        deterministic: whether a GPU may use no kernel whose sums come in another order each time. On a CPU none do.
+        deterministic: whether to restrict a GPU to kernels that sum in a fixed order. All CPU kernels do.
     """
     import torch
 
     if not torch.cuda.is_available():
         return "cpu"
     if deterministic:
-        # read by cuBLAS when it is first used
+        # cuBLAS reads it at its first use
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
@@ -40,7 +41,7 @@ def pick_device(deterministic: bool = False) -> str:
 
 
 def autocast(device: str, mixed_precision: str) -> contextlib.AbstractContextManager:
-    """A torch.autocast for `mixed_precision` in `no`, `bf16`, `fp16`."""
+    """Returns a torch.autocast for `mixed_precision` in `no`, `bf16`, `fp16`."""
     import torch
 
     if mixed_precision == "no":
@@ -49,48 +50,47 @@ def autocast(device: str, mixed_precision: str) -> contextlib.AbstractContextMan
 
 
 def dtype(name: str) -> torch.dtype:
-    """The number format `fp32`, `bf16` or `fp16`."""
+    """Returns the torch dtype for `fp32`, `bf16` or `fp16`."""
     import torch
 
     return getattr(torch, DTYPES[name])
 
 
 def training_attention(device: str, pixels: int) -> contextlib.AbstractContextManager:
-    """The way in which attention is computed while it learns, as a context.
+    """Returns a context that selects the fastest attention kernel for training.
 
-    On a CPU the backward pass of torch's fused attention takes three times as long as plain matrix products where images are
-    small; the products keep their attention maps, so large images go on with what is fused.
+    On a CPU the backward pass of torch's fused attention takes three times as long as plain matrix products for small images.
+    Plain products store the attention maps, so large images use the fused kernel.
 
     Args:
         device: torch device.
-        pixels: of the latents, the most that can attend to each other.
+        pixels: height x width of the latents, the longest sequence of attention.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if device != "cpu" or pixels > MOST_PLAIN_ATTENTION:
+    if device != "cpu" or pixels > MAX_PLAIN_ATTENTION:
         return contextlib.nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
 
 
 def pad_batch_size(count: int, device: str) -> int:
-    """The batch size that is computed for `count` images: on a CPU the next multiple of CPU_BATCH."""
+    """Returns the batch size to compute for `count` images: on a CPU the next multiple of CPU_BATCH."""
     return -(-count // CPU_BATCH) * CPU_BATCH if device == "cpu" else count
 
 
 @contextlib.contextmanager
-def catch_out_of_memory(remedy: str) -> Iterator[None]:
-    """Turns a full memory into one line that says which parameter to lower.
+def catch_out_of_memory(hint: str) -> Iterator[None]:
+    """Converts out-of-memory errors of torch and its libraries to a one-line error with a hint, such as a parameter to lower.
 
     Raises:
-        OutOfMemory: the device's memory, or the machine's, is full.
+        OutOfMemory: if the device or the machine runs out of memory.
     """
     import torch
 
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # some libraries below torch, and the CPU, have no class of their own for this
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(words in str(error) for words in NO_MEMORY):
+        if not known and not any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
             raise
-        raise OutOfMemory(remedy) from error
+        raise OutOfMemory(hint) from error

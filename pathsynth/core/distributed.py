@@ -1,68 +1,71 @@
-"""One stage on several processes, started by torch's elastic launcher, as `accelerate launch` does, and joined by accelerate.
+"""Several processes for one stage, started by torch's elastic launcher and connected by accelerate.
 
-A stage calls `launch` first. In the process that the user started it starts the others, each a copy of the same command, and
-waits; in the others it lets the stage go on. Under `accelerate launch` or `torchrun` the processes exist already and nothing is
-started.
+A stage calls `launch`, which runs the same command again in every process and waits for them, then `init_distributed`. Under
+`accelerate launch` or `torchrun` the processes already exist and `launch` starts none.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from pathsynth.core.errors import ProcessError
-from pathsynth.core.io import atomic_write
+from pathsynth.core.errors import PathsynthError, ProcessError, one_line
+from pathsynth.core.io import write_json
 from pathsynth.core.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-Work = TypeVar("Work")
+Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-# Set in processes that `launch` starts to the one that started them: it hears of their errors and tells the user once.
-STARTED = "PATHSYNTH_STARTED"
-# The folder that they share.
+# Environment of the processes that `launch` starts: the process that started them, and their common temporary folder.
+LAUNCHER_PID = "PATHSYNTH_LAUNCHER_PID"
 FOLDER = "PATHSYNTH_FOLDER"
-LOST = "lost touch with another process"
+# Seconds that a process waits after losing its connection, so that the launcher sees first which process failed.
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share a stage's work, as one of them sees it."""
+    """The processes that share a stage's work.
+
+    Attributes:
+        index: rank of this process.
+        count: number of processes.
+    """
 
     index: int = 0
     count: int = 1
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the main process, which writes all files."""
         return self.index == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Everyone's value, in the order of the processes; waits for all."""
+        """Returns the values of all processes by rank, after waiting for them."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object
 
         return gather_object([value])
 
-    def share(self, jobs: Sequence[Work], work: Callable[[Work], Result]) -> Iterator[tuple[Work, Result]]:
-        """Does every job once, the processes taking turns; all get all results, in the order of the jobs."""
+    def share(self, jobs: Sequence[Job], work: Callable[[Job], Result]) -> Iterator[tuple[Job, Result]]:
+        """Distributes jobs to the processes in turn; yields all results in every process, in the order of the jobs."""
         for start in range(0, len(jobs), self.count):
-            turn = jobs[start : start + self.count]
-            mine = work(turn[self.index]) if self.index < len(turn) else None
-            yield from zip(turn, self.gather(mine), strict=False)
+            dealt = jobs[start : start + self.count]
+            own = work(dealt[self.index]) if self.index < len(dealt) else None
+            yield from zip(dealt, self.gather(own), strict=False)
 
 
 ALONE = Processes()
@@ -70,7 +73,11 @@ ALONE = Processes()
 
 @contextmanager
 def init_distributed() -> Iterator[Processes]:
-    """The processes that were started with this one, there may be none; waits in the end until all have done their part."""
+    """Connects the processes of this stage, and waits for all of them at the end; yields `ALONE` if there is only one.
+
+    Raises:
+        ProcessError: if the connection to another process is lost.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
@@ -78,60 +85,79 @@ def init_distributed() -> Iterator[Processes]:
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    yield Processes(state.process_index, state.num_processes)
-    state.wait_for_everyone()
+    try:
+        yield Processes(state.process_index, state.num_processes)
+        state.wait_for_everyone()
+    except PathsynthError as error:
+        _exit_worker(error)
+    except RuntimeError as error:
+        # gloo raises plain RuntimeErrors
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        time.sleep(PATIENCE)
+        _exit_worker(ProcessError(f"lost the connection to another process: {one_line(error)}"))
     state.destroy_process_group()
+
+
+def _exit_worker(error: PathsynthError) -> NoReturn:
+    """Reports an error to the launcher, or prints it if `launch` did not start this process, and exits at once.
+
+    A normal exit would wait for the other processes, which may wait for this one.
+    """
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if LAUNCHER_PID in os.environ and report:
+        write_json(report, {"message": error.message, "timestamp": int(time.time())})
+    else:
+        error.show()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 @contextmanager
 def shared_folder(parent: Path, processes: Processes) -> Iterator[Path]:
-    """A folder for all processes, gone in the end; under `parent`, or where `launch` has made one.
+    """Creates one temporary folder under `parent` for all processes, and removes it when the block ends.
 
     Raises:
-        DataError: it cannot be made.
+        DataError: if it cannot be created.
     """
-    with ExitStack() as stack:
-        folder = os.environ.get(FOLDER)
-        if not folder and processes.main:
-            folder = str(stack.enter_context(temporary_folder(parent)))
-        yield Path(processes.gather(folder)[0])
+    if FOLDER in os.environ:
+        yield Path(os.environ[FOLDER])
+        return
+    with temporary_folder(parent) if processes.main else nullcontext() as folder:
+        yield processes.gather(folder)[0]
 
 
-def launch(count: int, scratch: Path | None = None) -> bool:
-    """Runs the command that this process was started with on `count` processes of this machine, and waits for them.
+def launch(num_processes: int, scratch: Path) -> bool:
+    """Runs the command of this process in `num_processes` processes on this machine, and waits for them.
 
     Args:
-        count: number of processes.
-        scratch: where the folder for what they share is made, which is removed however they end; None where they need none.
+        num_processes: number of processes.
+        scratch: parent of their common temporary folder, which is always removed at the end.
 
     Returns:
-        False where there is nothing to start, so that the caller does the work.
+        Whether the work is done; False if this process has to do it, alone or as one of several.
 
     Raises:
-        ProcessError: there are too few GPUs, or a process has failed; the others are ended too.
-        DataError: the folder cannot be made.
+        ProcessError: if there are too few GPUs or a process fails, which ends the others.
+        DataError: if the temporary folder cannot be created.
     """
-    if STARTED in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[STARTED]),), daemon=True).start()
-    if count == 1 or "RANK" in os.environ:
+    if LAUNCHER_PID in os.environ:
+        threading.Thread(target=_exit_with, args=(int(os.environ[LAUNCHER_PID]),), daemon=True).start()
+    if num_processes == 1 or "RANK" in os.environ:
         return False
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
-    if gpus is not None and count > gpus:
-        raise ProcessError(f"params: processes: {count}, but this machine has {gpus} GPUs; allowed: 1 to {gpus}")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
-    os.environ[STARTED] = str(os.getpid())
-    with ExitStack() as stack:
-        if scratch:
-            os.environ[FOLDER] = str(stack.enter_context(temporary_folder(scratch)))
-        _launch(count, stack.enter_context(tempfile.TemporaryDirectory(prefix="pathsynth-")))
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else num_processes
+    if num_processes > gpus:
+        raise ProcessError(f"params: processes: {num_processes}, but this machine has {gpus} GPUs; allowed: 1 to {gpus}")
+    with temporary_folder(scratch) as folder:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
+        os.environ |= {LAUNCHER_PID: str(os.getpid()), FOLDER: str(folder.absolute())}
+        _launch(num_processes, folder)
     return True
 
 
-def _launch(count: int, logs: str) -> None:
-    import logging
-
+def _launch(num_processes: int, folder: Path) -> None:
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -139,63 +165,45 @@ def _launch(count: int, logs: str) -> None:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=count,
+        nproc_per_node=num_processes,
         run_id=f"pathsynth-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=logs),
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
     )
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
     except ChildFailedError as error:
-        raise ProcessError(first_fault(error.failures, count)) from error
+        raise ProcessError(describe_failure(error.failures, num_processes)) from error
     except SignalException as error:
-        raise ProcessError(f"ended by {signal.Signals(error.sigval).name}, and so were its {count} processes") from error
+        name = signal.Signals(error.sigval).name
+        raise ProcessError(f"ended by {name}, together with its {num_processes} processes") from error
 
 
-def _end_with(starter: int) -> None:
-    """Ends this process when the one that started it is gone, killed by force: nobody would look at what it makes."""
-    while os.getppid() == starter:
+def _exit_with(launcher: int) -> None:
+    """Ends this process when its launcher was killed."""
+    while os.getppid() == launcher:
         time.sleep(1)
     os._exit(1)
 
 
-def report_to_starter(message: str) -> bool:
-    """Hands an error to the process that started this one, in the form of torch's launcher; False if the user started it."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if STARTED not in os.environ or not path:
-        return False
-    # whole or not at all: the launcher cannot read half a message, and may end this process at any time
-    with atomic_write(path) as part:
-        part.write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
-    return True
+def describe_failure(failures: Mapping[int, ProcessFailure], count: int) -> str:
+    """Describes why a stage failed: an error that a process reported, else the signal that killed one, else an exit code.
 
-
-def is_lost_touch(error: BaseException) -> bool:
-    """Whether an error comes from the talk between processes, mostly since another one is gone, which then is told of."""
-    import torch
-
-    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL"))
-
-
-def first_fault(failures: Mapping[int, ProcessFailure], count: int) -> str:
-    """What is to be told of several faults: who said why, else who was killed, else who lost touch, else who just ended.
-
-    A process that has no more to say than that it lost another, or that the launcher has ended, is not where it began.
+    Args:
+        failures: failed processes by rank, including those that the launcher ended with SIGTERM.
+        count: number of processes.
     """
-    reported = {rank: str(fault.message) for rank, fault in failures.items() if os.path.isfile(fault.error_file)}
-    for message in reported.values():
-        if not message.startswith(LOST):
-            return message
-    for rank, fault in failures.items():
-        if fault.exitcode < 0 and -fault.exitcode != signal.SIGTERM:
-            name = signal.Signals(-fault.exitcode).name
-            hint = "; the system does this when memory runs out" if name == "SIGKILL" else ""
-            return f"process {rank} of {count} was killed by {name}{hint}; the others were ended"
-    if reported:
-        return next(iter(reported.values()))
-    rank, fault = next(iter(failures.items()))
-    return f"process {rank} of {count} ended with exit code {fault.exitcode}; its messages stand above"
+    reports = [failure.message for failure in failures.values() if os.path.isfile(failure.error_file)]
+    if reports:
+        return reports[0]
+    # signals are negative exit codes; SIGTERM came from the launcher after another failure
+    rank = min(failures, key=lambda rank: (failures[rank].exitcode == -signal.SIGTERM, failures[rank].exitcode))
+    code = failures[rank].exitcode
+    if code >= 0:
+        return f"process {rank} of {count} ended with exit code {code}; its messages are above"
+    hint = "; the system does this when memory runs out" if code == -signal.SIGKILL else ""
+    return f"process {rank} of {count} was killed by {signal.Signals(-code).name}{hint}"

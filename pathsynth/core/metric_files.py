@@ -1,7 +1,8 @@
-"""The files in metrics/: a short headline, of which DVC makes columns, and the details, of which it makes none.
+"""Files in metrics/: a short headline, which DVC shows as columns, and detailed metrics, which it does not.
 
-DVC makes a column of every number in a metrics file, and a thousand columns cannot be read; but of files that are kept in git
-it restores those alone that are metrics. So a file of details holds a list of one object: a metric to DVC, that shows no lists.
+`dvc exp show` has a column for every number in a metrics file, which for detailed metrics would be a thousand. They must be
+metrics files all the same, because DVC restores no other files that git tracks. So each is a list with a single object, for
+which DVC shows no columns.
 """
 
 from __future__ import annotations
@@ -10,39 +11,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pathsynth.core.io import json_object, json_text, parse_json, read_bytes, write_text
+from pathsynth.core.io import check_json_object, format_json, parse_json, read_bytes, write_text
 
 
 def write_details(path: str | Path, details: dict[str, Any]) -> None:
-    """Writes details, whole or not at all.
+    """Writes detailed metrics atomically.
 
     Raises:
-        DataError: for a number that is not finite, or a file that cannot be written.
+        DataError: for NaN or an infinite number, or if the file cannot be written.
     """
-    write_text(path, json_text(path, [details]))
+    write_text(path, format_json(path, [details]))
 
 
 def read_details(path: str | Path) -> dict[str, Any]:
-    """Reads details; also of earlier versions, which wrote the object itself.
+    """Reads detailed metrics; also accepts the bare object that earlier versions wrote.
 
     Raises:
-        DataError: if the file is missing or damaged, or holds something else.
+        DataError: if the file is missing, damaged or holds something else.
     """
     return parse_details(read_bytes(path), path)
 
 
 def parse_details(data: bytes, path: str | Path) -> dict[str, Any]:
-    """Details from the bytes of a file; `path` is named in errors.
+    """Parses detailed metrics; `path` is named in errors.
 
     Raises:
         DataError: as `read_details`.
     """
     value = parse_json(data, path)
-    return json_object(value[0] if isinstance(value, list) and len(value) == 1 else value, path)
+    return check_json_object(value[0] if isinstance(value, list) and len(value) == 1 else value, path)
 
 
 def get_nested(tree: Any, keys: tuple[str, ...]) -> Any:
-    """What stands at the end of nested keys, or None."""
+    """Returns the value under nested keys, or None where one is missing."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree

@@ -1,8 +1,8 @@
 """Reads params.yaml and the files under configs/ that it selects, and validates one section at a time.
 
 params.yaml holds two selectors and every LoRA configuration. `benchmark: phantom` selects `configs/benchmarks/phantom.yaml` and
-`configs/prompts/phantom.yaml`; `lora: r16` selects the entry `loras.r16`. A stage asks for the sections that it reads, so a
-mistake elsewhere, or a new option of another stage, cannot stop or change it. `python -m pathsynth check` validates everything.
+`configs/prompts/phantom.yaml`; `lora: r16` selects the entry `loras.r16`. A stage validates only the sections that it reads,
+so a mistake elsewhere, or a new option of a different stage, does not affect it. `python -m pathsynth check` validates all.
 
 Every mistake is one line that names file, key, value and what is allowed.
 """
@@ -41,12 +41,12 @@ Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-# Aliases let a small file expand to any number of values.
+# YAML aliases let a small file expand to any number of values.
 MAX_VALUES = 100_000
 MAX_SHOWN = 200
 AnySection = TypeVar("AnySection")
-# Fields that are a union of sections, told apart by the value of a key. pydantic adds that value to the location of an error,
-# where the file has no such key.
+# Fields that are a union of sections, and the key whose value selects one. pydantic adds that value to the location of an
+# error, although the file has no such key.
 DISCRIMINATORS = {"dataset": "source", "features": "extractor"}
 
 
@@ -107,7 +107,7 @@ class Params:
 
     @property
     def folder(self) -> Path:
-        """What a relative path in the parameters is relative to."""
+        """The folder that relative paths in the parameters start from."""
         return self.path.parent
 
     @property
@@ -156,7 +156,7 @@ class Params:
         return validate(self.benchmark_path, key, kind, value)
 
     def values(self) -> dict[str, Any]:
-        """All selected values as plain data, without `processes`, on which no result depends."""
+        """Returns all selected values as plain data, without `processes`, which affects no result."""
         return {
             "seed": self.seed,
             "deterministic": self.deterministic,
@@ -167,7 +167,7 @@ class Params:
         }
 
     def fingerprint(self) -> str:
-        """A hash of `values`, 16 hexadecimal digits: two runs with the same digits had the same parameters."""
+        """Returns a hash of `values`, 16 hexadecimal digits; runs with equal fingerprints have equal parameters."""
         return hashlib.sha256(json.dumps(self.values(), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -199,24 +199,22 @@ def load_params(path: Path) -> Params:
 
 
 def lora_names(path: Path, tree: Mapping[str, Any]) -> list[str]:
-    """The names of all LoRA configurations.
+    """Returns the names of all LoRA configurations.
 
     Raises:
-        ParamsError: the table or a name cannot be used.
+        ParamsError: the table or a name is invalid.
     """
     for table in ("lora_families", "loras"):
-        if not isinstance(tree.get(table), Mapping):
-            raise ParamsError(path, table, "must map names to entries")
-        for name in tree[table]:
+        for name in _table(path, tree, table):
             check_name(path, table, name)
-    return list(tree["loras"])
+    return list(_table(path, tree, "loras"))
 
 
 def resolve_lora(path: Path, tree: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values of a LoRA configuration, with those of its families filled in.
+    """Resolves a LoRA configuration: merges its own values over those of its families.
 
-    An entry is a list. A name in it stands for an entry of `lora_families`, a mapping for values of its own, and later ones
-    win: `r8: [tiny, {adapter: {rank: 8}}]`.
+    An entry is a list of layers, in which later ones win. A layer is the name of an entry of `lora_families`, or a mapping of
+    values: `r8: [tiny, {adapter: {rank: 8}}]`. A single mapping is a list of one layer.
 
     Raises:
         ParamsError: the entry is not such a list, or names a family that does not exist.
@@ -226,32 +224,44 @@ def resolve_lora(path: Path, tree: Mapping[str, Any], name: str) -> dict[str, An
 
 def _resolve(path: Path, tree: Mapping[str, Any], entry: tuple[str, str], above: tuple[str, ...]) -> dict[str, Any]:
     table, name = entry
-    key, families = f"{table}.{name}", tree["lora_families"]
-    layers = tree[table][name]
-    resolved: dict[str, Any] = {}
+    families, layers = _table(path, tree, "lora_families"), _table(path, tree, table)[name]
+    layers = [layers] if isinstance(layers, Mapping) else layers
     if not isinstance(layers, list) or not all(isinstance(layer, str | Mapping) for layer in layers):
-        raise ParamsError(path, key, f"{show(layers)}: must be a list of family names and mappings, as [tiny, {{…}}]")
+        problem = f"{show(layers)}: must be a list of family names and mappings, such as [tiny, {{adapter: {{rank: 8}}}}]"
+        raise ParamsError(path, f"{table}.{name}", problem)
+    resolved: dict[str, Any] = {}
     for layer in layers:
         if isinstance(layer, str):
             if layer not in families or layer in above:
                 allowed = ", ".join(name for name in families if name not in above)
-                raise ParamsError(path, key, f"{show(layer)} is not an entry of lora_families; allowed: {allowed}")
+                problem = f"{show(layer)} is not an entry of lora_families; allowed: {allowed}"
+                raise ParamsError(path, f"{table}.{name}", problem)
             layer = _resolve(path, tree, ("lora_families", layer), (*above, layer))
         resolved = merge(resolved, layer)
     return resolved
 
 
+def _table(path: Path, tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Returns a table of named entries, which may be written as a list of mappings."""
+    table = merge_list(tree.get(key))
+    if not isinstance(table, Mapping):
+        raise ParamsError(path, key, "must map names to entries")
+    return table
+
+
 def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Both mappings in one, nested ones included; where both have a value, the second's."""
+    """Merges two mappings recursively; where both have a value, the second wins."""
     merged = dict(copy.deepcopy(first))
     for key, value in second.items():
-        known = merged.get(key)
-        merged[key] = merge(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else copy.deepcopy(value)
+        current = merged.get(key)
+        merged[key] = (
+            merge(current, value) if isinstance(current, Mapping) and isinstance(value, Mapping) else copy.deepcopy(value)
+        )
     return merged
 
 
 def merge_list(value: Any) -> Any:
-    """A list of mappings as one mapping, see `Section`; any other value unchanged."""
+    """Merges a list of mappings into one mapping, see `Section`; returns any other value unchanged."""
     if not isinstance(value, list) or not value or not all(isinstance(part, Mapping) for part in value):
         return value
     merged: dict[str, Any] = {}
@@ -261,56 +271,69 @@ def merge_list(value: Any) -> Any:
 
 
 def config_names(folder: Path) -> list[str]:
-    """The names of the .yaml files in a folder, sorted."""
+    """Returns the sorted names of the .yaml files in a folder, without suffix."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def check_selected(path: Path, key: str, name: Any, names: list[str], what: str) -> None:
-    """Raises a ParamsError for a selector whose name does not exist or cannot be used."""
+    """Raises a ParamsError for a selector whose value does not exist or is not a valid name."""
     if not isinstance(name, str) or name not in names:
         raise ParamsError(path, key, f"{show(name)} is not {what}; allowed: {', '.join(names)}")
     check_name(path, key, name)
 
 
 def check_name(path: Path, key: str, name: Any) -> None:
-    """Raises a ParamsError for a name of a configuration that DVC, a file name or a table cannot hold."""
+    """Raises a ParamsError for a configuration name that does not work in DVC, file names or tables."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        reason = "DVC splits a name at a dot and would report a missing parameter; " if "." in str(name) else ""
+        reason = "DVC splits names at dots, and would report a missing parameter; " if "." in str(name) else ""
         raise ParamsError(path, key, f"{show(name)}: {reason}allowed in names: letters, digits, '_' and '-'")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML 1.2 mapping as DVC does (`1e-4` is a number), without tags that build objects.
+    """Reads a YAML file as `parse_yaml` does.
 
     Raises:
         ParamsError: the file is missing, is not YAML or does not hold a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ParamsError(path, "", f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ParamsError(path, "", f"is not YAML: {one_line(error)}") from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: object) -> dict[str, Any]:
+    """Parses a YAML 1.2 mapping as DVC does (`1e-4` is a number), without tags that build objects.
+
+    Raises:
+        ParamsError: the text is not YAML or does not hold a mapping; the message names `path`.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        tree = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParamsError(path, "file", f"cannot be read: {error.strerror}") from error
+        tree = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        # the parser raises any of these for malformed input
-        raise ParamsError(path, "file", f"is not YAML: {one_line(error)}") from error
+        # malformed input makes the parser raise any of these
+        raise ParamsError(path, "", f"is not YAML: {one_line(error)}") from error
     if not isinstance(tree, dict):
-        raise ParamsError(path, "file", "must hold a mapping of keys to values")
+        raise ParamsError(path, "", "must hold a mapping of keys to values")
     if not _count_values(tree, {}) <= MAX_VALUES:
-        raise ParamsError(path, "file", f"contains itself, or more than {MAX_VALUES} values once its aliases are expanded")
+        raise ParamsError(path, "", f"contains itself, or more than {MAX_VALUES} values once its aliases are expanded")
     return tree
 
 
-def _count_values(tree: Any, known: dict[int, float]) -> float:
-    """Number of values with aliases expanded; infinite for a tree that contains itself."""
+def _count_values(tree: Any, counts: dict[int, float]) -> float:
+    """Counts values with aliases expanded; infinite for a tree that contains itself."""
     if not isinstance(tree, dict | list | set | tuple):
         return 1
-    if id(tree) not in known:
-        known[id(tree)] = math.inf
+    if id(tree) not in counts:
+        counts[id(tree)] = math.inf
         parts = [*tree.keys(), *tree.values()] if isinstance(tree, dict) else tree
-        known[id(tree)] = sum(_count_values(part, known) for part in parts)
-    return known[id(tree)]
+        counts[id(tree)] = sum(_count_values(part, counts) for part in parts)
+    return counts[id(tree)]
 
 
 @overload
@@ -318,7 +341,7 @@ def validate(path: object, key: str, kind: type[AnySection], value: object) -> A
 @overload
 def validate(path: object, key: str, kind: Any, value: object) -> Any: ...
 def validate(path: object, key: str, kind: Any, value: object) -> Any:
-    """Builds a section, or any other type that pydantic knows, from plain values.
+    """Builds a section, or any other type that pydantic supports, from plain values.
 
     Args:
         path: the file, for the error.
@@ -332,21 +355,22 @@ def validate(path: object, key: str, kind: Any, value: object) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt key is both unknown and missing; the typo is what the user has to see
+        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
         parts: list[str] = []
         before: int | str = key.rpartition(".")[2]
         for part in first["loc"]:
-            # without a usable value pydantic adds no tag
+            # if the tag itself is invalid, pydantic adds none
             if before not in DISCRIMINATORS or first["type"].startswith("union_tag"):
                 parts.append(str(part))
             before = part
         where = ".".join([*([key] if key else []), *parts])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ParamsError(path, where or "file", _describe(kind, first) + more) from error
+        raise ParamsError(path, where, _describe(kind, first) + more) from error
 
 
 def _describe(kind: Any, fault: Mapping[str, Any]) -> str:
-    """What is wrong with a value, in words."""
+    """Describes a validation error."""
     if fault["type"] == "extra_forbidden":
         return f"unknown key; allowed: {', '.join(_keys_at(kind, fault['loc'][:-1]))}"
     if fault["type"] == "missing":
@@ -358,7 +382,7 @@ def _describe(kind: Any, fault: Mapping[str, Any]) -> str:
 
 
 def show(value: object) -> str:
-    """The repr of a value, at most MAX_SHOWN characters."""
+    """Returns the repr of a value, cut to MAX_SHOWN characters."""
     try:
         text = repr(value)
     except ValueError:
@@ -368,7 +392,7 @@ def show(value: object) -> str:
 
 
 def _keys_at(kind: Any, location: tuple) -> list[str]:
-    """The keys allowed at `location`, found by walking the field types; in a union, the tag picks the section."""
+    """Returns the keys allowed at `location`, by walking the field types; in a union, the tag selects the section."""
     kinds = list(_sections_in(kind))
     for part in location:
         if isinstance(part, int):
@@ -388,7 +412,7 @@ def _annotation(section: type[Section], name: str) -> Any:
 
 
 def _sections_in(annotation: Any) -> Iterator[type[Section]]:
-    """The sections that a type is made of: itself, or the members of a union, a list, an annotation."""
+    """Yields the sections that a type consists of: itself, or the members of a union, list or annotation."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for part in get_args(annotation):

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, one look for all stages."""
+"""Progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ import sys
 from collections.abc import Iterable
 
 
-def close_bars() -> None:
-    """Ends the lines of all bars that are shown, so that what is said next has a line of its own."""
-    if "tqdm" in sys.modules:
-        from tqdm import tqdm
+def progress_bar(
+    steps: Iterable | None, what: str, total: int | None = None, *, done: int = 0, hidden: bool = False, unit: str = "it"
+):
+    """Wraps an iterable in a tqdm bar, which only the main process shows.
 
-        for shown in list(getattr(tqdm, "_instances", ())):
-            shown.close()
-
-
-def bar(steps: Iterable | None, what: str, total: int | None = None, *, done: int = 0, hidden: bool = False, unit: str = "it"):
-    """Wraps an iterable in a tqdm bar named `what`; unit "B" counts bytes, and None is for bars that are moved by hand.
-
-    `done` of the total were done by an earlier run. Of several processes that share a stage only the first one shows it.
+    Args:
+        steps: the iterable; None for a bar that is updated by hand.
+        what: label of the bar.
+        total: number of steps, if `steps` has no length.
+        done: steps that an earlier run has finished.
+        hidden: whether to show no bar.
+        unit: unit of a step; "B" counts bytes.
     """
     from tqdm import tqdm
 
-    scaled = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
+    scale = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
     hidden = hidden or os.environ.get("RANK", "0") != "0"
-    look = {"mininterval": 0.5, "dynamic_ncols": True, "disable": hidden, "unit": unit, **scaled}
-    return tqdm(steps, desc=what, total=total, initial=done, **look)
+    options = {"mininterval": 0.5, "dynamic_ncols": True, "disable": hidden, "unit": unit, **scale}
+    return tqdm(steps, desc=what, total=total, initial=done, **options)
+
+
+def close_bars() -> None:
+    """Ends the lines of all open bars, so that a message starts on its own line."""
+    if "tqdm" in sys.modules:
+        for open_bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            open_bar.close()

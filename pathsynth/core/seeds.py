@@ -1,4 +1,4 @@
-"""Named random streams: every purpose and every image has a seed of its own."""
+"""Named random streams: every purpose and every image has its own seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Stream(IntEnum):
-    """What random numbers are for: no two purposes share a stream."""
+    """Purposes of random numbers; no two share a stream."""
 
     CLASSIFIER_WEIGHTS = 1
     CLASSIFIER_BATCHES = 2
@@ -24,35 +24,35 @@ class Stream(IntEnum):
     DRAWN = 10
 
 
-def random_state() -> dict[str, torch.Tensor]:
-    """The state of torch's own random numbers, of which dropout's are."""
+def mix_seed(stream: Stream, *seed: int) -> int:
+    """Mixes a purpose and non-negative integers into a 63-bit seed with numpy's SeedSequence.
+
+    Tuples that differ, also in length, give independent seeds.
+    """
+    import numpy as np
+
+    # SeedSequence pads with zeros, so without the length (s, 3) would equal (s, 3, 0)
+    return int(np.random.SeedSequence((stream, *seed, len(seed))).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def make_generator(stream: Stream, *seed: int) -> torch.Generator:
+    """Creates a CPU generator that is seeded with `mix_seed`."""
+    import torch
+
+    return torch.Generator().manual_seed(mix_seed(stream, *seed))
+
+
+def get_random_state() -> dict[str, torch.Tensor]:
+    """Returns the state of torch's global generators, which dropout uses."""
     import torch
 
     return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}
 
 
 def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    """Takes up what `random_state` gave."""
+    """Restores a state that `get_random_state` returned."""
     import torch
 
     torch.set_rng_state(state["cpu"])
     if "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def generator(stream: Stream, *seed: int) -> torch.Generator:
-    """A CPU generator for a purpose and a tuple of numbers, see `mix_seed`."""
-    import torch
-
-    return torch.Generator().manual_seed(mix_seed(stream, *seed))
-
-
-def mix_seed(stream: Stream, *seed: int) -> int:
-    """One 63-bit seed out of a purpose and numbers >= 0; what differs, in length too, gives unrelated seeds.
-
-    By numpy's SeedSequence, which is made for this.
-    """
-    import numpy as np
-
-    # SeedSequence pads with zeros, so without the length (s, 3) would be (s, 3, 0)
-    return int(np.random.SeedSequence((stream, *seed, len(seed))).generate_state(1, np.uint64)[0] >> np.uint64(1))

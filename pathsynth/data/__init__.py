@@ -1,1 +1,1 @@
-"""Data sets: labels, archives, the prepared layout, generated sets, provenance."""
+"""Data sets: labels, archives, the prepared layout, generated images, licences."""

@@ -1,4 +1,4 @@
-"""Images between numpy's bytes and torch's batches."""
+"""Conversions between uint8 images and torch batches, and resizing."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
-    """uint8 (N, H, W, 3) to NCHW float32 in [0, 1], resized to `size` x `size` with antialiasing."""
+    """Converts uint8 (N, H, W, 3) to NCHW float32 in [0, 1], resized to `size` x `size` with antialiasing."""
     import torch
     import torch.nn.functional as F
 
-    # copied, because prepared images are a read-only memory map, which torch cannot share
+    # copied, because torch cannot share the read-only memory map of prepared images
     batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
     if batch.shape[-1] != size:
         batch = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
@@ -23,19 +23,19 @@ def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
 
 
 def as_images(batch: torch.Tensor) -> np.ndarray:
-    """NCHW float in [0, 1] to uint8 (N, H, W, C), rounded."""
+    """Converts NCHW float in [0, 1] to uint8 (N, H, W, C), rounding."""
     import torch
 
     return (batch.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def resized(images: np.ndarray, size: int) -> np.ndarray:
-    """Images uint8 (N, H, H) or (N, H, H, 3) in another size, by PIL's bicubic filter; those that have it are left."""
+def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+    """Resizes uint8 images (N, H, H) or (N, H, H, 3) with PIL's bicubic filter; a no-op for images of that size."""
     from PIL import Image
 
     if images.shape[1] == size:
         return images
-    found = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
+    resized = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
     for i, image in enumerate(images):
-        found[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-    return found
+        resized[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    return resized

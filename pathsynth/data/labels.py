@@ -1,6 +1,6 @@
-"""The classes of a data set: labels in words, slugs, and their order.
+"""Class labels of a data set: names in words, slugs, and their order.
 
-PathMNIST's nine classes stand here, since the phantoms imitate them; those of the other sets are medmnist's own table
+PathMNIST's nine classes are listed here because the phantoms imitate them; those of the other sets come from medmnist's table
 (MedMNIST v2, Yang et al., Scientific Data 2023).
 """
 
@@ -23,69 +23,66 @@ PATHMNIST = (
     "cancer-associated stroma",
     "colorectal adenocarcinoma epithelium",
 )
-
-
-# Bytes: file names are made of slugs, and may have 255.
+# Bytes. Slugs become parts of file names, which are limited to 255.
 LONGEST_SLUG = 120
 
 
-def slug(label: str) -> str:
-    """The snake_case name of a label in any script, e.g. `smooth_muscle`; used in metrics, file names and tables."""
+def slugify(label: str) -> str:
+    """Converts a label in any script to snake_case, e.g. `smooth_muscle`, for metrics, file names and tables."""
     text = unicodedata.normalize("NFC", label.lower())
-    # marks are parts of letters: vowels in Indic scripts, accents that have no letter of their own
+    # category M: combining marks are parts of letters, such as Indic vowels and accents without a precomposed letter
     return re.sub("_+", "_", "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else "_" for c in text)).strip("_")
 
 
-SLUGS = tuple(slug(label) for label in PATHMNIST)
+SLUGS = tuple(slugify(label) for label in PATHMNIST)
 
 
-def resolve(named: str | Sequence[str]) -> tuple[str, ...]:
-    """The labels that a data set's section names: those of a MedMNIST set, or the words themselves.
+def resolve_labels(labels: str | Sequence[str]) -> tuple[str, ...]:
+    """Resolves the `labels` option of a dataset section.
 
     Args:
-        named: name of a 2D MedMNIST set with one label per image, such as `bloodmnist`, or at least two labels in words.
+        labels: name of a 2D MedMNIST set with one label per image, such as `bloodmnist`, or at least two labels.
 
     Raises:
-        ValueError: for another name, or for labels that are not texts or share a slug.
+        ValueError: for any other name, or for labels that are not text or share a slug.
     """
-    if isinstance(named, str):
-        return of_set(named)
-    if not isinstance(named, Sequence) or len(named) < 2 or not all(isinstance(label, str) for label in named):
-        raise ValueError("must be the name of a MedMNIST set or a list of at least two labels, all of them texts")
-    slugs = [slug(label) for label in named]
-    for label, short in zip(named, slugs, strict=True):
+    if isinstance(labels, str):
+        return medmnist_labels(labels)
+    if not isinstance(labels, Sequence) or len(labels) < 2 or not all(isinstance(label, str) for label in labels):
+        raise ValueError("must be the name of a MedMNIST set or a list of at least two strings")
+    slugs = [slugify(label) for label in labels]
+    for label, slug in zip(labels, slugs, strict=True):
         if CONTROLS.search(label):
-            raise ValueError(f"label {label!r} has characters that control lines or the direction of writing")
-        if not short or slugs.count(short) > 1:
-            raise ValueError(f"label {label!r} has the slug {short!r}, which must be unique and not empty")
-        if len(short.encode()) > LONGEST_SLUG:
-            raise ValueError(f"label {label!r} is too long: its slug has {len(short.encode())} bytes, most {LONGEST_SLUG}")
-    return tuple(named)
+            raise ValueError(f"label {label!r} has control characters or bidirectional formatting marks")
+        if not slug or slugs.count(slug) > 1:
+            raise ValueError(f"label {label!r} has the slug {slug!r}, which must be unique and not empty")
+        if len(slug.encode()) > LONGEST_SLUG:
+            raise ValueError(f"label {label!r} is too long: its slug has {len(slug.encode())} bytes, limit {LONGEST_SLUG}")
+    return tuple(labels)
 
 
-def of_set(flag: str) -> tuple[str, ...]:
-    """Labels of a 2D MedMNIST set, in the order of their numbers.
+def medmnist_labels(flag: str) -> tuple[str, ...]:
+    """Returns the labels of a 2D MedMNIST set, in the order of their indices.
 
     Raises:
-        ValueError: for an unknown set, and for sets of volumes or with several labels per image, with the reason.
+        ValueError: for an unknown set, a set of volumes or a multi-label set.
     """
     if flag == "pathmnist":
-        # the default needs no import of medmnist, which takes seconds
+        # avoids importing medmnist, which takes seconds
         return PATHMNIST
     from medmnist import INFO
 
-    usable = [name for name, info in INFO.items() if not _unfit(info)]
-    if flag not in INFO:
-        raise ValueError(f"not a MedMNIST set; allowed: {', '.join(usable)}, or a list of labels")
-    if problem := _unfit(INFO[flag]):
+    problem = _find_problem(INFO[flag]) if flag in INFO else "not a MedMNIST set"
+    if problem:
+        usable = [name for name, info in INFO.items() if not _find_problem(info)]
         raise ValueError(f"{problem}; allowed: {', '.join(usable)}, or a list of labels")
     return tuple(INFO[flag]["label"][str(number)] for number in range(len(INFO[flag]["label"])))
 
 
-def _unfit(info: dict) -> str | None:
-    """Why a MedMNIST set cannot be used, or None."""
+def _find_problem(info: dict) -> str | None:
+    """Returns why a MedMNIST set cannot be used, or None."""
     if info["python_class"].endswith("3D"):
-        return "a set of volumes, while the base draws flat images"
+        return "a set of volumes, but the base model generates flat images"
     if info["task"].startswith("multi-label"):
-        return "a multi-label set: one image may have several labels or none, while a prompt asks for one"
+        return "a multi-label set, but a prompt names exactly one label"
     return None

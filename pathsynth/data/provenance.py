@@ -1,18 +1,14 @@
-"""Where images come from and what they may be used for: sources, licences, captions."""
+"""Sources, licences and captions of images. The provenance of a single PNG is written by `pathsynth.synthesis.records`."""
 
 from __future__ import annotations
 
 import re
 
-from pathsynth.core.io import shown_path
-from pathsynth.data.settings import AnyDataset, FileDataset, MedmnistDataset
+from pathsynth.core.io import portable_path
+from pathsynth.data.settings import AnyDataset, FileDataset, MedmnistDataset, PhantomDataset
 
-# Of the data sets that pathsynth draws or fetches; the licence of any other file is known to its owner.
-DATA_LICENCES = {
-    "phantom": "drawn by pathsynth, MIT",
-    "medmnist": "MedMNIST v2 (Yang et al., Scientific Data 2023), CC BY 4.0 for most of its sets; see the set's own page",
-    "medmnist_file": "that of the archive; PathMNIST is CC BY 4.0 (Kather et al., 2019; Yang et al., 2023)",
-}
+# The card of a generated set holds this until the stage `evaluate` fills in the scores.
+SCORES_PLACEHOLDER = "See `metrics/evaluation.json` and `reports/report.html` of the run that made the set."
 STAND_IN_CAPTION = "synthetic images, {benchmark} benchmark: a stand-in, not medical"
 CAPTION = "synthetic images, {benchmark} benchmark: research only, not for diagnosis"
 
@@ -23,16 +19,27 @@ def data_source(dataset: AnyDataset) -> str:
         case MedmnistDataset():
             return f"MedMNIST's {dataset.flag} at {dataset.archive_size} px, train split"
         case FileDataset():
-            return f"the archive {markdown_cell(shown_path(dataset.path))}, train split"
-        case _:
+            return f"the archive {escape_markdown(portable_path(dataset.path))}, train split"
+        case PhantomDataset():
             return "tissue phantoms drawn from the seed, a stand-in and not medical images"
 
 
+def data_licence(dataset: AnyDataset) -> str:
+    """Returns the licence of the training images."""
+    match dataset:
+        case MedmnistDataset():
+            return "MedMNIST v2 (Yang et al., Scientific Data 2023), CC BY 4.0 for most of its sets; see the set's own page"
+        case FileDataset():
+            return "that of the archive; PathMNIST is CC BY 4.0 (Kather et al., 2019; Yang et al., 2023)"
+        case PhantomDataset():
+            return "drawn by pathsynth, MIT"
+
+
 def caption(benchmark: str, stand_in: bool) -> str:
-    """The line under every picture: what the images are, and what they are not for."""
+    """Returns the caption under every figure: what the images are, and what they must not be used for."""
     return (STAND_IN_CAPTION if stand_in else CAPTION).format(benchmark=benchmark)
 
 
-def markdown_cell(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escapes a text for a cell of a Markdown table."""
     return re.sub(r"([\\|`*_\[\]!#~])", r"\\\1", " ".join(text.split()).replace("<", "&lt;").replace(">", "&gt;"))

@@ -1,4 +1,4 @@
-"""Which images stand for a set: drawn by seed within each tissue, and in the proportions of another set."""
+"""Subsamples of labelled images, drawn by seed within each tissue and in given proportions."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ from pathsynth.core.seeds import Stream, mix_seed
 
 
 def subsample_per_class(labels: np.ndarray, counts: np.ndarray, *seed: int) -> np.ndarray:
-    """Sorted indices of images drawn without replacement, int64 (n,).
+    """Draws images of each tissue without replacement.
 
-    Never the first ones: an archive may be sorted by patient.
+    Does not simply take the first ones, because an archive may be sorted by patient.
 
     Args:
         labels: tissues of N images, integers (N,).
-        counts: how many of each tissue, integers (tissues,); all where there are fewer.
+        counts: how many to draw of each tissue, integers (tissues,); all are taken where there are fewer.
         seed: numbers >= 0.
-    """
-    found = [np.zeros(0, np.int64)]
-    for tissue, most in enumerate(counts):
-        there = np.flatnonzero(labels == tissue)
-        if len(there) > most:
-            there = np.random.default_rng(mix_seed(Stream.DRAWN, *seed, tissue)).choice(there, most, replace=False)
-        found.append(there)
-    return np.sort(np.concatenate(found))
-
-
-def in_proportion(available: np.ndarray, wanted: np.ndarray, most: float = np.inf) -> np.ndarray:
-    """The largest counts per tissue that are there and in the proportions of others.
-
-    Distances between sets whose tissues are mixed otherwise would be distances between the mixtures.
-
-    Args:
-        available: how many images there are of each tissue, integers (tissues,).
-        wanted: counts whose proportions are kept, integers (tissues,).
-        most: largest factor on `wanted`.
 
     Returns:
-        Counts int64 (tissues,), rounded down; 0 where nothing is wanted, and at least 1 where there is something of what is.
+        Sorted indices, int64 (n,).
     """
-    asked = wanted > 0
-    if not asked.any():
+    selected = [np.zeros(0, np.int64)]
+    for tissue, count in enumerate(counts):
+        indices = np.flatnonzero(labels == tissue)
+        if len(indices) > count:
+            indices = np.random.default_rng(mix_seed(Stream.DRAWN, *seed, tissue)).choice(indices, count, replace=False)
+        selected.append(indices)
+    return np.sort(np.concatenate(selected))
+
+
+def proportional_counts(available: np.ndarray, wanted: np.ndarray, max_factor: float = np.inf) -> np.ndarray:
+    """Computes the largest counts per tissue that are available and in the proportions of `wanted`.
+
+    Scores of sets with different tissue proportions would differ even if their images looked the same.
+
+    Args:
+        available: number of images of each tissue, integers (tissues,).
+        wanted: counts whose proportions are kept, integers (tissues,).
+        max_factor: largest factor on `wanted`.
+
+    Returns:
+        Counts int64 (tissues,), rounded down, but at least 1 for a tissue that is both wanted and available.
+    """
+    requested = wanted > 0
+    if not requested.any():
         return np.zeros(len(wanted), np.int64)
-    factor = min(most, float((available[asked] / wanted[asked]).min()))
+    factor = min(max_factor, float((available[requested] / wanted[requested]).min()))
     counts = np.floor(factor * wanted + 1e-9).astype(np.int64)
-    return np.where(asked, np.maximum(counts, np.minimum(available, 1)), 0)
+    return np.where(requested, np.maximum(counts, np.minimum(available, 1)), 0)

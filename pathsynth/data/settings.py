@@ -11,10 +11,10 @@ from pathsynth.data import labels
 
 
 class Dataset(Section):
-    """What every source of images has.
+    """Options that all sources of images share.
 
-    `labels` is the name of a MedMNIST set, whose words are taken, or a list of words; `channels` is 3, or 1 for grey images;
-    the prepared images are `image_size` pixels wide and high.
+    `labels` is the name of a MedMNIST set or a list of labels; `channels` is 3, or 1 for grey images; `image_size` is the side
+    of the prepared images in pixels.
     """
 
     labels: str | list[str]
@@ -23,19 +23,19 @@ class Dataset(Section):
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _labels_exist(cls, value: Any) -> Any:
-        labels.resolve(value)
+    def _check_labels(cls, value: Any) -> Any:
+        labels.resolve_labels(value)
         return value
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The labels in words, in the order of their numbers."""
-        return labels.resolve(self.labels)
+        """The labels in words, in the order of their indices."""
+        return labels.resolve_labels(self.labels)
 
     @property
     def slugs(self) -> tuple[str, ...]:
-        """The labels in snake_case, in the order of their numbers."""
-        return tuple(labels.slug(label) for label in self.label_names)
+        """The labels in snake_case, in the order of their indices."""
+        return tuple(labels.slugify(label) for label in self.label_names)
 
     @property
     def stand_in(self) -> bool:
@@ -54,9 +54,9 @@ class PhantomDataset(Dataset):
     test_per_tissue: PositiveInt
 
     @model_validator(mode="after")
-    def _what_can_be_drawn(self) -> Self:
+    def _check_drawable(self) -> Self:
         if self.label_names != labels.PATHMNIST or self.channels != 3:
-            raise ValueError("phantoms exist of the tissues of pathmnist, in 3 channels, and of nothing else")
+            raise ValueError("phantoms support only pathmnist's labels and 3 channels")
         return self
 
     @property
@@ -68,8 +68,8 @@ class PhantomDataset(Dataset):
 class FileDataset(Dataset):
     """A local archive in MedMNIST's format; its images are resized to `image_size`.
 
-    `path` is relative to the folder of the parameter file; `md5` (or null) is checked, and is how a changed file under the
-    same name is noticed.
+    `path` is relative to the folder of the parameter file. `md5`, unless null, must be the file's checksum: DVC does not
+    track the file itself.
     """
 
     source: Literal["medmnist_file"]
@@ -78,10 +78,10 @@ class FileDataset(Dataset):
 
 
 class MedmnistDataset(Dataset):
-    """A MedMNIST set, fetched unless it is there already, and checked by MD5.
+    """A MedMNIST set, downloaded if missing and checked by MD5.
 
-    `flag` is MedMNIST's name of the set and `archive_size` the side of its images in pixels; `root` is the folder that keeps
-    the archive, relative to the parameter file's, where `~` is the user's home. MedMNIST's own is `~/.medmnist`.
+    `flag` is MedMNIST's name of the set and `archive_size` the side of its images in pixels; `root` is the folder of the
+    archive, relative to the parameter file's or under `~`. MedMNIST's own is `~/.medmnist`.
     """
 
     source: Literal["medmnist"]
@@ -91,19 +91,19 @@ class MedmnistDataset(Dataset):
 
     @field_validator("flag")
     @classmethod
-    def _flag_exists(cls, value: str) -> str:
-        labels.of_set(value)
+    def _check_flag(cls, value: str) -> str:
+        labels.medmnist_labels(value)
         return value
 
     @model_validator(mode="after")
-    def _is_the_set(self) -> Self:
+    def _check_against_medmnist(self) -> Self:
         from medmnist import INFO
 
-        channels, count = INFO[self.flag]["n_channels"], len(labels.of_set(self.flag))
+        channels, count = INFO[self.flag]["n_channels"], len(labels.medmnist_labels(self.flag))
         if self.channels != channels:
             raise ValueError(f"channels: {self.flag} has {channels}, not {self.channels}")
         if isinstance(self.labels, str) and self.labels != self.flag:
-            raise ValueError(f"labels: {self.labels!r} are of another set; allowed: {self.flag}, or a list of {count} labels")
+            raise ValueError(f"labels: {self.labels!r} is a different set; allowed: {self.flag}, or a list of {count} labels")
         if len(self.label_names) != count:
             raise ValueError(f"labels: {len(self.label_names)} for the {count} classes of {self.flag}")
         return self

@@ -1,4 +1,4 @@
-"""The LoRA adapter on a UNet: built by peft, saved in the form that stock diffusers loads."""
+"""The LoRA adapter of a UNet: created with peft, saved in the format that stock diffusers loads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 CONFIG = "lora_config.json"
-# The name that peft gives an adapter unless told otherwise.
+# peft's default name of an adapter.
 ADAPTER = "default"
 
 
@@ -25,19 +25,19 @@ def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torc
     """Freezes the UNet and adds an adapter (Hu et al. 2021; DoRA: Liu et al. 2024; rsLoRA: Kalajdzievski 2023).
 
     Returns:
-        The trainable parameters.
+        The trainable parameters, float32.
 
     Raises:
-        ModelError: a target that matches no module.
+        ModelError: a target module matches no layer.
     """
     import torch
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
-    adaptable = [name for name, part in unet.named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
+    layers = [name for name, part in unet.named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
     for target in settings.target_modules:
-        if not any(name == target or name.endswith(f".{target}") for name in adaptable):
-            endings = sorted({_ending(name) for name in adaptable})
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            endings = sorted({_shorten(name) for name in layers})
             raise ModelError(
                 "adapter.target_modules", f"{target!r} matches no layer of the UNet; examples: {', '.join(endings)}"
             )
@@ -53,33 +53,31 @@ def add_lora(unet: UNet2DConditionModel, settings: AdapterSettings) -> list[torc
             use_dora=settings.use_dora,
         )
     )
-    # in the format of a bf16 base, small steps of the optimiser would be rounded away
+    # in bf16 small optimizer steps would be rounded away
     cast_training_params(unet, torch.float32)
     return [parameter for parameter in unet.parameters() if parameter.requires_grad]
 
 
 def save_lora(folder: Path, unet: UNet2DConditionModel, settings: Section, card: str, unet_sha256: str) -> None:
-    """Writes `pytorch_lora_weights.safetensors`, the configuration as JSON and a model card.
+    """Writes `pytorch_lora_weights.safetensors`, `lora_config.json` and a model card.
 
-    The configuration names the base by the checksum of its UNet's weights, so that another one is noticed.
+    The metadata of the weights hold rank, alpha, DoRA and rsLoRA; without them loaders assume that alpha equals the rank.
 
     Args:
-        folder: where the files go.
-        unet: with the adapter.
+        folder: output folder.
+        unet: the UNet with its adapter.
         settings: the LoRA configuration.
         card: text of the model card.
-        unet_sha256: checksum of the base's UNet.
-
-    Rank, alpha, DoRA and rsLoRA travel in the weights' metadata: without it, loaders take alpha to be the rank.
+        unet_sha256: checksum of the base's UNet; `attach_lora` rejects any other base.
     """
     from peft.utils import get_peft_model_state_dict
 
     config = unet.peft_config[ADAPTER].to_dict()
-    # peft keeps the targets as a set, whose order changes from run to run
+    # peft keeps the targets in a set, whose order differs between runs
     metadata = {f"unet.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    # peft's own names: diffusers' converter renames attention layers alone, and a loader that meets both kinds drops one
+    # peft's names, because diffusers' converter renames only attention layers, and its loader ignores mixed names
     layers = {f"unet.{name}": value for name, value in get_peft_model_state_dict(unet).items()}
-    # one entry only: safetensors writes several in an order that changes from run to run
+    # a single entry, because safetensors writes several entries in random order
     write_safetensors(folder / WEIGHTS, layers, {"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)})
     write_json(folder / CONFIG, {**settings.model_dump(), "unet_sha256": unet_sha256})
     write_text(folder / "README.md", card)
@@ -90,11 +88,11 @@ def attach_lora(pipeline: StableDiffusionPipeline, folder: Path, unet_sha256: st
 
     Args:
         pipeline: the base.
-        folder: what `save_lora` wrote.
-        unet_sha256: checksum of the UNet's weights, to be the one that the adapter was trained on.
+        folder: a folder written by `save_lora`.
+        unet_sha256: checksum of the pipeline's UNet.
 
     Raises:
-        ModelError: the file is missing, damaged or made for another base.
+        ModelError: the adapter is missing, damaged, or was trained on a different base.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -109,14 +107,15 @@ def attach_lora(pipeline: StableDiffusionPipeline, folder: Path, unet_sha256: st
         raise ModelError(folder / WEIGHTS, "holds no weights for the UNet")
     loaded = {name for name, _ in pipeline.unet.named_parameters() if ".lora_" in name}
     with safe_open(folder / WEIGHTS, "pt") as file:
-        held = set(file.keys())
-    if len(loaded) != len(held):
-        raise ModelError(folder / WEIGHTS, f"does not fit the base: {len(loaded)} of its {len(held)} tensors find a place")
+        saved = set(file.keys())
+    if len(loaded) != len(saved):
+        raise ModelError(folder / WEIGHTS, f"does not fit the base, which uses {len(loaded)} of its {len(saved)} tensors")
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
 
 
 def _check_base(folder: Path, unet_sha256: str) -> None:
+    """Raises a ModelError unless the adapter was trained on the UNet with this checksum."""
     try:
         trained_on = read_json(folder / CONFIG).get("unet_sha256")
     except DataError as error:
@@ -124,12 +123,12 @@ def _check_base(folder: Path, unet_sha256: str) -> None:
     if trained_on != unet_sha256:
         raise ModelError(
             folder,
-            f"was trained on another base: on a UNet with SHA-256 {str(trained_on)[:12]}, and this one has {unet_sha256[:12]}; "
+            f"was trained on a different base (SHA-256 of its UNet {str(trained_on)[:12]}, here {unet_sha256[:12]}); "
             "select that base, or run the stage train_lora again",
         )
 
 
-def _ending(name: str) -> str:
-    """The shortest useful target for a module: its last name, or more where the last is a number (`to_out.0`)."""
+def _shorten(name: str) -> str:
+    """The last part of a module's name, or the last two if the last is a number (`to_out.0`)."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]

@@ -1,4 +1,4 @@
-"""Sections that training and generation share: the base model, the prompts, the LoRA adapter."""
+"""Settings that training and generation share: base model, prompts and LoRA adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PromptSet = Literal["plain", "described"]
 
 
 class BaseModelSettings(HubModel):
-    """The pretrained Stable Diffusion, in diffusers' layout; `variant` is part of the weights' file names, such as `fp16`."""
+    """The pretrained Stable Diffusion in diffusers' layout; `variant` is a suffix of its weight files, such as `fp16`."""
 
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = None
 
@@ -33,7 +33,7 @@ class Prompts(Section):
         return self
 
     def texts(self, name: PromptSet, dataset: Dataset) -> list[str]:
-        """The prompt of every tissue, in the order of labels.
+        """Returns the prompt of every tissue, in the order of labels.
 
         Raises:
             ParamsError: `described` does not have exactly one sentence per tissue.
@@ -51,7 +51,7 @@ class Prompts(Section):
 
 
 class AdapterSettings(Section):
-    """The LoRA itself, in peft's names; `target_modules` are names or name endings of UNet modules."""
+    """The LoRA adapter, in peft's terms; `target_modules` are full or last names of UNet modules."""
 
     rank: PositiveInt
     lora_alpha: Positive

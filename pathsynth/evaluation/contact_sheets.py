@@ -1,4 +1,4 @@
-"""Plates: contact sheets of one tissue, the data set beside generated images, to be looked at beside the scores."""
+"""Contact sheets: real, raw, accepted and rejected images of each tissue side by side, an overview, and the closest pairs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from pathsynth.core.io import atomic_write
-from pathsynth.data.generated import GeneratedSets, LabelledImages, refused
+from pathsynth.core.rows import Rows
+from pathsynth.data.generated import GeneratedSets, LabelledImages, select_rejected
+from pathsynth.evaluation.copying import Pairs
 
 CELL = 96
 GAP = 4
 BLOCK_GAP = 32
 MARGIN = 36
 COLUMNS, ROWS = 3, 6
-PLATE_IMAGES = COLUMNS * ROWS
+SHEET_IMAGES = COLUMNS * ROWS
 OVERVIEW_IMAGES = 4
 DATA_SET, RAW = "data set", "raw (first attempts)"
-# The text chunk of a plate's PNG that says where its blocks lie.
+SPACES = {"features": "closest by features", "pixels": "closest by pixels"}
+# The text chunk of a PNG with the bounding boxes of its blocks.
 BLOCKS = "pathsynth:blocks"
 
 PAPER = "#ffffff"
@@ -55,18 +58,18 @@ class Block:
         if self.notes and len(self.notes) != len(self.images):
             raise ValueError(f"{self.title}: {len(self.notes)} notes for {len(self.images)} images, expected one for each")
 
-    def first(self, most: int) -> Block:
-        """The same block with at most `most` images."""
-        return Block(self.title, self.images[:most], self.notes[:most])
+    def first(self, limit: int) -> Block:
+        """The block with its first images, at most `limit`."""
+        return Block(self.title, self.images[:limit], self.notes[:limit])
 
 
 @dataclass(frozen=True)
 class BoundingBox:
-    """Where a block lies in its plate, in pixels.
+    """Position of a block in its contact sheet, in pixels.
 
     Attributes:
         title: the block's.
-        left, top, width, height: its images with their notes; of an empty block the field that says so.
+        left, top, width, height: box around its images and notes, or around the field that says "none".
         pitch: from one row of images to the next.
     """
 
@@ -77,113 +80,128 @@ class BoundingBox:
     height: int
     pitch: int
 
-    def rows(self, most: int) -> tuple[int, int, int, int]:
-        """The box of the first `most` rows: left, top, right, bottom."""
-        return self.left, self.top, self.left + self.width, self.top + min(self.height, most * self.pitch)
+    def rows(self, count: int) -> tuple[int, int, int, int]:
+        """The box of the first `count` rows: left, top, right, bottom."""
+        return self.left, self.top, self.left + self.width, self.top + min(self.height, count * self.pitch)
 
 
-def places(plate: Image.Image) -> dict[str, BoundingBox]:
-    """Where the blocks of a plate lie, by their titles; nothing for a picture that does not say so."""
+def read_boxes(sheet: Image.Image) -> dict[str, BoundingBox]:
+    """Reads the bounding boxes of a contact sheet's blocks by title; empty if its PNG has none or they do not fit the image."""
     try:
-        found = [BoundingBox(**place) for place in json.loads(plate.info[BLOCKS])]
-        for place in found:
-            numbers = (place.left, place.top, place.width, place.height, place.pitch)
-            left, top, right, bottom = place.rows(ROWS)
+        boxes = [BoundingBox(**box) for box in json.loads(sheet.info[BLOCKS])]
+        for box in boxes:
+            numbers = (box.left, box.top, box.width, box.height, box.pitch)
+            left, top, right, bottom = box.rows(ROWS)
             if not all(type(number) is int for number in numbers) or not (
-                0 <= left < right <= plate.width and 0 <= top < bottom <= plate.height
+                0 <= left < right <= sheet.width and 0 <= top < bottom <= sheet.height
             ):
                 return {}
-        return {place.title: place for place in found}
+        return {box.title: box for box in boxes}
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}
 
 
-def draw_plates(
+def draw_contact_sheets(
     sets: GeneratedSets,
-    seen: np.ndarray,
+    predicted: np.ndarray,
     real: LabelledImages,
     labels: Sequence[str],
     slugs: Sequence[str],
     caption: str,
 ) -> dict[str, Image.Image]:
-    """Draws a plate per tissue (data set, raw, accepted, rejected) and one overview of all tissues.
+    """Draws a contact sheet per tissue (data set, raw, accepted, rejected) and an overview of all tissues.
 
     Args:
         sets: the generated images.
-        seen: the gate's label of every raw image, integers (N,).
-        real: labelled images of the benchmark's data set, best of a split that the generator did not learn from.
-        labels: the tissues in words.
-        slugs: the tissues' slugs, in the same order; the keys of the result, besides `overview`.
-        caption: one line under every plate, such as what the data stand for.
+        predicted: the gate's label of every raw image, integers (N,).
+        real: labelled images of the benchmark's data set, from a split that the generator was not trained on.
+        labels: names of the tissues.
+        slugs: their slugs in the same order; the keys of the result, besides `overview`.
+        caption: one line under every sheet, such as the origin of the images.
     """
-    words = dict(zip(slugs, labels, strict=True))
-    plates, rows = {}, []
-    wrong = refused(sets.raw, seen, slugs, PLATE_IMAGES)
-    for tissue, (slug, label) in enumerate(words.items()):
+    names = dict(zip(slugs, labels, strict=True))
+    sheets, rows = {}, []
+    rejected = select_rejected(sets.raw, predicted, slugs, SHEET_IMAGES)
+    for tissue, (slug, label) in enumerate(names.items()):
         blocks = [
-            Block(DATA_SET, real.of(tissue, PLATE_IMAGES)),
-            Block(RAW, sets.raw.of(tissue, PLATE_IMAGES)),
-            Block("accepted by the gate", sets.accepted.of(tissue, PLATE_IMAGES)),
+            Block(DATA_SET, real.of(tissue, SHEET_IMAGES)),
+            Block(RAW, sets.raw.of(tissue, SHEET_IMAGES)),
+            Block("accepted by the gate", sets.accepted.of(tissue, SHEET_IMAGES)),
         ]
-        notes = tuple(words[name] for name in wrong[tissue].seen)
-        plates[slug] = draw_plate(label, [*blocks, Block("rejected, taken for", wrong[tissue].images, notes)], caption)
+        notes = tuple(names[name] for name in rejected[tissue].predicted)
+        last = Block("rejected, taken for", rejected[tissue].images, notes)
+        sheets[slug] = draw_contact_sheet(label, [*blocks, last], caption)
         rows.append((label, blocks))
-    return {**plates, "overview": draw_overview(rows, caption, OVERVIEW_IMAGES)}
+    return {**sheets, "overview": draw_overview(rows, caption, OVERVIEW_IMAGES)}
 
 
-def write_plates(folder: Path, plates: Mapping[str, Image.Image]) -> None:
-    """Writes NAME.png for each plate; that of a tissue says in a text chunk where its blocks lie, for `places`.
-
-    Raises:
-        DataError: when a file cannot be written.
-    """
-    for name, plate in plates.items():
-        said = PngInfo()
-        if BLOCKS in plate.info:
-            said.add_text(BLOCKS, plate.info[BLOCKS])
-        with atomic_write(folder / f"{name}.png") as path:
-            plate.save(path, format="PNG", optimize=True, pnginfo=said)
-
-
-def draw_plate(label: str, blocks: Sequence[Block], caption: str) -> Image.Image:
-    """Draws the blocks of one tissue side by side, 3 images wide; what does not fit in 6 images' height is not shown.
+def draw_pairs(pairs: Mapping[str, Pairs], generated: Rows, train: Rows, caption: str) -> Image.Image:
+    """Draws the generated images closest to training images beside these, closest first, a row per space.
 
     Args:
-        label: the tissue in words; the title.
-        blocks: groups of images, each shown from its first on.
+        pairs: by "features" and "pixels".
+        generated, train: uint8 (N, H, W, 3), which the pairs index.
+        caption: one line at the foot.
+    """
+    rows = []
+    for space, found in pairs.items():
+        blocks = [Block("generated", generated[found.images]), Block("nearest training image", train[found.nearest])]
+        rows.append((SPACES[space], blocks))
+    return draw_overview(rows, caption, columns=max(2, *(len(found.images) for found in pairs.values())))
+
+
+def write_contact_sheets(folder: Path, sheets: Mapping[str, Image.Image]) -> None:
+    """Writes NAME.png for each sheet; that of a tissue has a text chunk with the boxes of its blocks, see `read_boxes`.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    for name, sheet in sheets.items():
+        text = PngInfo()
+        if BLOCKS in sheet.info:
+            text.add_text(BLOCKS, sheet.info[BLOCKS])
+        with atomic_write(folder / f"{name}.png") as path:
+            sheet.save(path, format="PNG", optimize=True, pnginfo=text)
+
+
+def draw_contact_sheet(label: str, blocks: Sequence[Block], caption: str) -> Image.Image:
+    """Draws the blocks of one tissue side by side, 3 images wide and at most 6 rows high; further images are left out.
+
+    Args:
+        label: name of the tissue; the title.
+        blocks: groups of images, each shown from its first image on.
         caption: one line at the foot.
 
     Returns:
-        Palette image, four blocks are about 1350 pixels wide; the same input gives the same pixels. Its `info` has where the
-        blocks lie.
+        Palette image, about 1350 pixels wide with four blocks; the same input gives the same pixels. Its `info` has the boxes
+        of the blocks.
     """
     pitches = [_pitch(block) for block in blocks]
     shown = [block.first(COLUMNS * (ROWS * (CELL + GAP) // pitch)) for block, pitch in zip(blocks, pitches, strict=True)]
     heights = [pitch * max(1, -(-len(block.images) // COLUMNS)) for block, pitch in zip(shown, pitches, strict=True)]
-    width, height, top = _block_width(COLUMNS), max(heights), MARGIN + 72
+    width, top = _block_width(COLUMNS), MARGIN + 72
     step = width + BLOCK_GAP
-    sheet = Image.new("RGB", (2 * MARGIN + len(blocks) * step - BLOCK_GAP, top + height + 58), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    _text(draw, (MARGIN, MARGIN - 10), label, TITLE_SIZE, INK)
-    for number, (block, pitch) in enumerate(zip(shown, pitches, strict=True)):
-        left = MARGIN + number * step
-        _text(draw, (left, top - 30), block.title, HEAD_SIZE, FAINT)
-        _draw_block(sheet, block, left, top, pitch, COLUMNS)
-    _draw_caption(sheet, caption)
-    plate = _with_palette(sheet)
-    lie = [
-        BoundingBox(block.title, MARGIN + number * step, top, width, tall - GAP, pitch)
-        for number, (block, tall, pitch) in enumerate(zip(shown, heights, pitches, strict=True))
+    boxes = [
+        BoundingBox(block.title, MARGIN + number * step, top, width, height - GAP, pitch)
+        for number, (block, height, pitch) in enumerate(zip(shown, heights, pitches, strict=True))
     ]
-    plate.info[BLOCKS] = json.dumps([asdict(place) for place in lie])
-    return plate
+    canvas = Image.new("RGB", (2 * MARGIN + len(blocks) * step - BLOCK_GAP, top + max(heights) + 58), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    _text(draw, (MARGIN, MARGIN - 10), label, TITLE_SIZE, INK)
+    for block, box in zip(shown, boxes, strict=True):
+        _text(draw, (box.left, top - 30), block.title, HEAD_SIZE, FAINT)
+        _draw_block(canvas, block, box.left, top, box.pitch, COLUMNS)
+    _draw_caption(canvas, caption)
+    sheet = _quantize(canvas)
+    sheet.info[BLOCKS] = json.dumps([asdict(box) for box in boxes])
+    return sheet
 
 
 def draw_overview(rows: Sequence[tuple[str, Sequence[Block]]], caption: str, columns: int = 4) -> Image.Image:
     """Draws one row per tissue, its blocks side by side.
 
     Args:
-        rows: for each tissue its words and its blocks; the titles of the first tissue's blocks head the columns.
+        rows: name and blocks of each tissue; the titles of the first row's blocks head the columns.
         caption: one line at the foot.
         columns: images shown of each block.
 
@@ -205,7 +223,7 @@ def draw_overview(rows: Sequence[tuple[str, Sequence[Block]]], caption: str, col
         for number, block in enumerate(blocks):
             _draw_block(sheet, block.first(columns), left + number * step, y, pitch, columns)
     _draw_caption(sheet, caption)
-    return _with_palette(sheet)
+    return _quantize(sheet)
 
 
 def _draw_block(sheet: Image.Image, block: Block, left: int, top: int, pitch: int, columns: int) -> None:
@@ -222,7 +240,7 @@ def _draw_block(sheet: Image.Image, block: Block, left: int, top: int, pitch: in
 
 
 def _cell(image: np.ndarray) -> Image.Image:
-    """Scales one image to a cell: whole factors keep the pixels as they are, other factors are resampled by Lanczos."""
+    """Scales one image to a cell: by nearest neighbour for integer factors, by Lanczos otherwise."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     whole = CELL % picture.width == 0 and picture.width == picture.height
     return picture.resize((CELL, CELL), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
@@ -236,7 +254,7 @@ def _draw_caption(sheet: Image.Image, caption: str) -> None:
 
 
 def _pitch(block: Block) -> int:
-    """Pixels from one row of the block to the next: room for its longest note."""
+    """Pixels from one row of the block to the next, with room for its longest note."""
     notes = max((len(_lines(note)) for note in block.notes), default=0)
     return CELL + GAP + (notes * NOTE_LINE + 6 if notes else 0)
 
@@ -246,7 +264,7 @@ def _block_width(columns: int) -> int:
 
 
 def _lines(text: str, size: int = NOTE_SIZE, width: int = CELL) -> list[str]:
-    """Breaks a text between words so that every line fits; a word longer than a line keeps a line of its own."""
+    """Wraps a text at spaces; a word longer than `width` has its own line."""
     lines: list[str] = []
     for word in text.split():
         if lines and _font(size).getlength(f"{lines[-1]} {word}") <= width:
@@ -256,26 +274,26 @@ def _lines(text: str, size: int = NOTE_SIZE, width: int = CELL) -> list[str]:
     return lines
 
 
-def _with_palette(sheet: Image.Image) -> Image.Image:
-    """Keeps 256 colours, a third of the bytes: most for the images, some so that paper and text stay clean."""
+def _quantize(sheet: Image.Image) -> Image.Image:
+    """Reduces to 256 colours, a third of the bytes: most for the images, some reserved for paper and text."""
     inks = np.array([ImageColor.getrgb(ink) for ink in (INK, FAINT, WARNING)])
     ramps = [255 * (1 - share) + inks * share for share in (0.25, 0.5, 0.75, 1.0)]
     fixed = np.concatenate([[ImageColor.getrgb(colour) for colour in (PAPER, EMPTY, RULE)], *ramps]).astype(np.uint8)
     free = PALETTE - len(fixed)
-    adapted = np.reshape(_sampled(sheet).quantize(free, kmeans=1).getpalette() or (), (-1, 3))[:free].astype(np.uint8)
+    adapted = np.reshape(_subsample(sheet).quantize(free, kmeans=1).getpalette() or (), (-1, 3))[:free].astype(np.uint8)
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.concatenate([fixed, adapted]).tobytes())
-    # Without dithering: its hatching would be taken for the generator's.
+    # without dithering, because its patterns could be mistaken for the generator's
     indices = np.array(sheet.quantize(palette=palette, dither=Image.Dither.NONE))
-    # Pillow looks colours up coarsely, and a paper that is nearly white shows beside a page that is.
+    # Pillow's colour lookup is coarse, and off-white paper would be visible on a white page
     indices[(np.asarray(sheet) == fixed[0]).all(axis=2)] = 0
     result = Image.fromarray(indices, "P")
     result.putpalette(palette.getpalette() or ())
     return result
 
 
-def _sampled(sheet: Image.Image) -> Image.Image:
-    """Every fourth pixel of a large sheet: its colours, in a fraction of the time where there are very many, as in noise."""
+def _subsample(sheet: Image.Image) -> Image.Image:
+    """Every fourth pixel: nearly the same colours, in a fraction of the time for noisy images."""
     return Image.fromarray(np.asarray(sheet)[::2, ::2])
 
 
@@ -284,5 +302,5 @@ def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: i
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    # Pillow's own font, so that the pixels do not depend on what is installed.
+    # Pillow's own font, so pixels do not depend on installed fonts
     return ImageFont.load_default(size)

@@ -1,27 +1,26 @@
-"""The evaluation of generated images: which sets are scored, by whom, and the tables that show it.
+"""The scores of a generated set: which images are scored, and by which classifier.
 
-The headline is the paper's measure: prompt against the gate's label on raw images, the first attempt of every wanted image.
-The gate's score of what it let through is 100 % by construction, so accepted images are scored by judge and colour control.
+The headline is the paper's measure: prompt against the gate's label on raw images, the first attempt at every requested image.
+Accepted images are scored by judge and colour control, because the gate's score of what it accepted is 100 % by construction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pathsynth.classifiers.metrics import classification_scores, expected_calibration_error, plain
-from pathsynth.core import io as files
+from pathsynth.classifiers.metrics import classification_scores, expected_calibration_error, round_score
 from pathsynth.core.errors import DataError
-from pathsynth.core.rows import Rows, select_rows
 from pathsynth.data.generated import GeneratedSets
-from pathsynth.data.sampling import in_proportion, subsample_per_class
-from pathsynth.evaluation.calibration import filled_curve, reliability, threshold_curve
-from pathsynth.evaluation.copying import closest_pairs, copying_scores, nearest
-from pathsynth.evaluation.fidelity import NEAREST_NEIGHBOURS, Reference, Settings, realism_scores
+from pathsynth.data.sampling import proportional_counts, subsample_per_class
+from pathsynth.evaluation import tables
+from pathsynth.evaluation.calibration import filled_curve
+from pathsynth.evaluation.copying import Pairs, closest_pairs, copying_scores, find_nearest
+from pathsynth.evaluation.fidelity import NEAREST_NEIGHBOURS, RealFeatures, fidelity_scores
 from pathsynth.evaluation.settings import FidelitySettings
 from pathsynth.evaluation.statistics import bootstrap_difference, bootstrap_scores
 from pathsynth.features.observe import OBSERVERS, Observed
@@ -29,9 +28,8 @@ from pathsynth.features.observe import OBSERVERS, Observed
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORES = ("precision", "recall", "f1", "f1_low", "f1_high")
 AVERAGES = ("macro_f1", "macro_precision", "macro_recall", "accuracy")
-# By whom each set is scored, and under which key of evaluation.json; the headline is the file's top level.
+# (set, observer) of each score and its key in evaluation.json; the headline is at the top level of the file.
 HEADLINE = ("raw", "gate")
 KEYS = {
     HEADLINE: None,
@@ -41,33 +39,17 @@ KEYS = {
     ("accepted", "colour"): "filtered_colour",
     ("untuned", "judge"): "untuned",
 }
-THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-PAIRS = 6
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Generated images and the training images that they are nearest to, closest first.
-
-    Attributes:
-        images: indices of generated images, int64 (n,).
-        nearest: indices of training images, int64 (n,).
-        distances: in units of the median distance of validation images, float64 (n,).
-    """
-
-    images: np.ndarray
-    nearest: np.ndarray
-    distances: np.ndarray
+CLOSEST_PAIRS = 6
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that is known of a generated set.
+    """Scores and tables of a generated set.
 
     Attributes:
         metrics: the dict of metrics/evaluation.json.
-        tables: by name, the tables of plots/evaluation.
-        pairs: of accepted images, by the space in which they are close, "features" or "pixels".
+        tables: the tables of plots/evaluation by name.
+        pairs: the accepted images closest to training images, by the space of the distance, "features" or "pixels".
     """
 
     metrics: dict
@@ -76,7 +58,7 @@ class Evaluation:
 
 
 def score_set(y_true: np.ndarray, y_pred: np.ndarray, slugs: Sequence[str], seed: int) -> dict:
-    """Scores of one set with their 95 % bootstrap intervals.
+    """Classification scores of one set with their 95 % bootstrap intervals.
 
     Args:
         y_true: prompted tissue, integers (N,), indices into `slugs`.
@@ -86,12 +68,9 @@ def score_set(y_true: np.ndarray, y_pred: np.ndarray, slugs: Sequence[str], seed
 
     Returns:
         macro_f1, macro_precision, macro_recall and accuracy, each with {name}_low and {name}_high, n_images, and
-        per_tissue.{slug}.{precision,recall,f1,f1_low,f1_high}. Of a set without images only `n_images`, 0: it has no score.
-
-    Raises:
-        ValueError: for labels that are no indices into `slugs`, or unequal lengths.
+        per_tissue.{slug}.{precision,recall,f1,f1_low,f1_high}. A set without images has only `n_images`, 0.
     """
-    if len(y_true) == 0 and len(y_pred) == 0:
+    if len(y_true) == 0:
         return {"n_images": 0}
     scores = classification_scores(y_true, y_pred, slugs)
     ends = bootstrap_scores(y_true, y_pred, len(slugs), seed)
@@ -106,7 +85,7 @@ def score_set(y_true: np.ndarray, y_pred: np.ndarray, slugs: Sequence[str], seed
 
 def evaluate(
     sets: GeneratedSets,
-    seen: Mapping[str, Observed],
+    observed: Mapping[str, Observed],
     real: Mapping[str, Observed],
     *,
     slugs: Sequence[str],
@@ -115,231 +94,158 @@ def evaluate(
     images_per_tissue: int,
     max_attempts: int,
     seed: int,
-    device: str = "cpu",
 ) -> Evaluation:
-    """Scores a generated set in every way there is.
+    """Computes all scores and tables of a generated set.
 
     Args:
         sets: the generated images and the table of attempts.
-        seen: the sets "raw", "accepted" and "untuned" as they were seen.
-        real: the real images of "train", "val" and "test" as they were seen.
+        observed: observations of the sets "raw", "accepted" and "untuned".
+        real: observations of the real images of "train", "val" and "test".
         slugs: names of all tissues.
-        extractor: name of what made the features.
+        extractor: name of the feature extractor.
         fidelity: settings of distances and variety.
-        images_per_tissue: number of wanted images of each tissue.
+        images_per_tissue: number of requested images of each tissue.
         max_attempts: limit of attempts per image.
-        seed: seed of everything that is drawn.
-        device: where distances are computed.
+        seed: seed of bootstrap and subsamples.
 
     Raises:
-        DataError: when there are no raw images.
+        DataError: there are no raw images.
     """
-    raw = seen["raw"]
+    raw = observed["raw"]
     if len(raw.labels) == 0:
-        raise DataError("raw images", "none, expected the first attempt of every wanted image")
-    scored = {key: score_set(seen[key[0]].labels, seen[key[0]].predicted(key[1]), slugs, seed) for key in KEYS}
-    copying, pairs = _copying(seen, real, slugs, fidelity.reference_per_tissue, seed, device)
+        raise DataError("raw images", "none, expected the first attempt at every requested image")
+    scored = {(name, by): score_set(observed[name].labels, observed[name].predicted(by), slugs, seed) for name, by in KEYS}
+    copying, pairs = _copying(observed, real, slugs, fidelity.reference_per_tissue, seed)
     metrics = {
         **scored[HEADLINE],
         **{name: scored[key] for key, name in KEYS.items() if name},
         "gate_gaming": bootstrap_difference(raw.labels, raw.predicted("gate"), raw.predicted("judge"), len(slugs), seed),
         "real_images": _accuracies(real),
-        "realism": {"extractor": extractor, **_realism(seen, real, slugs, fidelity, seed, device)},
+        "realism": {"extractor": extractor, **_fidelity(observed, real, slugs, fidelity, seed)},
         "copying": copying,
-        "calibration": {"gate": {split: {"ece": _calibration_error(real[split])} for split in ("val", "test")}},
+        "calibration": {"gate": {split: {"ece": _gate_calibration_error(real[split])} for split in ("val", "test")}},
     }
-    tables = {
-        **{name: _images_table(seen[name], sets.slots(name), slugs) for name in ("raw", "accepted")},
-        "per_tissue": _per_tissue(scored, slugs),
-        "thresholds": _thresholds(raw, slugs),
-        "reliability": _reliability({"test": real["test"], "raw": raw}),
-        "pairs": _pairs_table(pairs, seen["accepted"], sets.slots("accepted"), real["train"], slugs),
+    frames = {
+        **{name: tables.images_table(observed[name], sets.slots(name), slugs) for name in ("raw", "accepted")},
+        "per_tissue": tables.per_tissue_table(scored, slugs),
+        "thresholds": tables.thresholds_table(raw, slugs),
+        "reliability": tables.reliability_table({"test": real["test"], "raw": raw}),
+        "pairs": tables.pairs_table(pairs, observed["accepted"], sets.slots("accepted"), real["train"], slugs),
     }
     if sets.attempts is not None:
         filled = filled_curve(sets.attempts, images_per_tissue, max_attempts)
-        tables["filled"] = _frame(filled, ("tissue", "attempt", "filled"))
+        frames["filled"] = tables.filled_table(filled)
         metrics["cost"] = _cost(sets.attempts, filled, images_per_tissue, slugs)
-    return Evaluation(metrics, tables, pairs)
-
-
-def write_tables(folder: Path, evaluation: Evaluation) -> None:
-    """Writes NAME.csv for every table into `folder`.
-
-    Raises:
-        DataError: when a file cannot be written.
-    """
-    for name, table in evaluation.tables.items():
-        files.write_csv(folder / f"{name}.csv", table)
-
-
-def _accuracies(real: Mapping[str, Observed]) -> dict:
-    """How often each observer is right on real images it has not learnt from."""
-    return {
-        observer: {split: plain((real[split].predicted(observer) == real[split].labels).mean()) for split in ("val", "test")}
-        for observer in OBSERVERS
-    }
-
-
-def _realism(
-    seen: Mapping[str, Observed],
-    real: Mapping[str, Observed],
-    slugs: Sequence[str],
-    settings: FidelitySettings,
-    seed: int,
-    device: str,
-) -> dict:
-    """Distances and variety of raw and accepted images, and of as many real ones: val, and the floor, which is test.
-
-    Each set is compared with training images in its own tissue proportions.
-    """
-    train, tissues = real["train"], len(slugs)
-    estimated = Settings(settings.kernel_subsets, settings.kernel_subset_size)
-    compared: dict[str, tuple[Rows, np.ndarray]] = {
-        name: (seen[name].features, seen[name].labels) for name in ("raw", "accepted")
-    }
-    wanted = np.bincount(seen["raw"].labels, minlength=tissues)
-    for name, split in (("val", "val"), ("floor", "test")):
-        labels = real[split].labels
-        some = subsample_per_class(labels, in_proportion(np.bincount(labels, minlength=tissues), wanted, most=1.0), seed)
-        compared[name] = (select_rows(real[split].features, some), labels[some])
-    available = np.minimum(np.bincount(train.labels, minlength=tissues), settings.reference_per_tissue)
-    kept = subsample_per_class(train.labels, available, seed)
-    whole = Reference(select_rows(train.features, kept), train.labels[kept], NEAREST_NEIGHBOURS, device)
-    mixed = {available.tobytes(): whole}
-    scores = {}
-    for name, (rows, labels) in compared.items():
-        counts = in_proportion(available, np.bincount(labels, minlength=tissues))
-        key = counts.tobytes()
-        if counts.any() and key not in mixed:
-            mixed[key] = whole.mixed(subsample_per_class(whole.labels, counts, seed))
-        reference = mixed.get(key, whole)
-        scores[name] = realism_scores(rows, labels, reference, slugs=slugs, seed=seed, settings=estimated)
-    head = {"dimensions": train.features.shape[1], "nearest_neighbours": NEAREST_NEIGHBOURS}
-    return {**head, **scores, "variety_lost": variety_lost(scores["raw"], scores["accepted"])}
+    return Evaluation(metrics, frames, pairs)
 
 
 def variety_lost(raw: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[str, float]:
-    """Recall and coverage of raw minus accepted images, means over tissues, each against all of its real images.
+    """Recall and coverage of raw minus accepted images, averaged over tissues.
 
-    Of all tissues together the two sets may be compared with other mixtures of real images. A tissue of which nothing was
-    accepted has lost all; one with too few images for a score counts in neither mean.
+    Averages scores per tissue, because scores over all tissues may have references with different tissue proportions. A tissue
+    without accepted images counts as a loss of the whole score; one with too few images for a score is left out of the mean.
 
     Args:
-        raw, accepted: what `realism_scores` gives.
+        raw, accepted: scores by `fidelity_scores`.
     """
     lost = {}
     for name in ("recall", "coverage"):
-        pairs = []
+        differences = []
         for slug, before in raw["per_tissue"].items():
             after = accepted["per_tissue"][slug]
             kept = 0.0 if not after["n_images"] else after.get(name)
             if name in before and kept is not None:
-                pairs.append(before[name] - kept)
-        if pairs:
-            lost[name] = plain(np.mean(pairs))
+                differences.append(before[name] - kept)
+        if differences:
+            lost[name] = round_score(np.mean(differences))
     return lost
 
 
+def _accuracies(real: Mapping[str, Observed]) -> dict:
+    """Accuracy of each observer on held-out real images."""
+
+    def accuracy(observed: Observed, observer: str) -> float:
+        return round_score((observed.predicted(observer) == observed.labels).mean())
+
+    return {observer: {split: accuracy(real[split], observer) for split in ("val", "test")} for observer in OBSERVERS}
+
+
+def _fidelity(
+    observed: Mapping[str, Observed], real: Mapping[str, Observed], slugs: Sequence[str], settings: FidelitySettings, seed: int
+) -> dict:
+    """Fidelity of raw and accepted images, and of as many real ones: val, and test as the floor.
+
+    Each set is compared with training images in its own tissue proportions.
+    """
+    train, tissues = real["train"], len(slugs)
+    compared = {name: (observed[name].features, observed[name].labels) for name in ("raw", "accepted")}
+    wanted = np.bincount(observed["raw"].labels, minlength=tissues)
+    for name, split in (("val", "val"), ("floor", "test")):
+        labels = real[split].labels
+        counts = proportional_counts(np.bincount(labels, minlength=tissues), wanted, max_factor=1.0)
+        selected = subsample_per_class(labels, counts, seed)
+        compared[name] = (real[split].features[selected], labels[selected])
+    available = np.minimum(np.bincount(train.labels, minlength=tissues), settings.reference_per_tissue)
+    kept = subsample_per_class(train.labels, available, seed)
+    features, reference_labels = train.features[kept].astype(np.float64), train.labels[kept]
+    per_class = [RealFeatures(features[reference_labels == i]) for i in range(tissues)]
+
+    @cache
+    def mixture(counts: tuple[int, ...]) -> RealFeatures:
+        return RealFeatures(features[subsample_per_class(reference_labels, np.array(counts), seed)])
+
+    scores = {}
+    for name, (rows, labels) in compared.items():
+        counts = proportional_counts(available, np.bincount(labels, minlength=tissues))
+        scores[name] = fidelity_scores(
+            np.asarray(rows, np.float64),
+            labels,
+            mixture(tuple(counts if counts.any() else available)),
+            per_class,
+            slugs=slugs,
+            seed=seed,
+            kernel_subsets=settings.kernel_subsets,
+            kernel_subset_size=settings.kernel_subset_size,
+        )
+    head = {"dimensions": features.shape[1], "nearest_neighbours": NEAREST_NEIGHBOURS}
+    return {**head, **scores, "variety_lost": variety_lost(scores["raw"], scores["accepted"])}
+
+
 def _copying(
-    seen: Mapping[str, Observed], real: Mapping[str, Observed], slugs: Sequence[str], most: int, seed: int, device: str
+    observed: Mapping[str, Observed], real: Mapping[str, Observed], slugs: Sequence[str], max_per_tissue: int, seed: int
 ) -> tuple[dict, dict[str, Pairs]]:
-    """Shares of images that are closer to a training image than real ones are, and the closest of the accepted images."""
+    """Shares of images that are closer to a training image than validation images are, and the closest accepted images."""
     train, val = real["train"], real["val"]
-    some = subsample_per_class(val.labels, np.full(len(slugs), most), seed)
+    selected = subsample_per_class(val.labels, np.full(len(slugs), max_per_tissue), seed)
     scores: dict = {"raw": {}, "accepted": {}}
     pairs = {}
     for space in ("features", "pixels"):
         references = getattr(train, space)
-        held_out, _ = nearest(select_rows(getattr(val, space), some), references, device)
+        val_distances, _ = find_nearest(getattr(val, space)[selected], references)
         for name in scores:
-            distances, indices = nearest(getattr(seen[name], space), references, device)
-            given = (distances, seen[name].labels, held_out, val.labels[some], slugs)
-            scores[name][space] = copying_scores(*given)
+            distances, indices = find_nearest(getattr(observed[name], space), references)
+            arguments = (distances, observed[name].labels, val_distances, val.labels[selected], slugs)
+            scores[name][space] = copying_scores(*arguments)
             if name == "accepted":
-                images, close = closest_pairs(*given, PAIRS)
+                images, close = closest_pairs(*arguments, CLOSEST_PAIRS)
                 pairs[space] = Pairs(images, indices[images], close)
     return scores, pairs
 
 
-def _calibration_error(observed: Observed) -> float:
+def _gate_calibration_error(observed: Observed) -> float:
     return expected_calibration_error(observed.probabilities["gate"], observed.labels)
 
 
-def _cost(attempts: pd.DataFrame, filled: list[dict], wanted: int, slugs: Sequence[str]) -> dict:
-    """Attempts per accepted image, wanted images that are missing, and the share that was there after so many attempts."""
+def _cost(attempts: pd.DataFrame, filled: list[dict], requested: int, slugs: Sequence[str]) -> dict:
+    """Attempts per accepted image, number of missing images, and the share of images filled after each attempt."""
 
-    def counts(rows: pd.DataFrame, wanted: int) -> dict:
+    def count(rows: pd.DataFrame, requested: int) -> dict:
         accepted = int(rows["accepted"].sum())
-        shortfall = {"shortfall": wanted - accepted}
+        shortfall = {"shortfall": requested - accepted}
         if not accepted:
             return {**shortfall, "undefined": {"attempts_per_accepted": "no image was accepted"}}
-        return {"attempts_per_accepted": plain(len(rows) / accepted), **shortfall}
+        return {"attempts_per_accepted": round_score(len(rows) / accepted), **shortfall}
 
     after = {str(row["attempt"]): row["filled"] for row in filled if row["tissue"] == "all"}
-    per_tissue = {slug: counts(attempts[attempts["tissue"] == slug], wanted) for slug in slugs}
-    return {**counts(attempts, wanted * len(slugs)), "filled_after": after, "per_tissue": per_tissue}
-
-
-def _images_table(observed: Observed, slots: np.ndarray, slugs: Sequence[str]) -> pd.DataFrame:
-    """One row per image: prompted tissue, slot, and what each observer sees."""
-    import pandas as pd
-
-    names = np.array(slugs)
-    seen = {observer: names[observed.predicted(observer)] for observer in OBSERVERS}
-    return pd.DataFrame({"tissue": names[observed.labels], "slot": slots, **seen})
-
-
-def _per_tissue(scored: Mapping[tuple[str, str], dict], slugs: Sequence[str]) -> pd.DataFrame:
-    """One row per tissue; columns such as `raw_judge_f1` for every set and score, empty for a set without images."""
-    none = dict.fromkeys(SCORES)
-    rows = [
-        {"tissue": slug}
-        | {
-            f"{name}_{by}_{score}": scores.get("per_tissue", {}).get(slug, none)[score]
-            for (name, by), scores in scored.items()
-            for score in SCORES
-        }
-        for slug in slugs
-    ]
-    return _frame(rows, tuple(rows[0]))
-
-
-def _thresholds(raw: Observed, slugs: Sequence[str]) -> pd.DataFrame:
-    gate, judge = raw.predicted("gate"), raw.predicted("judge")
-    rows = threshold_curve(raw.labels, gate, raw.confidence("gate"), judge, slugs, THRESHOLDS)
-    return _frame(rows, tuple(rows[0]))
-
-
-def _reliability(sets: Mapping[str, Observed]) -> pd.DataFrame:
-    """The gate's confidence beside how often it is right: on real images, and on generated ones about their prompts."""
-    rows = [
-        {"set": name, **row}
-        for name, observed in sets.items()
-        for row in reliability(observed.confidence("gate"), observed.predicted("gate") == observed.labels)
-    ]
-    return _frame(rows, ("set", "low", "high", "n", "confidence", "accuracy"))
-
-
-def _pairs_table(
-    pairs: Mapping[str, Pairs], accepted: Observed, slots: np.ndarray, train: Observed, slugs: Sequence[str]
-) -> pd.DataFrame:
-    rows = [
-        {
-            "space": space,
-            "rank": rank,
-            "tissue": slugs[accepted.labels[image]],
-            "slot": int(slots[image]),
-            "distance": plain(distance),
-            "train_index": int(near),
-            "train_tissue": slugs[train.labels[near]],
-        }
-        for space, found in pairs.items()
-        for rank, (image, near, distance) in enumerate(zip(found.images, found.nearest, found.distances, strict=True), start=1)
-    ]
-    return _frame(rows, ("space", "rank", "tissue", "slot", "distance", "train_index", "train_tissue"))
-
-
-def _frame(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(rows, columns=list(columns))
+    per_tissue = {slug: count(attempts[attempts["tissue"] == slug], requested) for slug in slugs}
+    return {**count(attempts, requested * len(slugs)), "filled_after": after, "per_tissue": per_tissue}

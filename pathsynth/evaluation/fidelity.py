@@ -1,573 +1,372 @@
-"""How close images are to real ones, and how varied: distances and shares by the features of both.
+"""Fidelity and variety of generated images: distances and shares between their features and those of real images.
 
-The features are `Rows`, read in blocks: memory grows with their dimensions and by a few numbers per image. Sums are float64.
-All intervals are those of the scored images with the reference held as it is: they tell two sets apart that are compared with
-the same reference.
+Features are float64 (N, D) in memory; pairwise distances are computed in chunks. All intervals hold the reference fixed, so
+they only compare sets that were scored against the same real images.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property, partial
 
 import numpy as np
 
 from pathsynth.classifiers.metrics import DIGITS
-from pathsynth.core.rows import Rows, select_rows
-from pathsynth.evaluation.neighbours import BLOCK, pieces, squared_distances, squared_radii
+from pathsynth.evaluation.statistics import bootstrap_mean
 
-if TYPE_CHECKING:
-    import torch
-
-# What has an interval over all tissues, and the score it is of.
+# Prefixes of the interval keys, and the score that each belongs to.
 INTERVALS = {"frechet": "frechet_distance", "kernel": "kernel_distance", "precision": "precision", "density": "density"}
+# Kernel distances are small.
 KERNEL_DIGITS = 8
 # k of precision, recall, density and coverage, as Naeem et al. (ICML 2020) recommend.
 NEAREST_NEIGHBOURS = 5
-# A neighbour at exactly the radius is outside, whatever the rounding of two ways to the same distance.
+JACKKNIFE_GROUPS = 10
+# Factor on radii: a neighbour at exactly the radius is outside the ball, even if rounding makes its distance slightly smaller.
 TIE = 1.0 - 1e-9
+# |x|^2 + |y|^2 - 2xy of equal rows leaves a rounding error; distances below this share of the row's length count as 0.
+EQUAL = 1e-6
+MEBIBYTES = 256
+CHUNK = 1024
+
+Moments = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Sums over rows; those of parts add up to those of the whole.
+class RealFeatures:
+    """Features of the real images that sets are compared with, and cached values derived from them.
 
     Attributes:
-        count: number of rows.
-        total: sum of the rows, float64 (D,).
-        outer: sum of their outer products, float64 (D, D).
+        features: float64 (M, D).
+        neighbours: k of precision, recall, density and coverage, at least 1.
     """
 
-    count: int
-    total: torch.Tensor
-    outer: torch.Tensor
-
-    def without(self, part: Sums) -> Sums:
-        """Sums over the rows that are not in a part of them."""
-        return Sums(self.count - part.count, self.total - part.total, self.outer - part.outer)
-
-    def mean(self) -> torch.Tensor:
-        """Mean (D,), of at least 1 row."""
-        return self.total / self.count
-
-    def covariance(self) -> torch.Tensor:
-        """Unbiased covariance (D, D), of at least 2 rows."""
-        return (self.outer - self.total[:, None] * self.mean()) / (self.count - 1)
-
-
-@dataclass(frozen=True)
-class Normal:
-    """The normal distribution that others are compared with in a Fréchet distance.
-
-    Attributes:
-        mean: float64 (D,).
-        trace: of the covariance.
-        root: symmetric root of the covariance, float64 (D, D).
-    """
-
-    mean: torch.Tensor
-    trace: float
-    root: torch.Tensor
-
-
-@dataclass
-class RealImages:
-    """Real images that sets are compared with; what depends on them alone is computed once.
-
-    Attributes:
-        rows: features (M, D).
-        neighbours: k, of whose distance the radii are.
-        device: where distances are computed.
-    """
-
-    rows: Rows
-    neighbours: int
-    device: str = "cpu"
+    features: np.ndarray
+    neighbours: int = NEAREST_NEIGHBOURS
 
     @cached_property
-    def normal(self) -> Normal:
-        """Their side of the Fréchet distance."""
-        return normal(feature_sums(self.rows))
+    def moments(self) -> Moments:
+        """Mean and covariance, see `compute_moments`."""
+        return compute_moments(self.features)
 
     @cached_property
-    def radii(self) -> torch.Tensor:
-        """Squared distances (M,) of each image to its k-th nearest among the others."""
-        return squared_radii(self.rows, self.neighbours, self.device)
+    def radii(self) -> np.ndarray:
+        """Distance of each image to its k-th nearest neighbour, float64 (M,)."""
+        return compute_radii(self.features, self.neighbours)
 
 
-class Reference:
-    """Real images with their tissues, for the realism of several sets.
-
-    Args:
-        rows: features (M, D).
-        labels: integers (M,), indices of tissues.
-        neighbours: k, at least 1.
-        device: where distances are computed.
-
-    Raises:
-        ValueError: for shapes that do not fit, or `neighbours` under 1.
-    """
-
-    def __init__(self, rows: Rows, labels: np.ndarray, neighbours: int, device: str = "cpu"):
-        if neighbours < 1:
-            raise ValueError(f"neighbours: {neighbours} is less than 1")
-        self.labels = _checked(rows, labels, "reference")
-        self._rows = rows
-        self.whole = RealImages(rows, neighbours, device)
-        self._tissues: dict[int, RealImages] = {}
-
-    def tissue(self, index: int) -> RealImages:
-        """The images of one tissue."""
-        if index not in self._tissues:
-            rows = select_rows(self._rows, np.flatnonzero(self.labels == index))
-            self._tissues[index] = RealImages(rows, self.whole.neighbours, self.whole.device)
-        return self._tissues[index]
-
-    def mixed(self, indices: np.ndarray) -> Reference:
-        """The same with these of its images, sorted indices (n,), as the whole; each tissue keeps all of its own.
-
-        For sets whose tissues are mixed otherwise: the whole is then mixed like them.
-        """
-        other = copy.copy(self)
-        other.whole = RealImages(select_rows(self._rows, indices), self.whole.neighbours, self.whole.device)
-        return other
-
-
-class Settings(NamedTuple):
-    """How scores are estimated.
-
-    Attributes:
-        kernel_subsets: subsets of the kernel distance, at least 1.
-        kernel_subset_size: most images of such a subset, at least 2.
-        resamples: bootstrap sets.
-        groups: groups of the jackknife, at least 3.
-    """
-
-    kernel_subsets: int = 100
-    kernel_subset_size: int = 1000
-    resamples: int = 2000
-    groups: int = 10
-
-
-def realism_scores(
-    features: Rows,
+def fidelity_scores(
+    features: np.ndarray,
     labels: np.ndarray,
-    reference: Reference,
+    real: RealFeatures,
+    real_per_class: Sequence[RealFeatures],
     *,
     slugs: Sequence[str],
     seed: int,
-    settings: Settings | None = None,
+    kernel_subsets: int,
+    kernel_subset_size: int,
 ) -> dict:
-    """Scores the realism and the variety of images, over all tissues and for each: its images against its real ones.
+    """Scores images against real ones, over all tissues and tissue by tissue.
 
     Args:
-        features: (N, D); N may be 0.
+        features: float64 (N, D); N may be 0.
         labels: integers (N,), indices into `slugs`.
-        reference: the real images.
+        real: real images for the scores over all tissues.
+        real_per_class: real images of each tissue, in the order of `slugs`.
         slugs: names of all tissues.
-        seed: non-negative seed of everything that is drawn; each tissue draws for itself.
-        settings: see `Settings`.
+        seed: non-negative seed; each tissue and each score has a separate random stream.
+        kernel_subsets: subsets of the kernel distance.
+        kernel_subset_size: maximum images of a subset.
 
     Returns:
         n_images, n_reference, frechet_distance, frechet_bias, frechet_full_rank (whether both sets have more images than
         dimensions, without which most of the distance is bias), kernel_distance, precision, recall, density, coverage;
-        {name}_low and {name}_high of a 95 % interval for frechet, kernel, precision and density; per_tissue.{slug} with the
-        same but intervals. A score that these images cannot have is absent, and `undefined` says why.
-
-    Raises:
-        ValueError: for shapes that do not fit, a label outside `slugs`, settings that are impossible, or features that are
-            not finite.
+        {name}_low and {name}_high of the 95 % intervals of frechet, kernel, precision and density; per_tissue.{slug} with the
+        same scores without intervals. A score that cannot be computed is absent, and `undefined` gives the reason.
     """
-    settings = _checked_settings(settings or Settings())
-    labels = _checked(features, labels, "features")
-    if features.shape[1] != reference.whole.rows.shape[1]:
-        raise ValueError(f"features: {features.shape[1]} dimensions, of the reference {reference.whole.rows.shape[1]}")
-    if labels.size and not 0 <= labels.min() <= labels.max() < len(slugs):
-        raise ValueError(f"labels: {labels.min()} to {labels.max()}, expected 0 to {len(slugs) - 1}")
-    result = _realism(_Comparison(features, reference.whole, settings, (seed, 0), labels))
-    result["per_tissue"] = {
-        slug: _realism(
-            _Comparison(select_rows(features, np.flatnonzero(labels == i)), reference.tissue(i), settings, (seed, i + 1))
-        )
-        for i, slug in enumerate(slugs)
+    subsets = (kernel_subsets, kernel_subset_size)
+    scores = _score_set(features, real, subsets, (seed, 0), labels)
+    scores["per_tissue"] = {
+        slug: _score_set(features[labels == i], real_per_class[i], subsets, (seed, i + 1)) for i, slug in enumerate(slugs)
     }
-    return result
+    return scores
 
 
-def feature_sums(rows: Rows, size: int = BLOCK) -> Sums:
-    """Sums of features (N, D), in blocks of rows."""
-    import torch
+def _score_set(
+    features: np.ndarray,
+    real: RealFeatures,
+    subsets: tuple[int, int],
+    seed: tuple[int, int],
+    labels: np.ndarray | None = None,
+) -> dict:
+    """Scores of one set, with intervals if there are labels; reasons for those that are missing."""
+    n, m, k = len(features), len(real.features), real.neighbours
+    bias, kernel, precision, density = (np.random.default_rng((*seed, purpose)) for purpose in range(4))
+    groups = None if labels is None or n < JACKKNIFE_GROUPS else jackknife_groups(labels, JACKKNIFE_GROUPS)
+    strata = None if groups is None else labels
+    parts: tuple[tuple[tuple[str, ...], str, Callable[[], dict]], ...] = (
+        (("frechet_distance",), _too_few(n, m, 2, 2), partial(_frechet_scores, features, real, groups)),
+        (("frechet_bias",), _too_few(n, m, 2, 2 * n), lambda: {"frechet_bias": frechet_bias(n, real.features, bias)}),
+        (("kernel_distance",), _too_few(n, m, 2, 2), partial(_kernel_scores, features, real, groups, subsets, kernel)),
+        (
+            ("precision", "density", "coverage"),
+            _too_few(n, m, 1, k + 1) or _all_equal(real),
+            partial(_ball_scores, features, real, strata, (precision, density)),
+        ),
+        (("recall",), _too_few(n, m, k + 1, 1), lambda: {"recall": recall(features, real.features, k)}),
+    )
+    scores: dict = {"n_images": n, "n_reference": m}
+    undefined: dict[str, str] = {}
+    for names, reason, compute in parts:
+        if reason:
+            undefined |= dict.fromkeys(names, reason)
+        else:
+            scores |= compute()
+    if labels is not None:
+        missing = [(end, score) for name, score in INTERVALS.items() for end in _ends(name, 0, 0) if end not in scores]
+        undefined |= {end: undefined.get(score) or _too_few(n, m, JACKKNIFE_GROUPS, 2) for end, score in missing}
+    return _round_scores(scores) | ({"undefined": undefined} if undefined else {})
 
-    total = torch.zeros(rows.shape[1], dtype=torch.float64)
-    outer = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-    for _, block in pieces(rows, size=size):
-        total += block.sum(dim=0)
-        outer.addmm_(block.T, block)
-    return Sums(len(rows), total, outer)
+
+def _frechet_scores(features: np.ndarray, real: RealFeatures, groups: np.ndarray | None) -> dict:
+    distance = frechet_distance(compute_moments(features), real.moments)
+    full_rank = min(len(features), len(real.features)) > features.shape[1]
+    scores = {"frechet_distance": distance, "frechet_full_rank": full_rank}
+    if groups is None:
+        return scores
+    half = frechet_half_width(features, groups, real.moments)
+    return scores | _ends("frechet", max(0.0, distance - half), distance + half)
 
 
-def normal(sums: Sums) -> Normal:
-    """The normal distribution with the mean and the covariance of at least 2 rows."""
-    import torch
+def _kernel_scores(
+    features: np.ndarray,
+    real: RealFeatures,
+    groups: np.ndarray | None,
+    subsets: tuple[int, int],
+    rng: np.random.Generator,
+) -> dict:
+    distance, variance = kernel_distance(features, real.features, *subsets, rng)
+    if groups is None:
+        return {"kernel_distance": distance}
+    half = kernel_half_width(features, groups, real.features, variance)
+    return {"kernel_distance": distance, **_ends("kernel", distance - half, distance + half)}
 
-    covariance = sums.covariance()
-    with _one_thread():
-        values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp(min=0.0).sqrt() @ vectors.T
-    return Normal(sums.mean(), float(covariance.trace()), root)
+
+def _ball_scores(
+    features: np.ndarray, real: RealFeatures, strata: np.ndarray | None, rngs: tuple[np.random.Generator, np.random.Generator]
+) -> dict:
+    counts, occupied = count_balls(features, real.features, real.radii)
+    values = {"precision": (counts > 0).astype(np.float64), "density": counts / real.neighbours}
+    scores = {name: float(value.mean()) for name, value in values.items()} | {"coverage": float(occupied.mean())}
+    if strata is not None:
+        for (name, value), rng in zip(values.items(), rngs, strict=True):
+            scores |= _ends(name, *bootstrap_mean(value, strata, rng))
+    return scores
 
 
-def frechet_distance(real: Normal, scored: Sums) -> float:
-    """Fréchet distance of two normal distributions (Heusel et al., NeurIPS 2017, equation 6).
+def compute_moments(features: np.ndarray) -> Moments:
+    """`mu`, the mean (D,), and `sigma`, the unbiased covariance (D, D), of at least 2 rows (N, D)."""
+    return {"mu": features.mean(axis=0), "sigma": np.atleast_2d(np.cov(features, rowvar=False))}
 
-    |m - n|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) of the means m, n and the unbiased covariances A, B. A B has the eigenvalues
-    of A^(1/2) B A^(1/2), which is symmetric.
+
+def frechet_distance(first: Moments, second: Moments) -> float:
+    """Fréchet distance of two normal distributions (Heusel et al., NeurIPS 2017, equation 6), by torch-fidelity.
 
     Args:
-        real: of at least 2 rows.
-        scored: sums over at least 2 rows.
+        first, second: see `compute_moments`.
 
     Returns:
-        Distance >= 0; what rounding leaves below 0 counts as 0.
+        Distance >= 0; a negative rounding error counts as 0.
     """
-    import torch
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-    covariance = scored.covariance()
-    both = real.root @ covariance @ real.root
-    with _one_thread():
-        values = torch.linalg.eigvalsh(both)
-    roots = values.clamp(min=0.0).sqrt().sum()
-    means = (real.mean - scored.mean()).square().sum()
-    return max(0.0, float(means + real.trace + covariance.trace() - 2.0 * roots))
+    return max(0.0, fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
 
 
-def frechet_half_width(features: Rows, total: Sums, groups: np.ndarray, real: RealImages) -> float:
-    """Half the width of the 95 % interval of the Fréchet distance by the delete-a-group jackknife (see `jackknife_half_width`).
+def frechet_half_width(features: np.ndarray, groups: np.ndarray, real: Moments) -> float:
+    """Half the width of the 95 % interval of the Fréchet distance, by the delete-a-group jackknife.
 
-    It says how the distance would vary with other images of the same number, bias included, which `frechet_bias` measures.
+    The interval covers how the distance varies between sets of this size and includes their bias; see `frechet_bias`.
 
     Args:
         features: (N, D).
-        total: sums over them.
-        groups: integers (N,) from 0, see `jackknife_groups`.
-        real: the real images.
+        groups: integers (N,), see `jackknife_groups`.
+        real: moments of the real images.
     """
-    parts = (feature_sums(select_rows(features, np.flatnonzero(groups == group))) for group in range(groups.max() + 1))
-    return jackknife_half_width([frechet_distance(real.normal, total.without(part)) for part in parts])
+    left_out = (compute_moments(features[groups != group]) for group in range(groups.max() + 1))
+    return jackknife_half_width([frechet_distance(moments, real) for moments in left_out])
 
 
-def frechet_bias(count: int, real: RealImages, rng: np.random.Generator) -> float:
-    """Fréchet distance of as many real images from the other real images, which for ever more images would go to 0.
+def frechet_bias(count: int, real: np.ndarray, rng: np.random.Generator) -> float:
+    """Fréchet distance of `count` real images from the other real images, which would approach 0 as their number grows.
 
-    A distance of a few images holds that much, whatever the images (Chong and Forsyth, CVPR 2020).
+    A Fréchet distance of that few images contains about this much bias (Chong and Forsyth, CVPR 2020).
 
     Args:
-        count: number of images to draw without replacement, 2 to half of the real images.
-        real: the real images.
-        rng: draws.
+        count: images to draw without replacement, 2 to M / 2.
+        real: features (M, D).
+        rng: source of the draw.
     """
-    drawn = np.zeros(len(real.rows), bool)
-    drawn[rng.choice(len(drawn), count, replace=False)] = True
-    own, others = (feature_sums(select_rows(real.rows, np.flatnonzero(which))) for which in (drawn, ~drawn))
-    return frechet_distance(normal(others), own)
+    drawn = np.zeros(len(real), bool)
+    drawn[rng.choice(len(real), count, replace=False)] = True
+    return frechet_distance(compute_moments(real[drawn]), compute_moments(real[~drawn]))
 
 
-def kernel_distance(features: Rows, real: RealImages, subsets: int, size: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Kernel distance: squared maximum mean discrepancy, mean over subsets (Bińkowski et al., ICLR 2018, section 4).
+def kernel_distance(
+    features: np.ndarray, real: np.ndarray, subsets: int, size: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Kernel distance: mean unbiased squared maximum mean discrepancy of subsets (Bińkowski et al., ICLR 2018, section 4).
 
-    Each subset's estimate is unbiased and may be below 0.
+    The kernel is (xy / D + 1)^3; torch-fidelity's estimate may be below 0.
 
     Args:
         features: (N, D), N >= 2.
-        real: at least 2 real images.
+        real: (M, D), M >= 2.
         subsets: number of subsets.
-        size: images of a subset, reduced to the smaller set.
-        rng: draws, each subset without replacement.
+        size: images of a subset, limited by the smaller set.
+        rng: source of the draws, each subset without replacement.
 
     Returns:
-        The mean, and its variance by the choice of the subsets alone.
+        The mean, and its variance due to the choice of the subsets alone.
     """
-    size = min(size, len(features), len(real.rows))
+    from torch_fidelity.metric_kid import kernel_mmd
 
-    def draw(rows: Rows) -> torch.Tensor:
-        indices = np.sort(rng.choice(len(rows), size, replace=False))
-        return next(block for _, block in pieces(select_rows(rows, indices), real.device, size))
-
-    with _one_thread():
-        values = np.array([unbiased_discrepancy(draw(real.rows), draw(features)) for _ in range(subsets)])
+    size = min(size, len(features), len(real))
+    values = np.empty(subsets)
+    for i in range(subsets):
+        real_subset, subset = (rows[np.sort(rng.choice(len(rows), size, replace=False))] for rows in (real, features))
+        values[i] = kernel_mmd(real_subset, subset)
     return float(values.mean()), float(values.var(ddof=1) / subsets) if subsets > 1 else 0.0
 
 
-def polynomial_kernel(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Kernel (x y / D + 1)^3 (N, M) of rows (N, D) and (M, D)."""
-    return (first @ second.T).div_(first.shape[1]).add_(1.0).pow_(3)
-
-
-def unbiased_discrepancy(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Squared maximum mean discrepancy of rows (N, D) and (M, D), at least 2 of each, by `polynomial_kernel`.
-
-    The estimate without a row's kernel with itself (Gretton et al., JMLR 2012, lemma 6).
-    """
-
-    def mean_of_pairs(rows: torch.Tensor) -> torch.Tensor:
-        kernel = polynomial_kernel(rows, rows)
-        return (kernel.sum() - kernel.trace()) / (len(rows) * (len(rows) - 1))
-
-    return float(mean_of_pairs(first) + mean_of_pairs(second) - 2.0 * polynomial_kernel(first, second).mean())
-
-
-def kernel_half_width(features: Rows, groups: np.ndarray, real: RealImages, choice: float) -> float:
+def kernel_half_width(features: np.ndarray, groups: np.ndarray, real: np.ndarray, subset_variance: float) -> float:
     """Half the width of the 95 % interval of the kernel distance.
 
-    Subsets overlap, so that their spread says nothing of other images. Given the images, the mean over subsets scatters around
-    the estimate from all pairs of images (it is an incomplete U-statistic: Blom, Biometrika 1976). The variance is therefore
-    that of the estimate from all pairs, by the delete-a-group jackknife, and that of the choice of subsets.
+    Subsets overlap, so their spread says nothing about other images. Given the images, the mean over subsets scatters around
+    the estimate from all pairs of images (it is an incomplete U-statistic: Blom, Biometrika 1976). Its variance is therefore
+    that of the estimate from all pairs, by the delete-a-group jackknife, plus the variance due to the choice of subsets.
 
     Args:
         features: (N, D).
-        groups: integers (N,) from 0, see `jackknife_groups`.
-        real: the real images.
-        choice: variance by the choice of the subsets.
+        groups: integers (N,), see `jackknife_groups`.
+        real: (M, D).
+        subset_variance: variance due to the choice of the subsets.
     """
-    within, across = _kernel_sums(features, groups, real)
-    counts = np.bincount(groups)
-    left = len(features) - counts
+    within, across = _sum_kernel_by_group(features, groups, real)
+    left = len(features) - np.bincount(groups)
     pairs = within.sum() - 2.0 * within.sum(axis=1) + np.diag(within)
-    without = pairs / (left * (left - 1)) - 2.0 * (across.sum() - across) / (left * len(real.rows))
-    return jackknife_half_width(without, choice)
+    estimates = pairs / (left * (left - 1)) - 2.0 * (across.sum() - across) / (left * len(real))
+    return jackknife_half_width(estimates, subset_variance)
+
+
+def _sum_kernel_by_group(features: np.ndarray, groups: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the kernel over pairs of different images by group (G, G), and over pairs with real images (G,)."""
+    from sklearn.metrics.pairwise import polynomial_kernel
+    from sklearn.utils import gen_batches
+
+    member = np.eye(groups.max() + 1)[groups]
+    within, across = np.zeros((member.shape[1],) * 2), np.zeros(member.shape[1])
+    for rows in gen_batches(len(features), CHUNK):
+        within += member[rows].T @ polynomial_kernel(features[rows], features) @ member
+        across += member[rows].T @ polynomial_kernel(features[rows], real).sum(axis=1)
+    with_itself = (np.square(features).sum(axis=1) / features.shape[1] + 1.0) ** 3
+    return within - np.diag(member.T @ with_itself), across
 
 
 def jackknife_groups(labels: np.ndarray, groups: int) -> np.ndarray:
-    """Groups (N,) of images, as equal in size as can be, each with its share of every tissue.
+    """Assigns images to groups of equal size, stratified by tissue.
 
-    The images of a tissue are dealt in their order to one group after the other, those of the next tissue from there on.
+    Args:
+        labels: tissues, integers (N,).
+        groups: number of groups G.
+
+    Returns:
+        Groups int64 (N,) from 0; sizes differ by at most 1, also within a tissue.
     """
-    dealt = np.empty(len(labels), np.int64)
-    dealt[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % groups
-    return dealt
+    assigned = np.empty(len(labels), np.int64)
+    assigned[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % groups
+    return assigned
 
 
-def jackknife_half_width(without: Sequence[float] | np.ndarray, more_variance: float = 0.0) -> float:
-    """Half the width of a 95 % interval from estimates that leave out one of G groups each.
+def jackknife_half_width(estimates: Sequence[float] | np.ndarray, extra_variance: float = 0.0) -> float:
+    """Half the width of a 95 % interval from G estimates that leave out one group each.
 
-    The variance is (G - 1) / G times the sum of squares about their mean, the factor that of Student's distribution with G - 1
-    degrees of freedom (Kott, Journal of Official Statistics 2001).
+    The variance is (G - 1) / G times the sum of squares about their mean; the factor is that of Student's t distribution with
+    G - 1 degrees of freedom (Kott, Journal of Official Statistics 2001).
     """
     from scipy.stats import t
 
-    values = np.asarray(without, np.float64)
+    values = np.asarray(estimates, np.float64)
     count = len(values)
-    variance = (count - 1) / count * np.square(values - values.mean()).sum() + more_variance
+    variance = (count - 1) / count * np.square(values - values.mean()).sum() + extra_variance
     return float(t.ppf(0.975, count - 1) * np.sqrt(variance))
 
 
-def in_real_balls(features: Rows, real: RealImages, size: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
-    """Which images lie in the balls of real images, whose radius is the distance to the k-th nearest other real image.
+def count_balls(features: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the balls around other images that each image lies in.
 
-    Precision is the share of images in any ball (Kynkäänniemi et al., NeurIPS 2019), density the mean number of balls that an
-    image is in, divided by k, coverage the share of balls that hold an image (Naeem et al., ICML 2020).
+    With the k-th nearest neighbour as the radius, precision is the share of images in any ball (Kynkäänniemi et al., NeurIPS
+    2019), density the mean number of balls an image is in, divided by k, and coverage the share of balls that hold an image
+    (Naeem et al., ICML 2020).
 
     Args:
-        features: (N, D).
-        real: more than k real images.
-        size: rows of a block.
+        features: (N, D), N >= 1.
+        centres: (M, D).
+        radii: (M,), see `compute_radii`.
 
     Returns:
-        Number of balls (N,) that each image is in, and whether each ball holds an image, bool (M,).
+        Number of balls (N,) for each image, and whether each ball holds an image, bool (M,).
     """
-    import torch
-
-    counts = torch.zeros(len(features), dtype=torch.int64, device=real.device)
-    held = torch.zeros(len(real.rows), dtype=torch.bool, device=real.device)
-    for here, block in pieces(features, real.device, size):
-        for there, others in pieces(real.rows, real.device, size):
-            inside = squared_distances(block, others) < TIE * real.radii[there]
-            counts[here] += inside.sum(dim=1)
-            held[there] |= inside.any(dim=0)
-    return counts.cpu().numpy(), held.cpu().numpy()
+    counts, occupied = [], np.zeros(len(centres), bool)
+    for distances in _iter_distances(features, centres):
+        inside = distances < TIE * radii
+        counts.append(inside.sum(axis=1))
+        occupied |= inside.any(axis=0)
+    return np.concatenate(counts), occupied
 
 
-def recall(features: Rows, real: RealImages, size: int = BLOCK) -> float:
-    """Share of real images in the balls of the scored images (Kynkäänniemi et al., NeurIPS 2019).
-
-    Args:
-        features: (N, D) with N > k.
-        real: the real images.
-        size: rows of a block.
-    """
-    scored = RealImages(features, real.neighbours, real.device)
-    return float(in_real_balls(real.rows, scored, size)[0].astype(bool).mean())
+def recall(features: np.ndarray, real: np.ndarray, neighbours: int = NEAREST_NEIGHBOURS) -> float:
+    """Share of real images (M, D) in the balls around generated ones (N, D), N > k (Kynkäänniemi et al., NeurIPS 2019)."""
+    counts, _ = count_balls(real, features, compute_radii(features, neighbours))
+    return float((counts > 0).mean())
 
 
-def bootstrap_mean(values: np.ndarray, labels: np.ndarray, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a mean (N,), stratified by tissue as `scores.bootstrap_macro_f1`.
-
-    Where the values of each tissue are all equal, such as 1 when every image is in a ball, the interval has no width: nothing
-    that could be drawn differs. It does not say that other images would give the same mean.
-    """
-    totals = np.zeros(resamples)
-    for tissue in np.unique(labels):
-        kinds, counts = np.unique(values[labels == tissue], return_counts=True)
-        totals += rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples) @ kinds
-    low, high = np.quantile(totals / len(values), [0.025, 0.975])
-    return float(low), float(high)
+def compute_radii(rows: np.ndarray, neighbours: int) -> np.ndarray:
+    """Distance of each row (N, D), N > k, to its k-th nearest among the others, float64 (N,)."""
+    # each row is its own nearest, at index 0
+    nearest = [np.partition(distances, neighbours, axis=1)[:, neighbours] for distances in _iter_distances(rows, rows)]
+    return np.concatenate(nearest)
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """A set of images beside real ones; labels where intervals are wanted."""
+def _iter_distances(rows: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields Euclidean distances (n, M) of some rows at a time; of equal rows exactly 0."""
+    from sklearn.metrics import pairwise_distances_chunked
 
-    features: Rows
-    real: RealImages
-    settings: Settings
-    seed: tuple[int, int]
-    labels: np.ndarray | None = None
-
-    def rng(self, purpose: int) -> np.random.Generator:
-        return np.random.default_rng((*self.seed, purpose))
-
-    @cached_property
-    def groups(self) -> np.ndarray | None:
-        """Groups of the jackknife, where there are images for an interval."""
-        if self.labels is None or len(self.labels) < self.settings.groups:
-            return None
-        return jackknife_groups(self.labels, self.settings.groups)
-
-    def frechet(self) -> dict:
-        few = min(len(self.features), len(self.real.rows))
-        sums = feature_sums(self.features)
-        distance = frechet_distance(self.real.normal, sums)
-        scores = {"frechet_distance": distance, "frechet_full_rank": few > self.features.shape[1]}
-        if self.groups is None:
-            return scores
-        half = frechet_half_width(self.features, sums, self.groups, self.real)
-        return scores | _ends("frechet", max(0.0, distance - half), distance + half)
-
-    def bias(self) -> dict:
-        return {"frechet_bias": frechet_bias(len(self.features), self.real, self.rng(0))}
-
-    def kernel(self) -> dict:
-        subsets, size = self.settings.kernel_subsets, self.settings.kernel_subset_size
-        value, choice = kernel_distance(self.features, self.real, subsets, size, self.rng(1))
-        if self.groups is None:
-            return {"kernel_distance": value}
-        half = kernel_half_width(self.features, self.groups, self.real, choice)
-        return {"kernel_distance": value, **_ends("kernel", value - half, value + half)}
-
-    def balls(self) -> dict:
-        counts, held = in_real_balls(self.features, self.real)
-        values = {"precision": (counts > 0).astype(np.float64), "density": counts / self.real.neighbours}
-        scores = {name: float(value.mean()) for name, value in values.items()} | {"coverage": float(held.mean())}
-        if self.labels is None or self.groups is None:
-            return scores
-        for purpose, (name, value) in enumerate(values.items(), 2):
-            scores |= _ends(name, *bootstrap_mean(value, self.labels, self.rng(purpose), self.settings.resamples))
-        return scores
-
-    def recall(self) -> dict:
-        return {"recall": recall(self.features, self.real)}
+    lengths = np.linalg.norm(others, axis=1)
+    for distances in pairwise_distances_chunked(rows, others, working_memory=MEBIBYTES):
+        distances[distances <= EQUAL * lengths] = 0.0
+        yield distances
 
 
-def _realism(pair: _Comparison) -> dict:
-    """Scores of one set, and why some are missing."""
-    n, m, k = len(pair.features), len(pair.real.rows), pair.real.neighbours
-    scores: dict = {"n_images": n, "n_reference": m}
-    undefined: dict[str, str] = {}
-    parts: tuple[tuple[tuple[str, ...], str, Callable[[], dict]], ...] = (
-        (("frechet_distance",), _too_few(n, m, 2, 2), pair.frechet),
-        (("frechet_bias",), _too_few(n, m, 2, 2 * n), pair.bias),
-        (("kernel_distance",), _too_few(n, m, 2, 2), pair.kernel),
-        (("precision", "density", "coverage"), _too_few(n, m, 1, k + 1) or _all_equal(pair.real), pair.balls),
-        (("recall",), _too_few(n, m, k + 1, 1), pair.recall),
-    )
-    for names, fault, compute in parts:
-        if fault:
-            undefined |= dict.fromkeys(names, fault)
-        else:
-            scores |= compute()
-    if pair.labels is not None:
-        missing = [end for name in INTERVALS for end in (f"{name}_low", f"{name}_high") if end not in scores]
-        few = _too_few(n, m, pair.settings.groups, 2)
-        undefined |= {end: undefined.get(INTERVALS[end.rsplit("_", 1)[0]], few) for end in missing}
-    return _rounded(scores) | ({"undefined": undefined} if undefined else {})
-
-
-def _too_few(n: int, m: int, needed: int, needed_real: int) -> str:
-    """Why n images and m real ones cannot be compared, or nothing."""
-    for count, least, kind in ((n, needed, "images"), (m, needed_real, "real images")):
-        if count < least:
-            return f"no {kind}" if count == 0 else f"{kind}: {count}, at least {least} are needed"
+def _too_few(n: int, m: int, minimum: int, minimum_real: int) -> str:
+    """Returns why n images and m real ones cannot be compared, or an empty string."""
+    for count, needed, kind in ((n, minimum, "images"), (m, minimum_real, "real images")):
+        if count < needed:
+            return f"no {kind}" if count == 0 else f"{kind}: {count}, at least {needed} are needed"
     return ""
 
 
-def _all_equal(real: RealImages) -> str:
-    return "" if bool(real.radii.any()) else f"every real image has {real.neighbours} others with the same features"
+def _all_equal(real: RealFeatures) -> str:
+    return "" if real.radii.any() else f"every real image has {real.neighbours} others with the same features"
 
 
 def _ends(name: str, low: float, high: float) -> dict[str, float]:
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _rounded(scores: dict) -> dict:
-    """Floats with as many digits as are written; kernel distances are small."""
+def _round_scores(scores: dict) -> dict:
     return {
-        # adding 0 makes a rounded -0.0 an ordinary one
+        # adding 0.0 converts a rounded -0.0 to 0.0
         name: round(value, KERNEL_DIGITS if name.startswith("kernel") else DIGITS) + 0.0 if isinstance(value, float) else value
         for name, value in scores.items()
     }
-
-
-def _kernel_sums(features: Rows, groups: np.ndarray, real: RealImages) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the kernel over pairs of different images by group (G, G), and over pairs of an image and a real one (G,)."""
-    import torch
-
-    member = torch.nn.functional.one_hot(torch.tensor(groups, device=real.device)).double()
-    within = torch.zeros(member.shape[1], member.shape[1], dtype=torch.float64, device=real.device)
-    across = torch.zeros(member.shape[1], dtype=torch.float64, device=real.device)
-    for here, block in pieces(features, real.device):
-        for there, others in pieces(features, real.device):
-            if there.start > here.start:
-                break
-            sums = member[here].T @ _without_self(polynomial_kernel(block, others), here == there) @ member[there]
-            within += sums if here == there else sums + sums.T
-        for _, others in pieces(real.rows, real.device):
-            across += member[here].T @ polynomial_kernel(block, others).sum(dim=1)
-    return within.cpu().numpy(), across.cpu().numpy()
-
-
-def _without_self(kernel: torch.Tensor, same: bool) -> torch.Tensor:
-    return kernel.fill_diagonal_(0.0) if same else kernel
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Many small steps gain little from threads that wait for each other, and lose a hundredfold where others use the cores."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _checked(rows: Rows, labels: np.ndarray, name: str) -> np.ndarray:
-    labels = np.asarray(labels)
-    if len(rows.shape) != 2 or rows.shape[1] < 1:
-        raise ValueError(f"{name}: shape {rows.shape}, expected (N, D)")
-    if labels.shape != (len(rows),) or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
-        raise ValueError(f"{name}: {len(rows)} rows and labels {labels.dtype} {labels.shape}, expected one integer for each")
-    return labels.astype(np.int64)
-
-
-def _checked_settings(settings: Settings) -> Settings:
-    least = Settings(kernel_subsets=1, kernel_subset_size=2, resamples=1, groups=3)
-    for name, value, lowest in zip(Settings._fields, settings, least, strict=True):
-        if value < lowest:
-            raise ValueError(f"{name}: {value} is less than {lowest}")
-    return settings

@@ -1,4 +1,4 @@
-"""The few numbers by which experiments are compared at a glance: the columns of `dvc exp show` and of `dvc metrics diff`."""
+"""The headline: the few scores by which experiments are compared, the columns of `dvc exp show` and `dvc metrics diff`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pathsynth.core.metric_files import get_nested
 
-# Column: the metrics file and the keys that lead to the value. All scores are of raw images, but where the name says otherwise.
+# Column: the metrics file and the keys of the value. Scores refer to raw images unless the name states otherwise.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "macro_f1": ("evaluation", "macro_f1"),
     "macro_precision": ("evaluation", "macro_precision"),
@@ -21,15 +21,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
-def headline(details: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The headline of one run.
+def select_headline(details: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Selects the headline of one run.
 
     Args:
-        details: by the file's name, `evaluation`, `generation` and `usefulness`, what it holds.
+        details: contents of the metrics files `evaluation`, `generation` and `usefulness`.
 
     Returns:
-        The values of COLUMNS in their order, 0 to 1 but for `kernel_distance`, and `f1`, by tissue the F1 of raw images by the
-        gate. What was not measured is left out.
+        The values of COLUMNS in their order, in [0, 1] except `kernel_distance`, and `f1`, the F1 of raw images by the gate by
+        tissue. Missing values are left out.
     """
     values = {name: get_nested(details, keys) for name, keys in COLUMNS.items()}
     tissues = details["evaluation"].get("per_tissue", {})

@@ -1,4 +1,7 @@
-"""From images to scores and pictures: what the stage evaluate and the command `score` share."""
+"""Scoring of generated sets: opens the references, observes the images, computes scores and draws contact sheets.
+
+Used by the stage evaluate and the command `score`.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathsynth.classifiers.model import load_pair
+from pathsynth.classifiers.model import load_gate_and_judge
 from pathsynth.core.devices import pick_device
 from pathsynth.core.params import Params, PositiveInt
-from pathsynth.core.rows import Rows
 from pathsynth.data.generated import GeneratedSets, LabelledImages
 from pathsynth.data.prepared import Prepared, open_prepared
 from pathsynth.data.provenance import caption
 from pathsynth.data.settings import AnyDataset
-from pathsynth.evaluation.contact_sheets import Block, draw_overview, draw_plates
-from pathsynth.evaluation.evaluate import Evaluation, Pairs, evaluate
+from pathsynth.evaluation.contact_sheets import draw_contact_sheets, draw_pairs
+from pathsynth.evaluation.evaluate import Evaluation, evaluate
 from pathsynth.evaluation.settings import FidelitySettings
 from pathsynth.features.extractors import load_extractor
 from pathsynth.features.observe import Observed, Observers, observe, open_real
-from pathsynth.features.settings import AnyFeatures
+from pathsynth.features.settings import ObservationSettings
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SPACES = {"features": "closest by features", "pixels": "closest by pixels"}
-
 
 @dataclass(frozen=True)
 class References:
-    """What generated sets are held against.
+    """Real images, and the models that observe real and generated images.
 
     Attributes:
         prepared: the real images.
-        real: the same by split, as they were seen.
-        observers: who looks.
+        real: their observations by split.
+        observers: classifiers and feature extractor.
     """
 
     prepared: Prepared
@@ -44,74 +44,60 @@ class References:
 
 
 def open_references(params: Params, prepared: Path, observed: Path, gate: Path, judge: Path) -> References:
-    """Opens what the stages prepare, train_classifier and observe_real have left.
+    """Opens the outputs of the stages prepare, train_classifier and observe_real.
 
     Args:
-        params: whose benchmark it is.
+        params: parameters of the benchmark.
         prepared, observed, gate, judge: folders of the stages.
 
     Raises:
-        DataError, ModelError, FetchError: something is missing, damaged, or does not belong to the rest.
+        DataError, ModelError, FetchError: a file is missing, damaged, or does not belong to the others.
     """
     data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
-    filtering, judging = load_pair(gate, judge, pick_device(params.deterministic), data.slugs)
-    extractor = load_extractor(params.section("evaluation.features", AnyFeatures), params.folder, judging.device, judging)
+    gate_model, judge_model = load_gate_and_judge(gate, judge, pick_device(params.deterministic), data.slugs)
+    extractor = load_extractor(
+        params.section("evaluation.observation", ObservationSettings).features, params.folder, judge_model.device, judge_model
+    )
     colour, real = open_real(observed, data, extractor, (gate, judge))
-    return References(data, real, Observers(filtering, judging, colour, extractor))
+    return References(data, real, Observers(gate_model, judge_model, colour, extractor))
 
 
 def score_sets(
-    sets: GeneratedSets, params: Params, bench: References, scratch: Path
+    sets: GeneratedSets, params: Params, references: References, scratch: Path
 ) -> tuple[Evaluation, dict[str, Image.Image]]:
-    """Looks at all generated images, scores them, and draws the plates and the closest pairs.
+    """Observes all generated images, scores them, and draws the contact sheets.
 
     Args:
         sets: the generated images.
-        params: how they are scored.
-        bench: what they are held against.
-        scratch: folder for what is seen, used meanwhile.
+        params: parameters of the benchmark.
+        references: the real images that the sets are compared with.
+        scratch: folder for the observations; temporary.
 
     Returns:
-        The evaluation, and a picture per tissue, `overview` and `pairs`.
+        The evaluation, and contact sheets by tissue, `overview` and `pairs`.
 
     Raises:
-        DataError: when there are no raw images, or a file cannot be written.
-        MemoryFault: a batch does not fit into memory.
+        DataError: there are no raw images, or a file cannot be written.
+        OutOfMemory: a batch does not fit into memory.
     """
-    prepared, observers = bench.prepared, bench.observers
-    seen = {
-        name: observe(scratch / "seen", name, images.images, images.labels, observers)
+    prepared, observers = references.prepared, references.observers
+    observed = {
+        name: observe(scratch / "observed", name, images.images, images.labels, observers)
         for name, images in (("raw", sets.raw), ("accepted", sets.accepted), ("untuned", sets.untuned))
     }
     result = evaluate(
         sets,
-        seen,
-        bench.real,
+        observed,
+        references.real,
         slugs=prepared.slugs,
         extractor=observers.extractor.name,
         fidelity=params.section("evaluation.fidelity", FidelitySettings),
         images_per_tissue=params.section("generation.images_per_tissue", PositiveInt),
         max_attempts=params.section("generation.max_attempts", PositiveInt),
         seed=params.seed,
-        device=observers.judge.device,
     )
-    words = caption(params.benchmark_name, prepared.stand_in)
+    text = caption(params.benchmark_name, prepared.stand_in)
     val = LabelledImages(prepared.images("val"), prepared.labels_of("val"))
-    sheets = draw_plates(sets, seen["raw"].predicted("gate"), val, prepared.labels, prepared.slugs, words)
-    pairs = draw_pairs(result.pairs, sets.accepted.images, prepared.images("train"), words)
+    sheets = draw_contact_sheets(sets, observed["raw"].predicted("gate"), val, prepared.labels, prepared.slugs, text)
+    pairs = draw_pairs(result.pairs, sets.accepted.images, prepared.images("train"), text)
     return result, {**sheets, "pairs": pairs}
-
-
-def draw_pairs(pairs: Mapping[str, Pairs], generated: Rows, train: Rows, words: str) -> Image.Image:
-    """Draws the generated images that are closest to training images beside these, closest first, a row per space.
-
-    Args:
-        pairs: by "features" and "pixels".
-        generated, train: uint8 (N, H, W, 3), of which the pairs give indices.
-        words: the line at the foot.
-    """
-    rows = []
-    for space, found in pairs.items():
-        blocks = [Block("generated", generated[found.images]), Block("nearest training image", train[found.nearest])]
-        rows.append((SPACES[space], blocks))
-    return draw_overview(rows, words, columns=max(2, *(len(found.images) for found in pairs.values())))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pathsynth.core.params import PositiveInt, Section
 from pathsynth.evaluation.usefulness import UsefulnessSettings
-from pathsynth.features.settings import AnyFeatures, RobustnessSettings
+from pathsynth.features.settings import ObservationSettings
 
 
 class FidelitySettings(Section):
@@ -24,10 +24,8 @@ class FidelitySettings(Section):
 
 
 class EvaluationSettings(Section):
-    """All of scoring; `colour_images_per_tissue` is the most real training images that the colour-only control is fitted to."""
+    """All options of scoring."""
 
-    features: AnyFeatures
-    colour_images_per_tissue: PositiveInt
-    robustness: RobustnessSettings
+    observation: ObservationSettings
     fidelity: FidelitySettings
     usefulness: UsefulnessSettings

@@ -1,7 +1,7 @@
-"""Usefulness of a synthetic set: classifiers that learn from it are tested on real images.
+"""Usefulness of a synthetic set: accuracy on real images of classifiers that were trained on it.
 
-Train on synthetic, test on real (Esteban, Hyland and Raetsch, 2017; for images Ravuri and Vinyals, NeurIPS 2019, as
-classification accuracy score), beside the same number of real images and both together.
+Train on synthetic, test on real (Esteban, Hyland and Raetsch, 2017; Ravuri and Vinyals, NeurIPS 2019, as classification
+accuracy score), compared with the same number of real images and with both together.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from pathsynth.classifiers.metrics import classification_scores, plain
+from pathsynth.classifiers.metrics import classification_scores, round_score
 from pathsynth.classifiers.settings import ClassifierSettings
-from pathsynth.classifiers.training import Indexable, Training, new_classifier, steps_per_epoch
-from pathsynth.core.checkpoint import NOTHING, Saved
+from pathsynth.classifiers.training import Indexable, Training, build_classifier, steps_per_epoch
+from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
 from pathsynth.core.params import Section
 from pathsynth.core.rows import select_rows
 from pathsynth.core.seeds import Stream, mix_seed
@@ -30,9 +30,9 @@ SOURCES = ("real", "synthetic", "real_and_synthetic", "twice_real")
 
 
 class UsefulnessSettings(Section):
-    """The classifier that is trained on synthetic images and tested on real ones, and how often it is trained.
+    """The classifier that is trained on synthetic images and tested on real ones, and the number of trainings.
 
-    An epoch has as many steps as one of the synthetic images, whatever the training images are.
+    An epoch has the same number of steps for all training sets, that of the synthetic images.
     """
 
     repeats: Annotated[int, Field(ge=2, le=100)]
@@ -46,8 +46,8 @@ class UsefulnessSettings(Section):
 
 
 @dataclass(frozen=True)
-class _Joined:
-    """Two sets of images of one size as one."""
+class _Concatenation:
+    """Two sets of images of the same size, indexed as one."""
 
     first: Indexable
     second: Indexable
@@ -56,13 +56,13 @@ class _Joined:
         return len(self.first) + len(self.second)
 
     def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
-        own = indices < len(self.first)
-        some = [self.first[indices[own]], self.second[indices[~own] - len(self.first)]]
-        order = np.argsort(np.concatenate([np.flatnonzero(own), np.flatnonzero(~own)]))
-        return np.concatenate(some)[order]
+        in_first = indices < len(self.first)
+        parts = [self.first[indices[in_first]], self.second[indices[~in_first] - len(self.first)]]
+        order = np.argsort(np.concatenate([np.flatnonzero(in_first), np.flatnonzero(~in_first)]))
+        return np.concatenate(parts)[order]
 
 
-def usefulness(
+def measure_usefulness(
     prepared: Prepared,
     synthetic: LabelledImages,
     settings: UsefulnessSettings,
@@ -71,61 +71,62 @@ def usefulness(
     folder: Path = Path(),
     *,
     trained_on: str,
-    saved: Saved = NOTHING,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> dict:
-    """Trains classifiers anew on real, on synthetic and on both images, and tests them on all real test images.
+    """Trains classifiers on real images, synthetic images and both, and tests them on all real test images.
 
-    Of every tissue there are as many real images as synthetic ones, or all where there are fewer, drawn anew for each repeat;
-    as real and synthetic images together are twice as many, there is also a training on twice as many real ones. All trainings
-    have the same number of optimiser steps: more images are not more training.
+    Each repeat draws as many real images of every tissue as there are synthetic ones, or all where there are fewer. Real and
+    synthetic images together are twice as many, so twice as many real images are the control. All trainings have the same
+    number of optimizer steps.
 
     Args:
-        prepared: real images; train is drawn from, test is tested on.
+        prepared: real images, of which train is subsampled.
         synthetic: images of the same size.
-        settings: the classifier, and the number of repeats, each with another seed.
+        settings: the classifier and the number of repeats, each with a different seed.
         seed: global seed.
         device: torch device.
-        folder: what a relative path in the settings is relative to.
-        trained_on: what the synthetic images are, "accepted" or "raw".
-        saved: where the scores of each training are saved, and what an earlier run has saved.
+        folder: folder that relative paths in the settings start from.
+        trained_on: name of the synthetic set, "accepted" or "raw".
+        checkpoint: saves the scores of each training, and reuses those of an earlier run.
 
     Returns:
         `repeats`, `trained_on`, `steps` of each training, and for `real`, `synthetic`, `real_and_synthetic` and `twice_real`
-        n_images, accuracy_mean, accuracy_std, macro_f1_mean,
-        macro_f1_std and per_tissue.{slug}.{f1_mean,f1_std}; std is the deviation between repeats, with n - 1. What cannot be
-        trained has `undefined` with the reason: less than two synthetic images, less than twice as many real ones.
+        n_images, accuracy_mean, accuracy_std, macro_f1_mean, macro_f1_std and per_tissue.{slug}.{f1_mean,f1_std}; std is the
+        sample standard deviation over repeats. Without enough images `undefined` gives the reason instead.
 
     Raises:
-        TrainingError, ModelError, MemoryFault: as in training any classifier.
+        TrainingError, ModelError, OutOfMemory: as in training any classifier.
     """
     count = len(synthetic.labels)
     steps = steps_per_epoch(count, settings.classifier.batch_size)
     head = {"repeats": settings.repeats, "trained_on": trained_on, "steps": steps * settings.classifier.epochs}
     if count < 2:
-        nothing = {"n_images": count, "undefined": "less than 2 synthetic images to train on"}
+        nothing = {"n_images": count, "undefined": "fewer than 2 synthetic images to train on"}
         return {**head, **{source: dict(nothing) for source in SOURCES}}
     rounds: dict[str, list[tuple[int, dict]]] = {source: [] for source in SOURCES}
     for repeat in range(settings.repeats):
-        own_seed = mix_seed(Stream.USEFULNESS, settings.classifier.seed, repeat)
-        classifier = settings.classifier.model_copy(update={"seed": own_seed})
-        for source, (images, labels) in _sources(prepared, synthetic, seed, repeat).items():
-            given = (prepared, images, labels, classifier, seed, steps, device, folder)
-            scores = saved.cached(f"{repeat}_{source}", partial(_tested, *given))
+        repeat_seed = mix_seed(Stream.USEFULNESS, settings.classifier.seed, repeat)
+        classifier = settings.classifier.model_copy(update={"seed": repeat_seed})
+        for source, (images, labels) in _training_sets(prepared, synthetic, seed, repeat).items():
+            arguments = (prepared, images, labels, classifier, seed, steps, device, folder)
+            scores = checkpoint.cached(f"{repeat}_{source}", partial(_test_classifier, *arguments))
             rounds[source].append((len(images), scores))
     missing = {"n_images": 0, "undefined": "not twice as many real images of every tissue"}
-    return {**head, **{name: _folded(done, prepared.slugs) if done else missing for name, done in rounds.items()}}
+    return {**head, **{name: _aggregate_repeats(done, prepared.slugs) if done else missing for name, done in rounds.items()}}
 
 
-def _sources(prepared: Prepared, synthetic: LabelledImages, seed: int, repeat: int) -> dict[str, tuple[Indexable, np.ndarray]]:
-    """Images and labels, int64 (N,), of every source for one repeat."""
-    labels, made = prepared.labels_of("train"), np.asarray(synthetic.labels, np.int64)
-    counts, images = np.bincount(made, minlength=len(prepared.slugs)), prepared.images("train")
-    some = subsample_per_class(labels, counts, seed, repeat)
-    real = select_rows(images, some)
+def _training_sets(
+    prepared: Prepared, synthetic: LabelledImages, seed: int, repeat: int
+) -> dict[str, tuple[Indexable, np.ndarray]]:
+    """Images and labels int64 (N,) of every training set for one repeat."""
+    labels, prompted = prepared.labels_of("train"), np.asarray(synthetic.labels, np.int64)
+    counts, images = np.bincount(prompted, minlength=len(prepared.slugs)), prepared.images("train")
+    selected = subsample_per_class(labels, counts, seed, repeat)
+    real = select_rows(images, selected)
     sources: dict[str, tuple[Indexable, np.ndarray]] = {
-        "real": (real, labels[some]),
-        "synthetic": (synthetic.images, made),
-        "real_and_synthetic": (_Joined(real, synthetic.images), np.concatenate([labels[some], made])),
+        "real": (real, labels[selected]),
+        "synthetic": (synthetic.images, prompted),
+        "real_and_synthetic": (_Concatenation(real, synthetic.images), np.concatenate([labels[selected], prompted])),
     }
     if (np.bincount(labels, minlength=len(counts)) >= 2 * counts).all():
         more = subsample_per_class(labels, 2 * counts, seed, repeat)
@@ -133,7 +134,7 @@ def _sources(prepared: Prepared, synthetic: LabelledImages, seed: int, repeat: i
     return sources
 
 
-def _tested(
+def _test_classifier(
     prepared: Prepared,
     images: Indexable,
     labels: np.ndarray,
@@ -143,16 +144,15 @@ def _tested(
     device: str,
     folder: Path,
 ) -> dict:
-    """Scores on the real test images of a classifier that has learnt from `images`."""
-    classifier = new_classifier(settings, prepared.slugs, seed, device, folder)
-    for _ in Training(classifier, images, labels, settings, seed, steps).epochs():
-        pass
+    """Trains a classifier on `images` and scores it on the real test images."""
+    classifier = build_classifier(settings, prepared.slugs, seed, device, folder)
+    Training(classifier, images, labels, settings, seed, steps).run()
     predicted = classifier.probabilities(prepared.images("test")).argmax(axis=1)
     return classification_scores(prepared.labels_of("test"), predicted, prepared.slugs)
 
 
-def _folded(rounds: Sequence[tuple[int, dict]], slugs: Sequence[str]) -> dict:
-    """Mean and deviation over repeats."""
+def _aggregate_repeats(rounds: Sequence[tuple[int, dict]], slugs: Sequence[str]) -> dict:
+    """Mean and standard deviation over repeats."""
     scores = [scores for _, scores in rounds]
     per_tissue = {slug: _spread("f1", (s["per_tissue"][slug]["f1"] for s in scores)) for slug in slugs}
     averages = {**_spread("accuracy", (s["accuracy"] for s in scores)), **_spread("macro_f1", (s["macro_f1"] for s in scores))}
@@ -161,4 +161,4 @@ def _folded(rounds: Sequence[tuple[int, dict]], slugs: Sequence[str]) -> dict:
 
 def _spread(name: str, values: Iterable[float]) -> dict[str, float]:
     values = list(values)
-    return {f"{name}_mean": plain(float(np.mean(values))), f"{name}_std": plain(float(np.std(values, ddof=1)))}
+    return {f"{name}_mean": round_score(float(np.mean(values))), f"{name}_std": round_score(float(np.std(values, ddof=1)))}

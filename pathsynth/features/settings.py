@@ -10,15 +10,15 @@ from pathsynth.core.params import HubModel, PositiveInt, Section, merge_list
 
 
 class JudgeFeatures(Section):
-    """The input of the judge's last layer: features that were learnt on these tissues."""
+    """Input of the judge's last layer: features of a network trained on these tissues."""
 
     extractor: Literal["judge"]
 
 
 class InceptionFeatures(Section):
-    """Features of the Inception-v3 with which Fréchet inception distances are published.
+    """Features of the Inception-v3 of published Fréchet inception distances.
 
-    `weights` is `download`, or a local file of torch-fidelity's weights, relative to params.yaml.
+    `weights` is `download`, or the path of a local file of torch-fidelity's weights, relative to params.yaml.
     """
 
     extractor: Literal["inception"]
@@ -37,7 +37,18 @@ AnyFeatures = Annotated[
 
 
 class RobustnessSettings(Section):
-    """Real test images that are corrupted on purpose: how many per tissue, and whether they are stained with H&E."""
+    """Corrupted real test images: how many per tissue, and whether they are stained with haematoxylin and eosin."""
 
     images_per_tissue: PositiveInt
     haematoxylin_eosin: bool
+
+
+class ObservationSettings(Section):
+    """What is computed of every real image, once for all generated sets.
+
+    The colour-only control is fitted to at most `colour_images_per_tissue` training images of each tissue.
+    """
+
+    features: AnyFeatures
+    colour_images_per_tissue: PositiveInt
+    robustness: RobustnessSettings

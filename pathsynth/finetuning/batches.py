@@ -1,119 +1,137 @@
-"""All that is random in a LoRA training, drawn one optimiser step at a time.
+"""The random numbers of a LoRA training, drawn one optimizer step at a time.
 
-The draw of a step covers its whole effective batch, and every process makes the same one. So a step is the same whether its
-images go through the UNet at once, in micro-batches, or on several GPUs.
+Every process draws the whole effective batch of a step. So a step is the same whether its images pass through the UNet at once,
+in micro-batches, or on several GPUs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from itertools import islice
+from functools import cached_property
+from itertools import islice, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pathsynth.core.errors import TrainingError
-from pathsynth.core.seeds import Stream, generator
+from pathsynth.core.seeds import Stream, make_generator
 from pathsynth.finetuning.settings import LoraSettings
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
-class StepBatch:
-    """What one step, or a part of it, learns from; n images.
+# Number of random rotations per image; finite, so that all views can be encoded before training.
+ROTATIONS = 4
 
-    Attributes:
-        chosen: which images, int64 (n,).
-        views: in which view, int64 (n,).
-        posterior: unit noise that draws latents from their posterior, float32 (n, C, h, w).
-        noise: the noise to be added, offset included, float32 (n, C, h, w).
-        timesteps: int64 (n,).
-        dropped: whose caption is left out, bool (n,).
+
+@dataclass(frozen=True)
+class View:
+    """An augmentation of an image: a flip, then a rotation by 90 degrees `quarters` times, then one by a random angle.
+
+    `rotation` is the number of the random rotation, or None.
     """
 
-    chosen: torch.Tensor
+    flip: bool
+    quarters: int
+    rotation: int | None
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The inputs of one optimizer step, or of a part of it.
+
+    Attributes:
+        images: indices of training images, int64 (n,).
+        views: index of each image's view, int64 (n,).
+        posterior_noise: unit noise that samples latents from their posterior, float32 (n, C, h, w).
+        noise: noise to add to the latents, offset included, float32 (n, C, h, w).
+        timesteps: int64 (n,).
+        dropped: whether the caption is replaced by the empty prompt, bool (n,).
+    """
+
+    images: torch.Tensor
     views: torch.Tensor
-    posterior: torch.Tensor
+    posterior_noise: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
     dropped: torch.Tensor
 
-    def part(self, rows: slice) -> StepBatch:
-        """The draw of some of the images."""
+    def select(self, rows: slice) -> StepBatch:
+        """The part of the batch in `rows`."""
         return StepBatch(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """The draws of a training, the same ones each time they are iterated over.
+    """The batches of all optimizer steps; every iteration yields the same ones.
 
     Attributes:
         settings: the LoRA configuration.
         seed: global seed.
-        images: number of training images.
-        views: number of views of each image.
-        shape: (C, h, w) of latents.
-        timesteps: number of timesteps of the noise schedule.
+        num_images: number of training images.
+        latent_shape: (C, h, w).
+        num_timesteps: number of timesteps of the noise schedule.
     """
 
     settings: LoraSettings
     seed: int
-    images: int
-    views: int
-    shape: tuple[int, int, int]
-    timesteps: int
+    num_images: int
+    latent_shape: tuple[int, int, int]
+    num_timesteps: int
 
     def __iter__(self) -> Iterator[StepBatch]:
         import torch
 
-        objective, size = self.settings.objective, self._size
-        random = generator(Stream.LORA_NOISE, self.seed)
-        for chosen, views in self._seen():
-            posterior = torch.randn(size, *self.shape, generator=random)
-            noise = torch.randn(size, *self.shape, generator=random)
+        objective, size, shape = self.settings.objective, self.settings.training.effective_batch_size, self.latent_shape
+        random = make_generator(Stream.LORA_NOISE, self.seed)
+        for images, views in self._image_schedule():
+            posterior_noise = torch.randn(size, *shape, generator=random)
+            noise = torch.randn(size, *shape, generator=random)
             if objective.noise_offset:
-                # one more draw per channel, so that overall colour is learnt (Guttenberg 2023)
-                noise = noise + objective.noise_offset * torch.randn(size, self.shape[0], 1, 1, generator=random)
-            timesteps = torch.randint(self.timesteps, (size,), generator=random)
+                # a constant per channel, so that the LoRA learns overall colour (Guttenberg 2023)
+                noise = noise + objective.noise_offset * torch.randn(size, shape[0], 1, 1, generator=random)
+            timesteps = torch.randint(self.num_timesteps, (size,), generator=random)
             dropped = torch.rand(size, generator=random) < objective.caption_dropout
-            yield StepBatch(chosen, views, posterior, noise, timesteps, dropped)
+            yield StepBatch(images, views, posterior_noise, noise, timesteps, dropped)
 
-    def wanted(self) -> np.ndarray:
-        """Which images are ever drawn in which view, bool (views, images)."""
-        wanted = np.zeros((self.views, self.images), bool)
-        for chosen, views in self._seen():
-            wanted[views.numpy(), chosen.numpy()] = True
-        return wanted
+    @cached_property
+    def views(self) -> list[View]:
+        """All views of an image that the objective allows."""
+        objective = self.settings.objective
+        flips = (False, True) if objective.flips else (False,)
+        quarters = range(4) if objective.rotate90 else (0,)
+        rotations = range(ROTATIONS) if objective.rotation_degrees else (None,)
+        return [View(*view) for view in product(flips, quarters, rotations)]
 
-    @property
-    def _size(self) -> int:
-        return self.settings.training.train_batch_size * self.settings.training.gradient_accumulation_steps
-
-    def _seen(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and views of every step, from streams of their own, so that they can be known before the rest is drawn."""
+    def angles(self, view: int) -> np.ndarray:
+        """The random rotation of every image in a view, float32 (images,) in degrees."""
         import torch
 
-        random = generator(Stream.LORA_VIEWS, self.seed)
-        batches = shuffled_batches(self.images, self._size, generator(Stream.LORA_BATCHES, self.seed))
-        for chosen in islice(batches, self.settings.training.max_train_steps):
-            yield chosen, torch.randint(self.views, (self._size,), generator=random)
+        random = make_generator(Stream.LORA_ROTATIONS, self.seed, view)
+        return ((torch.rand(self.num_images, generator=random) * 2 - 1) * self.settings.objective.rotation_degrees).numpy()
 
+    def used_views(self) -> np.ndarray:
+        """Which views of which images occur in any batch, bool (views, images)."""
+        used = np.zeros((len(self.views), self.num_images), bool)
+        for images, views in self._image_schedule():
+            used[views.numpy(), images.numpy()] = True
+        return used
 
-def check_shared(settings: LoraSettings, count: int) -> None:
-    """Raises TrainingError where `count` processes cannot train what one would."""
-    training = settings.training
-    micro_batches(training.train_batch_size, training.gradient_accumulation_steps, 0, count)
-    if count > 1 and settings.adapter.lora_dropout:
-        raise TrainingError(
-            f"processes: {count} draw other dropout masks than one would; use adapter.lora_dropout: 0.0 or processes: 1"
-        )
+    def _image_schedule(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields images and views of every step, from streams of their own, so that `used_views` need not draw any noise."""
+        import torch
+
+        size = self.settings.training.effective_batch_size
+        random = make_generator(Stream.LORA_VIEWS, self.seed)
+        batches = shuffled_batches(self.num_images, size, make_generator(Stream.LORA_BATCHES, self.seed))
+        for images in islice(batches, self.settings.training.max_train_steps):
+            yield images, torch.randint(len(self.views), (size,), generator=random)
 
 
 def shuffled_batches(count: int, batch_size: int, random: torch.Generator) -> Iterator[torch.Tensor]:
-    """Endless batches of indices: each epoch is a new permutation, and batches run on across epochs."""
+    """Yields endless batches of indices: each epoch is a new permutation, and a batch may span two epochs."""
     import torch
 
     order = torch.empty(0, dtype=torch.long)
@@ -125,12 +143,12 @@ def shuffled_batches(count: int, batch_size: int, random: torch.Generator) -> It
 
 
 def micro_batches(size: int, accumulation: int, index: int, count: int) -> list[slice]:
-    """The parts of a step's `size` x `accumulation` images that process `index` of `count` works on, one after another.
+    """Splits a step of `size` x `accumulation` images into the micro-batches of process `index` of `count`.
 
-    The processes share the micro-batches where these can be dealt out evenly, else each micro-batch's images.
+    Distributes whole micro-batches if their number divides evenly, else the images of each micro-batch.
 
     Raises:
-        TrainingError: neither can be shared evenly.
+        TrainingError: neither divides evenly.
     """
     if accumulation % count == 0:
         return [slice(k * size, (k + 1) * size) for k in range(index, accumulation, count)]
@@ -138,6 +156,16 @@ def micro_batches(size: int, accumulation: int, index: int, count: int) -> list[
         share = size // count
         return [slice(k * size + index * share, k * size + (index + 1) * share) for k in range(accumulation)]
     raise TrainingError(
-        f"processes: {count} cannot share a step evenly; allowed: numbers that divide training.gradient_accumulation_steps "
+        f"processes: {count} cannot split a step evenly; allowed: numbers that divide training.gradient_accumulation_steps "
         f"({accumulation}) or training.train_batch_size ({size})"
     )
+
+
+def check_process_count(settings: LoraSettings, count: int) -> None:
+    """Raises a TrainingError if `count` processes would not train the same adapter as one process."""
+    training = settings.training
+    micro_batches(training.train_batch_size, training.gradient_accumulation_steps, 0, count)
+    if count > 1 and settings.adapter.lora_dropout:
+        raise TrainingError(
+            f"processes: {count} would draw different dropout masks; use adapter.lora_dropout: 0.0 or processes: 1"
+        )

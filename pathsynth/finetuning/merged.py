@@ -1,9 +1,8 @@
-"""A UNet that computes with W + scaling * B A in one product, while A and B learn.
+"""A UNet that computes with W + scaling * B A in one product while A and B are trained.
 
-peft computes W x + scaling * B (A x), which reads and writes every layer's input and output several times. Where images are
-small, the time goes there and not into the products, so that it is faster to add B A to W once a step and to let autograd
-carry the gradient of the sum on to A and B: dA = scaling * B^T dW and dB = scaling * dW A^T, the same gradients in exact
-arithmetic.
+peft computes W x + scaling * B (A x), which reads and writes every layer's input and output several times. For small images
+this memory traffic dominates, so it is faster to add B A to W once per step. Autograd then gives dA = scaling * B^T dW and
+dB = scaling * dW A^T, the same gradients in exact arithmetic.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class MergedUNet(torch.nn.Module):
-    """The UNet with its adapter added to the weights anew in every call; trains the UNet's own adapter.
+    """A UNet whose adapter is added to the weights in every call, and trained.
 
-    Not for dropout or DoRA, which need A x of each image, nor for gradient checkpointing, which calls layers again when the
-    sums are gone.
+    Does not support dropout or DoRA, which need A x of each image, nor gradient checkpointing, which calls layers again after
+    the merged weights are freed.
 
     Args:
-        unet: with an adapter from `pathsynth.diffusion.adapter.add_lora`.
+        unet: a UNet with an adapter from `pathsynth.diffusion.adapter.add_lora`.
     """
 
     def __init__(self, unet: UNet2DConditionModel):
@@ -36,8 +35,8 @@ class MergedUNet(torch.nn.Module):
         }
 
     def forward(self, *args, **kwargs):
-        """What the UNet's own forward gives."""
-        weights = {f"{name}.base_layer.weight": _merged(layer) for name, layer in self._layers.items()}
+        """Same as the UNet's forward."""
+        weights = {f"{name}.base_layer.weight": _merge_weight(layer) for name, layer in self._layers.items()}
         for layer in self._layers.values():
             layer._disable_adapters = True
         try:
@@ -47,10 +46,10 @@ class MergedUNet(torch.nn.Module):
                 layer._disable_adapters = False
 
 
-def _merged(layer: Any) -> torch.Tensor:
-    """The sum, float32 in the shape of the layer's weight; convolutions have B of 1 x 1 and A of the layer's own kernel."""
+def _merge_weight(layer: Any) -> torch.Tensor:
+    """W + scaling * B A, float32 in the shape of W; a convolution's B is 1 x 1 and its A has the kernel of the layer."""
     weight = layer.base_layer.weight
     down, up = layer.lora_A[ADAPTER].weight.flatten(1), layer.lora_B[ADAPTER].weight.flatten(1)
-    # a small step of the adapter would be lost in a bf16 product
+    # a bf16 product would lose small steps of the adapter
     with torch.autocast(weight.device.type, enabled=False):
         return torch.addmm(weight.float().flatten(1), up, down, alpha=layer.scaling[ADAPTER]).view_as(weight)

@@ -1,12 +1,14 @@
-"""The model card that lies beside every adapter."""
+"""The model card of an adapter."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from pathsynth.core.io import shown_path
+from pathsynth.core.io import portable_path
 from pathsynth.data.prepared import Prepared
-from pathsynth.data.provenance import DATA_LICENCES, data_source, markdown_cell
+from pathsynth.data.provenance import data_licence, data_source, escape_markdown
 from pathsynth.data.settings import AnyDataset
 from pathsynth.diffusion.adapter import WEIGHTS
 from pathsynth.diffusion.base import base_licence, base_name
@@ -45,54 +47,49 @@ image = pipeline({example}).images[0]
 """
 
 
-def model_card(
-    name: str,
-    seed: int,
-    settings: LoraSettings,
-    base: BaseModelSettings,
-    dataset: AnyDataset,
-    prepared: Prepared,
-    result: dict,
-    prompts: list[str],
-) -> str:
-    """Fills in the model card.
+@dataclass(frozen=True)
+class LoraRecipe:
+    """How an adapter was trained; `name` is that of the LoRA configuration, `prompts` has one prompt per tissue."""
+
+    name: str
+    settings: LoraSettings
+    base: BaseModelSettings
+    dataset: AnyDataset
+    prompts: list[str]
+    seed: int
+
+
+def model_card(recipe: LoraRecipe, prepared: Prepared, result: Mapping[str, float | int]) -> str:
+    """Renders the model card.
 
     Args:
-        name: of the LoRA configuration.
-        seed: global seed.
-        settings: the configuration.
-        base: what it was trained on top of.
-        dataset: where the images come from.
-        prepared: the images.
-        result: what `train_lora` returned.
-        prompts: one per tissue, in the order of labels.
+        recipe: how the adapter was trained.
+        prepared: the training images.
+        result: returned by `pathsynth.finetuning.train.train_lora`.
     """
-    rows = "\n".join(
-        f"| {markdown_cell(label)} | {markdown_cell(prompt)} |" for label, prompt in zip(prepared.labels, prompts, strict=True)
-    )
+    pairs = zip(prepared.labels, recipe.prompts, strict=True)
     return _CARD.format(
-        lora=name,
+        lora=recipe.name,
         dataset=prepared.name,
-        base=base_name(base),
-        base_licence=base_licence(base),
-        source=data_source(dataset),
-        licence=DATA_LICENCES[dataset.source],
-        load=_arguments(base),
+        base=base_name(recipe.base),
+        base_licence=base_licence(recipe.base),
+        source=data_source(recipe.dataset),
+        licence=data_licence(recipe.dataset),
+        load=_from_pretrained_arguments(recipe.base),
         images=len(prepared.labels_of("train")),
         size=prepared.image_size,
-        prompts=settings.prompts,
-        seed=seed,
+        prompts=recipe.settings.prompts,
+        seed=recipe.seed,
         weights=WEIGHTS,
-        example=json.dumps(prompts[0], ensure_ascii=False),
-        rows=rows,
+        example=json.dumps(recipe.prompts[0], ensure_ascii=False),
+        rows="\n".join(f"| {escape_markdown(label)} | {escape_markdown(prompt)} |" for label, prompt in pairs),
         **result,
     )
 
 
-def _arguments(base: BaseModelSettings) -> str:
-    """What `from_pretrained` is given to load the base."""
+def _from_pretrained_arguments(base: BaseModelSettings) -> str:
+    """Arguments of `from_pretrained` that load the base."""
     name = base.pretrained_model_name_or_path
     options = {"revision": base.revision, "variant": base.variant}
-    shown = json.dumps(name if base.revision else shown_path(name), ensure_ascii=False)
-    given = [shown, *(f'{key}="{value}"' for key, value in options.items() if value)]
-    return ", ".join(given)
+    path = json.dumps(name if base.revision else portable_path(name), ensure_ascii=False)
+    return ", ".join([path, *(f'{key}="{value}"' for key, value in options.items() if value)])

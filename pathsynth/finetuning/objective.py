@@ -1,4 +1,4 @@
-"""The denoising loss that a LoRA is trained with."""
+"""The denoising loss of a LoRA training."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING
 from pathsynth.core.errors import ModelError
 from pathsynth.finetuning.batches import StepBatch
 from pathsynth.finetuning.latents import Latents
-from pathsynth.finetuning.snr import min_snr_weights
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import SchedulerMixin, StableDiffusionPipeline
 
 
 class Objective:
-    """The denoising loss of Ho et al. 2020 on latents, for epsilon- and v-prediction bases, with its variations.
+    """The denoising loss of Ho et al. 2020 on latents, for epsilon- and v-prediction bases.
 
     Args:
-        pipeline: has the noise schedule and the latents' scale.
-        unet: what predicts, as accelerate has wrapped it.
-        embeddings: float (prompts + 1, tokens, width), one row per label; the empty prompt's comes last.
-        snr_gamma: of min-SNR weights, or None.
+        pipeline: provides the noise schedule and the scale of latents.
+        unet: the UNet as accelerate has wrapped it.
+        embeddings: float (prompts + 1, tokens, width), one row per label and the empty prompt last.
+        snr_gamma: gamma of min-SNR weights, or None for equal weights.
 
     Raises:
         ModelError: the base predicts something else.
@@ -36,28 +35,39 @@ class Objective:
         self.unet, self.embeddings, self.snr_gamma = unet, embeddings, snr_gamma
         self.scaling_factor = pipeline.vae.config.scaling_factor
         self.device = pipeline.unet.device
-        predicts = self.noise_scheduler.config.prediction_type
-        if predicts not in ("epsilon", "v_prediction"):
-            raise ModelError("scheduler", f"prediction_type {predicts!r} is not epsilon or v_prediction")
+        prediction_type = self.noise_scheduler.config.prediction_type
+        if prediction_type not in ("epsilon", "v_prediction"):
+            raise ModelError("scheduler", f"prediction_type {prediction_type!r} is not epsilon or v_prediction")
+        self.velocity = prediction_type == "v_prediction"
 
-    def loss(self, latents: Latents, draw: StepBatch) -> torch.Tensor:
-        """The mean loss over the images of a draw."""
+    def loss(self, latents: Latents, batch: StepBatch) -> torch.Tensor:
+        """The mean loss of a batch."""
         import torch
 
-        clean = latents.draw(draw.views, draw.chosen, draw.posterior) * self.scaling_factor
+        clean = latents.sample(batch.views, batch.images, batch.posterior_noise) * self.scaling_factor
         clean = clean.to(self.device, memory_format=torch.channels_last)
-        noise, timesteps = draw.noise.to(self.device), draw.timesteps.to(self.device)
-        texts = torch.where(draw.dropped, len(self.embeddings) - 1, latents.labels[draw.chosen])
+        noise, timesteps = batch.noise.to(self.device), batch.timesteps.to(self.device)
+        texts = torch.where(batch.dropped, len(self.embeddings) - 1, latents.labels[batch.images])
         hidden = self.embeddings[texts].to(self.device)
         noisy = self.noise_scheduler.add_noise(clean, noise, timesteps)
         predicted = self.unet(noisy, timesteps, encoder_hidden_states=hidden).sample
-        velocity = self.noise_scheduler.config.prediction_type == "v_prediction"
-        target = self.noise_scheduler.get_velocity(clean, noise, timesteps) if velocity else noise
+        target = self.noise_scheduler.get_velocity(clean, noise, timesteps) if self.velocity else noise
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-        return (losses * self._weights(timesteps, velocity)).mean()
+        if self.snr_gamma is not None:
+            losses = losses * min_snr_weights(self.noise_scheduler, timesteps, self.snr_gamma, self.velocity)
+        return losses.mean()
 
-    def _weights(self, timesteps: torch.Tensor, velocity: bool) -> torch.Tensor:
-        """Min-SNR weights, or ones."""
-        if self.snr_gamma is None:
-            return timesteps.new_ones(len(timesteps)).float()
-        return min_snr_weights(self.noise_scheduler, timesteps, self.snr_gamma, velocity)
+
+def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: float, velocity: bool) -> torch.Tensor:
+    """Min-SNR weights (Hang et al. 2023, section 3.4), float32 (n,).
+
+    Args:
+        scheduler: provides the noise schedule, `alphas_cumprod`.
+        timesteps: int64 (n,).
+        gamma: upper bound of the signal-to-noise ratio.
+        velocity: whether the model predicts v instead of epsilon.
+    """
+    from diffusers.training_utils import compute_snr
+
+    snr = compute_snr(scheduler, timesteps)
+    return snr.clamp(max=gamma) / (snr + 1 if velocity else snr)

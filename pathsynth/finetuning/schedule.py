@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name, as torch schedulers that are stepped once per optimiser step."""
+"""Learning-rate schedules by name, as torch schedulers that are stepped once per optimizer step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def build_schedule(
     optimizer: torch.optim.Optimizer, settings: ScheduleSettings, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A linear warm-up, then the named schedule over what is left of `steps`.
+    """Builds a linear warm-up followed by the named schedule over the remaining steps.
 
     `cosine_warm_restarts` is SGDR (Loshchilov and Hutter 2017) with T_0 = restart_steps and T_mult = restart_mult.
     """

@@ -1,4 +1,4 @@
-"""A LoRA configuration: an entry of `loras` in params.yaml, with the values of its family."""
+"""Settings of a LoRA configuration: an entry of `loras` in params.yaml, merged over its families."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pathsynth.diffusion.settings import AdapterSettings, PromptSet
 
 
 class OptimizerSettings(Section):
-    """AdamW and the clipping of its gradients' norm."""
+    """AdamW, and the norm to which gradients are clipped."""
 
     learning_rate: Positive
     weight_decay: NonNegative
@@ -28,7 +28,7 @@ class OptimizerSettings(Section):
 
 
 class ScheduleSettings(Section):
-    """Learning rate over optimiser steps; `restart_steps` and `restart_mult` are T_0 and T_mult of warm restarts."""
+    """Learning rate over optimizer steps; `restart_steps` and `restart_mult` are T_0 and T_mult of warm restarts."""
 
     lr_scheduler: Literal["constant", "linear", "cosine", "cosine_warm_restarts"]
     warmup_steps: NonNegativeInt
@@ -36,19 +36,21 @@ class ScheduleSettings(Section):
     restart_mult: PositiveInt | None = None
 
     @model_validator(mode="after")
-    def _restarts_fit(self) -> Self:
-        wanted = self.lr_scheduler == "cosine_warm_restarts"
-        if wanted != (self.restart_steps is not None) or wanted != (self.restart_mult is not None):
-            raise ValueError("restart_steps and restart_mult are numbers for cosine_warm_restarts, and null for any other")
+    def _check_restarts(self) -> Self:
+        restarts = self.lr_scheduler == "cosine_warm_restarts"
+        if restarts != (self.restart_steps is not None) or restarts != (self.restart_mult is not None):
+            raise ValueError(
+                "restart_steps and restart_mult must be numbers for cosine_warm_restarts, and null for all other schedules"
+            )
         return self
 
 
 class TrainingSettings(Section):
-    """How much is trained: optimiser steps of `train_batch_size` x `gradient_accumulation_steps` images.
+    """Optimizer steps, batch sizes and number formats.
 
-    That is on all processes together, so that the result does not depend on their number. `weight_dtype` is the number format
-    of the frozen weights; the adapter's are always float32. `merged` adds the adapter to the weights once a step instead of to
-    every layer's output: the same gradients up to rounding, faster where images are small.
+    Batch sizes are those of all processes together, so the result does not depend on their number. `weight_dtype` is the format
+    of the frozen weights; the adapter is always float32. `merged` adds the adapter to the weights once per step instead of to
+    every layer's output, which gives the same gradients up to rounding and is faster for small images.
     """
 
     max_train_steps: PositiveInt
@@ -59,23 +61,28 @@ class TrainingSettings(Section):
     gradient_checkpointing: bool = False
     merged: bool
 
+    @property
+    def effective_batch_size(self) -> int:
+        """Images per optimizer step."""
+        return self.train_batch_size * self.gradient_accumulation_steps
+
     @model_validator(mode="after")
-    def _formats_fit(self) -> Self:
+    def _check_formats(self) -> Self:
         if self.weight_dtype != "fp32" and self.mixed_precision != self.weight_dtype:
             raise ValueError(f"weight_dtype: {self.weight_dtype!r} needs mixed_precision: {self.weight_dtype}; or use 'fp32'")
         return self
 
     @model_validator(mode="after")
-    def _layers_are_called_once(self) -> Self:
+    def _check_merged(self) -> Self:
         if self.merged and self.gradient_checkpointing:
-            raise ValueError("merged: true cannot go with gradient_checkpointing: true; set one of them to false")
+            raise ValueError("merged: true excludes gradient_checkpointing: true; set one of them to false")
         return self
 
 
 class ObjectiveSettings(Section):
-    """The loss and its inputs: noise offset, min-SNR gamma or null, dropped captions, augmentation.
+    """The loss and its inputs: noise offset, min-SNR gamma or null, caption dropout, augmentation.
 
-    `rotation_degrees` rotates images by a random angle of at most that much; the corners become black.
+    `rotation_degrees` is the largest angle of random rotations, whose corners become black.
     """
 
     noise_offset: NonNegative
@@ -97,7 +104,7 @@ class LoraSettings(Section):
     objective: ObjectiveSettings
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
+    def _check_warmup(self) -> Self:
         if self.schedule.warmup_steps >= self.training.max_train_steps:
             raise ValueError(
                 f"schedule.warmup_steps must be less than training.max_train_steps ({self.training.max_train_steps})"
@@ -105,7 +112,7 @@ class LoraSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _adapter_can_be_merged(self) -> Self:
+    def _check_merged_adapter(self) -> Self:
         if self.training.merged and (self.adapter.lora_dropout or self.adapter.use_dora):
             raise ValueError("training.merged: true needs adapter.lora_dropout: 0.0 and adapter.use_dora: false")
         return self

@@ -1,1 +1,1 @@
-"""Sampling, filtering by the gate, and the card of a generated set."""
+"""Sampling, filtering by the gate, and the dataset card."""

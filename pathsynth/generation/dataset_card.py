@@ -1,4 +1,4 @@
-"""The card that lies beside every synthetic set: what it is, where it is from, how it was filtered, what it is not for."""
+"""The card of a synthetic set: contents, provenance, filtering and limits of use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pathsynth.core.errors import DataError
-from pathsynth.data.provenance import DATA_LICENCES, data_source, markdown_cell
+from pathsynth.data.provenance import SCORES_PLACEHOLDER, data_licence, data_source, escape_markdown
 from pathsynth.data.settings import AnyDataset
 from pathsynth.diffusion.base import base_licence, base_name
 from pathsynth.diffusion.settings import BaseModelSettings
@@ -15,26 +14,25 @@ from pathsynth.generation.settings import GenerationSettings
 
 _CARD = """\
 ---
-pretty_name: Synthetic {benchmark}, {lora}
+pretty_name: Synthetic {recipe.benchmark}, {recipe.lora}
 task_categories: [image-classification]
 tags: [synthetic, pathsynth, not-for-diagnosis]
 ---
 
-# Synthetic images of {benchmark} by LoRA `{lora}`
+# Synthetic images of {recipe.benchmark} by LoRA `{recipe.lora}`
 
-**Synthetic, not for diagnosis.** Every image is generated, and may come close to a training image (see the scores). Research
+**Synthetic, not for diagnosis.** Every image is generated and may resemble a training image closely (see the scores). Research
 and teaching only.
 
-- files: `accepted.npz` (what the gate let through) and `raw.npz` (the first attempt of every wanted image), in MedMNIST's
-  format, split `train`, {size} px; `attempts.csv`, one row per attempt with its seed
-- generator: base `{base}` with LoRA `{lora}`, prompt set `{prompts}`, {scheduler}, {steps} steps, guidance {guidance},
-  seed {seed}
-- source of the images that generator and gate learnt from: {source}
-- licence: of those images, {licence}; of the base, {base_licence}. Check both before you pass images on.
-- gate: a {gate} that accepts an image if it sees the prompted class; right on {gate_val:.1%} of the data set's validation and
-  {gate_test:.1%} of its test images
-- acceptance: {accepted} of {attempted} attempts ({rate:.1%}), at most {most} per image; {unfilled} of {wanted} wanted images
-  are missing
+- files: `accepted.npz` (images that the gate accepted) and `raw.npz` (the first attempt at every slot), in MedMNIST's format,
+  split `train`, {recipe.dataset.image_size} px; `attempts.csv`, one row per attempt with its seed
+- generator: base `{base}` with LoRA `{recipe.lora}`, prompt set `{recipe.prompt_set}`, {sampler.scheduler},
+  {sampler.num_inference_steps} steps, guidance {sampler.guidance_scale}, seed {recipe.seed}
+- training data of generator and gate: {source}
+- licence: training data, {licence}; base, {base_licence}. Check both before you redistribute images.
+- gate: a {recipe.gate} that accepts an image if it predicts the prompted class
+- acceptance: {counts[accepted]} of {counts[attempted]} attempts ({counts[acceptance_rate]:.1%}), at most
+  {recipe.generation.max_attempts} per slot; {counts[unfilled]} of {requested} slots are unfilled
 
 ## Load
 
@@ -51,12 +49,12 @@ with np.load("accepted.npz") as archive:
 
 ## Prompts and acceptance
 
-| class | prompt | accepted | attempts | missing |
+| class | prompt | accepted | attempts | unfilled |
 |---|---|---|---|---|
 {rows}
 """
 _LOADER = """
-MedMNIST's own loader takes it under the name of its set, once it has been told the number of images:
+MedMNIST's own loader reads the file under the name of its set; it needs the number of images:
 
 ```python
 import medmnist
@@ -65,19 +63,17 @@ medmnist.INFO["{flag}"]["n_samples"]["train"] = {accepted}
 data = medmnist.{python_class}(split="train", root=".", size={size})  # accepted.npz as {file}.npz
 ```
 """
-# Stands for the scores until the stage `evaluate` fills them in.
-SCORES_MARK = "<!-- scores -->"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a synthetic set was made with.
+    """How a synthetic set was made.
 
     Attributes:
         benchmark, lora: names of the benchmark and the LoRA configuration.
         seed: global seed.
         prompt_set: `plain` or `described`.
-        prompts: one per tissue, in the order of labels.
+        prompts: one per tissue, in label order.
         gate: architecture of the gate.
         dataset, base, generation: the sections.
     """
@@ -93,51 +89,30 @@ class Recipe:
     generation: GenerationSettings
 
 
-def dataset_card(recipe: Recipe, counts: Mapping[str, Any], gate: Mapping[str, Any]) -> str:
-    """Fills in the card, all but the scores, for which it has `SCORES_MARK`.
+def dataset_card(recipe: Recipe, counts: Mapping[str, Any]) -> str:
+    """Returns the card with `SCORES_PLACEHOLDER` in place of the scores.
 
     Args:
-        recipe: what the set was made with.
+        recipe: how the set was made.
         counts: dict of metrics/generation.json.
-        gate: dict of metrics/gate.json.
-
-    Raises:
-        DataError: `counts` or `gate` lacks a key.
     """
-    dataset, settings = recipe.dataset, recipe.generation
-    try:
-        return _CARD.format(
-            benchmark=recipe.benchmark,
-            lora=recipe.lora,
-            size=dataset.image_size,
-            base=base_name(recipe.base),
-            prompts=recipe.prompt_set,
-            scheduler=settings.sampler.scheduler,
-            steps=settings.sampler.num_inference_steps,
-            guidance=settings.sampler.guidance_scale,
-            seed=recipe.seed,
-            source=data_source(dataset),
-            licence=DATA_LICENCES[dataset.source],
-            base_licence=base_licence(recipe.base),
-            gate=recipe.gate,
-            gate_val=gate["val"]["accuracy"],
-            gate_test=gate["test"]["accuracy"],
-            accepted=counts["accepted"],
-            attempted=counts["attempted"],
-            rate=counts["acceptance_rate"],
-            most=settings.max_attempts,
-            unfilled=counts["unfilled"],
-            wanted=counts["accepted"] + counts["unfilled"],
-            loader=_loader(dataset, counts["accepted"]),
-            scores=f"{SCORES_MARK}\nIn `metrics/evaluation.json` and `reports/report.html` of the run that made it.",
-            rows=_rows(recipe, counts["per_tissue"]),
-        )
-    except KeyError as error:
-        raise DataError("metrics", f"lack {error.args[0]!r}; run the stages train_classifier and generate_filtered") from error
+    return _CARD.format(
+        recipe=recipe,
+        sampler=recipe.generation.sampler,
+        counts=counts,
+        base=base_name(recipe.base),
+        base_licence=base_licence(recipe.base),
+        source=data_source(recipe.dataset),
+        licence=data_licence(recipe.dataset),
+        requested=counts["accepted"] + counts["unfilled"],
+        loader=_loader(recipe.dataset, counts["accepted"]),
+        scores=SCORES_PLACEHOLDER,
+        rows=_rows(recipe, counts["per_tissue"]),
+    )
 
 
 def _loader(dataset: AnyDataset, accepted: int) -> str:
-    """How MedMNIST's loader reads the set; nothing where its labels or size are not of MedMNIST."""
+    """How MedMNIST's loader reads the set; empty if labels or size are not MedMNIST's."""
     from medmnist import INFO
 
     flag, size = dataset.labels, dataset.image_size
@@ -148,9 +123,10 @@ def _loader(dataset: AnyDataset, accepted: int) -> str:
 
 
 def _rows(recipe: Recipe, per_tissue: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = []
+    rows = []
     for slug, label, prompt in zip(recipe.dataset.slugs, recipe.dataset.label_names, recipe.prompts, strict=True):
-        own = per_tissue[slug]
-        cells = (markdown_cell(label), markdown_cell(prompt), str(own["accepted"]), str(own["attempted"]), str(own["unfilled"]))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        counts = per_tissue[slug]
+        cells = [escape_markdown(label), escape_markdown(prompt)]
+        cells += [str(counts[name]) for name in ("accepted", "attempted", "unfilled")]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)

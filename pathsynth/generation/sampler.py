@@ -1,7 +1,8 @@
-"""Draws images with the stock pipeline, each with its own prompt and its own noise."""
+"""Sampling with the stock pipeline, with a prompt and a noise seed per image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from pathsynth.core.devices import autocast, catch_out_of_memory, dtype, pad_batch_size
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.data.images import as_images
-from pathsynth.diffusion.base import check_image_size, embed
+from pathsynth.diffusion.base import check_image_size, encode_prompts
 from pathsynth.generation.settings import SamplerSettings
-from pathsynth.generation.slots import Attempt, in_batches
+from pathsynth.generation.slots import Attempt
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +20,21 @@ if TYPE_CHECKING:
 
 
 class Sampler:
-    """Draws attempts with a stock pipeline: each row its own prompt and its own noise.
+    """Samples images with a stock pipeline.
+
+    Args:
+        pipeline: converted to `settings.weight_dtype` in place, which cannot be undone.
+        prompts: one per tissue.
+        settings: sampler settings.
+        seed: global seed.
+        image_size: side length in pixels.
+        channels: 1 averages the channels, for grey images.
 
     Attributes:
-        batch_size: images at a time; that of the settings, on a CPU rounded up, see `devices.filled_up`.
+        batch_size: images per batch; on a CPU rounded up by `pad_batch_size`.
+
+    Raises:
+        ModelError: if scheduler, image size or a prompt does not fit the base.
     """
 
     def __init__(
@@ -39,35 +51,55 @@ class Sampler:
         self.pipeline = pipeline.to(dtype(settings.weight_dtype))
         self.settings, self.seed, self.image_size, self.channels = settings, seed, image_size, channels
         self.batch_size = pad_batch_size(settings.batch_size, pipeline.device.type)
-        self.positive = embed(pipeline, prompts)
-        self.negative = embed(pipeline, [settings.negative_prompt])
+        self.positive = encode_prompts(pipeline, prompts)
+        self.negative = encode_prompts(pipeline, [settings.negative_prompt])
 
-    def __call__(self, attempts: list[Attempt]) -> np.ndarray:
-        """Images, uint8 (n, size, size, 3), of the attempts; their channels are equal where grey ones are wanted."""
-        spare = pad_batch_size(len(attempts), self.pipeline.device.type) - len(attempts)
-        images = self._draw([*attempts, *[attempts[-1]] * spare])[: len(attempts)]
+    def __call__(self, attempts: Sequence[Attempt]) -> np.ndarray:
+        """Returns the images of any number of attempts, uint8 (N, size, size, 3)."""
+        return self.sample([attempt.tissue for attempt in attempts], [attempt.seed(self.seed) for attempt in attempts])
+
+    def sample(self, tissues: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        """Samples N images in batches.
+
+        Args:
+            tissues: index of the prompt of each image.
+            seeds: seed of the noise of each image.
+
+        Returns:
+            uint8 (N, size, size, 3); the channels of grey images are equal.
+
+        Raises:
+            ModelError: if pixels are NaN.
+            OutOfMemory: if a batch does not fit on the device.
+        """
+        starts = range(0, len(seeds), self.batch_size)
+        return np.concatenate(
+            [self._sample_batch(tissues[i : i + self.batch_size], seeds[i : i + self.batch_size]) for i in starts]
+        )
+
+    def _sample_batch(self, tissues: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        padding = pad_batch_size(len(seeds), self.pipeline.device.type) - len(seeds)
+        images = self._run_pipeline([*tissues, *[tissues[-1]] * padding], [*seeds, *[seeds[-1]] * padding])[: len(seeds)]
         if not images.isfinite().all():
-            raise ModelError("base or LoRA", "draws pixels that are no numbers; train the LoRA with a lower learning rate")
+            raise ModelError("base or LoRA", "sampler produced NaN pixels; try a lower learning rate")
         if self.channels == 1:
             images = images.float().mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
         return as_images(images)
 
-    def _draw(self, attempts: list[Attempt]) -> torch.Tensor:
-        """NCHW in [0, 1]."""
+    def _run_pipeline(self, tissues: list[int], seeds: list[int]) -> torch.Tensor:
+        """Returns NCHW images in [0, 1]."""
         import torch
 
-        generators = [torch.Generator().manual_seed(attempt.seed(self.seed)) for attempt in attempts]
+        hint = f"lower generation.sampler.batch_size ({self.settings.batch_size}), or set generation.sampler.weight_dtype: bf16"
         with (
             torch.inference_mode(),
             autocast(self.pipeline.device.type, self.settings.mixed_precision),
-            catch_out_of_memory(
-                f"lower generation.sampler.batch_size ({self.settings.batch_size}), or set generation.sampler.weight_dtype: bf16"
-            ),
+            catch_out_of_memory(hint),
         ):
             return self.pipeline(
-                prompt_embeds=self.positive[[attempt.tissue for attempt in attempts]],
-                negative_prompt_embeds=self.negative.expand(len(attempts), -1, -1),
-                generator=generators,
+                prompt_embeds=self.positive[tissues],
+                negative_prompt_embeds=self.negative.expand(len(seeds), -1, -1),
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 height=self.image_size,
                 width=self.image_size,
                 num_inference_steps=self.settings.num_inference_steps,
@@ -75,19 +107,18 @@ class Sampler:
                 output_type="pt",
             ).images
 
-    def draw_all(self, attempts: list[Attempt]) -> np.ndarray:
-        """The same for any number of attempts, a batch at a time."""
-        return np.concatenate([self(batch) for batch in in_batches(attempts, self.batch_size)])
-
 
 def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:
-    """Swaps the pipeline's scheduler for the diffusers class `name`, keeping noise schedule and prediction type."""
-    known = {kind.__name__: kind for kind in (type(pipeline.scheduler), *pipeline.scheduler.compatibles)}
-    if name not in known:
-        raise ModelError(
-            "generation.sampler.scheduler", f"{name!r} does not suit the base; allowed: {', '.join(sorted(known))}"
-        )
+    """Replaces the scheduler with the diffusers class `name`, keeping noise schedule and prediction type.
+
+    Raises:
+        ModelError: if the class is unknown, incompatible with the base, or lacks a dependency.
+    """
+    option = "generation.sampler.scheduler"
+    compatible = {kind.__name__: kind for kind in (type(pipeline.scheduler), *pipeline.scheduler.compatibles)}
+    if name not in compatible:
+        raise ModelError(option, f"{name!r} is not compatible with the base; allowed: {', '.join(sorted(compatible))}")
     try:
-        pipeline.scheduler = known[name].from_config(pipeline.scheduler.config)
+        pipeline.scheduler = compatible[name].from_config(pipeline.scheduler.config)
     except ImportError as error:
-        raise ModelError("generation.sampler.scheduler", f"{name!r} cannot be used here: {one_line(error)}") from error
+        raise ModelError(option, f"{name!r} cannot be used: {one_line(error)}") from error

@@ -10,7 +10,7 @@ from pathsynth.core.params import Fraction, MixedPrecision, PositiveInt, Section
 
 
 class SamplerSettings(Section):
-    """How one image is drawn.
+    """How images are sampled.
 
     `scheduler` is the name of a diffusers scheduler class, `weight_dtype` the number format of all weights.
     """
@@ -31,10 +31,10 @@ class SamplerSettings(Section):
 
 
 class GenerationSettings(Section):
-    """How many images are wanted, and how they are drawn.
+    """How many images are requested and how they are filtered.
 
-    Each of the `images_per_tissue` slots of a tissue gets at most `max_attempts` attempts; the stage fails when any tissue has
-    less than `quota` of its slots filled.
+    Each of a tissue's `images_per_tissue` slots gets at most `max_attempts` attempts. The stage fails if less than the fraction
+    `quota` of any tissue's slots is filled.
     """
 
     images_per_tissue: PositiveInt

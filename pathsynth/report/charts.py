@@ -1,19 +1,23 @@
-"""Charts as inline SVG: bars and lines that take their colours from the page, read without them, and are the same every time.
+"""Charts as inline SVG, with colours and font from the page's style sheet.
 
-matplotlib draws them in colours that stand for the page's CSS variables, so that a chart follows light, dark and print. Series
-differ in hatching, marker and dash too, for grey print and for eyes that do not tell colours apart; the colours are those of
+matplotlib draws in placeholder colours, each of which stands for a CSS variable, so a chart follows light mode, dark mode and
+print. Series also differ in hatching, marker and dash, for greyscale print and colour-blind readers. The palette is that of
 Okabe and Ito (Color Universal Design, 2008).
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+
+from pathsynth.report.pages import decimals, interval, significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,11 +26,14 @@ if TYPE_CHECKING:
 # One unit of the drawing is one CSS pixel at full size: half of a wide window, and nearly all of a phone's.
 WIDTH, PLOT_HEIGHT = 480, 250
 UNITS_PER_INCH = 72
-LEFT, RIGHT, FOOT = 66, 20, 50
-# Bars stand below the words of their group, which may be long.
-BARS_LEFT, BAR, BAR_WORDS, BAR_GAP = 22, 13, 20, 8
-LEGEND_LINE, LEGEND_WIDTH = 22, 470
-LONGEST = 60
+LEFT, RIGHT, TOP, FOOT = 66, 20, 8, 50
+# Bars stand below the label of their group, which may be long.
+BARS_LEFT, BAR, LABEL_HEIGHT, GROUP_GAP = 22, 13, 20, 8
+# Width of a legend entry without its text, and the width of a letter of a wide font.
+LEGEND_LINE, LEGEND_HANDLE, LETTER = 22, 54, 7.4
+MAX_LABEL = 60
+# A longer line has fewer markers than points.
+MAX_MARKERS = 16
 
 INK, FAINT, RULE, CARD = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#0500{number:02x}" for number in range(1, 8))
@@ -36,36 +43,48 @@ VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", RULE: "var(--rule)", CARD
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 3)), (0, (2, 3)))
-# More points than this get a marker now and then.
-MARKED = 16
 
-# Digits after the second of a coordinate are less than what a screen shows.
-NUMBER = re.compile(r"-?\d+\.\d{3,}")
-COLOUR = re.compile(r"#[0-9a-f]{6}\b")
-REFERENCE = re.compile(r"url\(#([^)]+)\)")
-FAMILY = re.compile(r" *font-family: [^;]*;?")
-UNTURNED = re.compile(r"rotate\(-?0 .*\)")
+# Placeholder colours, and parts that would affect other charts on the page: matplotlib's style sheet, and the ids of groups,
+# which are the same in every chart. All other ids depend on `svg.hashsalt`.
+REPLACED = re.compile(r'(?<=: |=")#0[0-9a-f]{5}\b|<defs>\s*<style.*?</style>\s*</defs>|(?<=<g) id="[^"]*"', re.DOTALL)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,
-    "text.usetex": False,
+    # the page's style sheet replaces the font, which here only measures text
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 13,
+    "text.parse_math": False,
     "hatch.linewidth": 1.2,
-    "axes.unicode_minus": True,
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": FAINT,
+    "axes.labelsize": 12.5,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": RULE,
+    "grid.linewidth": 1,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "text.color": INK,
+    **{
+        f"{axis}tick.{key}": value
+        for axis in "xy"
+        for key, value in {"color": FAINT, "labelsize": 12.5, "major.size": 3}.items()
+    },
 }
 
 
 @dataclass(frozen=True)
 class Series:
-    """One value per label, or per point of a line.
+    """One value per label of a bar chart, or per point of a line.
 
     Attributes:
-        name: words of the legend.
+        name: text of the legend.
         values: numbers, None where there is none.
-        low, high: ends of intervals, as many as values, or none at all.
-        x: for a line, where its values stand, as many as values.
-        plain: for a line, thin and without markers, as measurements behind their mean.
-        look: number of its colour, hatching and marker where these should not go by its place among the series.
+        low, high: ends of the intervals, as many as values, or empty.
+        x: positions of the points of a line, as many as values.
+        thin: whether a line is thin and without markers, such as measurements behind their mean.
+        style: index of the colour, hatching and marker; by default the position among the series.
     """
 
     name: str
@@ -73,263 +92,207 @@ class Series:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     x: Sequence[float] = ()
-    plain: bool = False
-    look: int | None = None
+    thin: bool = False
+    style: int | None = None
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its words, its ends (None: as the values need), and whether shares are written as percent."""
+    """The name of an axis, its limits (None: fitted to the values), and whether shares are written as percentages."""
 
     name: str
-    ends: tuple[float | None, float | None] = (0.0, 1.0)
+    limits: tuple[float | None, float | None] = (0.0, 1.0)
     percent: bool = False
 
 
-def bars(key: str, labels: Sequence[str], series: Sequence[Series], axis: Axis, described: str) -> str:
-    """Horizontal bars, a group per label, with whiskers for intervals.
+def bars(
+    key: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    axis: Axis,
+    title: str,
+    number: Callable[[float | None], str] = lambda value: decimals(value, 2),
+) -> str:
+    """Draws horizontal bars, one group per label, with whiskers for intervals.
 
     Args:
-        key: name that no other chart of the page has; it begins every id.
-        labels: words of the groups, from top to bottom.
-        series: the bars of each group, from top to bottom, at most as many as there are colours.
+        key: a name that is unique on the page; all ids depend on it.
+        labels: names of the groups, from top to bottom.
+        series: the bars of each group, from top to bottom, at most seven.
         axis: of the values.
-        described: what the chart shows and its main numbers, for those who do not see it.
+        title: begins the alternative text, which lists all values.
+        number: formats a value of the alternative text.
 
     Returns:
-        An <svg> element; the same arguments give the same text.
+        An <svg> element; equal arguments give equal text.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        _prepare(key)
-        top = 8 + LEGEND_LINE * len(_legend_rows(series))
-        step = BAR_WORDS + BAR * len(series) + BAR_GAP
-        height = top + len(labels) * step + FOOT
-        figure, axes = _sheet(height, top, BARS_LEFT)
+    step = LABEL_HEIGHT + BAR * len(series) + GROUP_GAP
+    with _figure(key, series, len(labels) * step, BARS_LEFT) as (figure, axes):
         axes.set_yticks([])
         for row, label in enumerate(labels):
-            words = axes.get_yaxis_transform()
-            axes.text(0, row * step + BAR_WORDS - 5, _short(label), transform=words, color=INK)
-            for number, one in enumerate(series):
-                _draw_bar(axes, one, row, number, row * step + BAR_WORDS + BAR * (number + 0.5))
-        axes.set_xlim(*axis.ends)
+            axes.text(0, row * step + LABEL_HEIGHT - 5, _shorten(label), transform=axes.get_yaxis_transform())
+        for place, one in enumerate(series):
+            offset = LABEL_HEIGHT + BAR * (place + 0.5)
+            _draw_bars(axes, one, place, [row * step + offset for row in range(len(labels))])
         axes.set_ylim(len(labels) * step, 0)
-        axes.xaxis.grid(True, color=RULE, linewidth=1)
-        _name_axis(axes.xaxis, axis)
-        _draw_legend(figure, series, height)
-        return _as_svg(figure, key, described)
+        axes.xaxis.grid(True)
+        _set_axis(axes, "x", axis)
+        return _to_svg(figure, f"{title}. {_describe_bars(labels, series, number)}")
 
 
-def lines(key: str, series: Sequence[Series], x: Axis, y: Axis, described: str, diagonal: bool = False) -> str:
-    """Lines through points, with bands for intervals.
+def lines(key: str, series: Sequence[Series], x: Axis, y: Axis, title: str, diagonal: bool = False) -> str:
+    """Draws lines through points.
 
     Args:
-        key: as `bars`.
-        series: the lines; a None leaves a gap.
+        key: as in `bars`.
+        series: the lines, at most seven; a None leaves a gap.
         x, y: the axes.
-        described: as `bars`.
+        title: begins the alternative text, which gives the first and the last point of each line.
         diagonal: whether to draw the line where both axes are equal.
 
     Returns:
         As `bars`.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        _prepare(key)
-        top = 8 + LEGEND_LINE * len(_legend_rows(series))
-        height = top + PLOT_HEIGHT + FOOT
-        figure, axes = _sheet(height, top, LEFT)
+    with _figure(key, series, PLOT_HEIGHT, LEFT) as (figure, axes):
         if diagonal:
             axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle=(0, (2, 3)))
-        for number, one in enumerate(series):
-            _draw_line(axes, one, number)
-        axes.set_xlim(*x.ends)
-        axes.set_ylim(*y.ends)
-        axes.grid(True, color=RULE, linewidth=1)
-        _name_axis(axes.xaxis, x)
-        _name_axis(axes.yaxis, y)
-        _draw_legend(figure, series, height)
-        return _as_svg(figure, key, described)
+        for place, one in enumerate(series):
+            axes.plot(one.x, _with_nan(one.values), label=_shorten(one.name), **_line_style(one, place))
+        axes.grid(True)
+        _set_axis(axes, "x", x)
+        _set_axis(axes, "y", y)
+        return _to_svg(figure, f"{title}. {_describe_lines(series)}")
 
 
-def _prepare(key: str) -> None:
-    """Settings that depend on nobody's own, to be undone by the caller's `rc_context`."""
+@contextmanager
+def _figure(key: str, series: Sequence[Series], height: float, left: float) -> Iterator[tuple[Figure, Axes]]:
+    """Yields a figure with a plot of `height` below space for the legend, independent of the user's matplotlib settings."""
     import matplotlib
-
-    matplotlib.rcdefaults()
-    matplotlib.rcParams.update({**STYLE, "svg.hashsalt": key})
-    # the page's font may have the letters that matplotlib's lacks
-    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-
-
-def _sheet(height: float, top: float, left: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH / UNITS_PER_INCH, height / UNITS_PER_INCH), dpi=UNITS_PER_INCH)
-    figure.patch.set_visible(False)
-    box = (left / WIDTH, FOOT / height, (WIDTH - left - RIGHT) / WIDTH, (height - FOOT - top) / height)
-    axes = figure.add_axes(box)
-    axes.patch.set_visible(False)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(FAINT)
-    axes.tick_params(color=FAINT, labelcolor=FAINT, labelsize=12.5, length=3)
-    return figure, axes
+    top = TOP + LEGEND_LINE * math.ceil(len(series) / _legend_columns(series)) * (len(series) > 1)
+    full = top + height + FOOT
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # the page's font may have glyphs that matplotlib's font lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": key})
+        figure = Figure(figsize=(WIDTH / UNITS_PER_INCH, full / UNITS_PER_INCH), dpi=UNITS_PER_INCH)
+        axes = figure.add_axes((left / WIDTH, FOOT / full, (WIDTH - left - RIGHT) / WIDTH, height / full))
+        for background in (figure.patch, axes.patch):
+            background.set_visible(False)
+        yield figure, axes
 
 
-def _draw_bar(axes: Axes, series: Series, row: int, number: int, y: float) -> None:
-    value = series.values[row]
-    if value is None:
-        axes.text(0.004, y, "none", transform=axes.get_yaxis_transform(), va="center", color=FAINT, fontsize=11)
-        return
-    axes.barh(y, value, height=BAR - 2, **_bar_look(_look(series, number)))
-    low, high = _ends(series, row)
-    # an interval without width says nothing, and its whisker would look like a very sure one
-    if low is not None and high is not None and low < high:
-        axes.plot((low, high), (y, y), color=CARD, linewidth=3, solid_capstyle="butt")
-        axes.plot((low, high), (y, y), color=INK, linewidth=1.3, solid_capstyle="butt")
-        axes.plot((low, high), (y, y), color=INK, linestyle="none", marker="|", markersize=6, markeredgewidth=1.3)
+def _draw_bars(axes: Axes, series: Series, place: int, y: list[float]) -> None:
+    index = place if series.style is None else series.style
+    values = _with_nan(series.values)
+    look: Any = {"facecolor": SERIES[index % len(SERIES)], "hatch": HATCHES[index % len(HATCHES)]}
+    axes.barh(y, values, height=BAR - 2, label=_shorten(series.name), edgecolor=CARD, linewidth=0, **look)
+    for position, value in zip(y, series.values, strict=True):
+        if value is None:
+            axes.text(0.004, position, "none", transform=axes.get_yaxis_transform(), va="center", color=FAINT, fontsize=11)
+    # a zero-width whisker would suggest certainty
+    known = [
+        (position, value, low, high)
+        for position, value, low, high in zip(y, values, series.low, series.high, strict=False)
+        if low is not None and high is not None and low < high
+    ]
+    if known:
+        places, centres, lows, highs = zip(*known, strict=True)
+        widths = ([a - b for a, b in zip(centres, lows, strict=True)], [b - a for a, b in zip(centres, highs, strict=True)])
+        for colour, width in ((CARD, 3.0), (INK, 1.3)):
+            axes.errorbar(centres, places, xerr=widths, fmt="none", ecolor=colour, elinewidth=width, capsize=3, capthick=width)
 
 
-def _look(series: Series, number: int) -> int:
-    return number if series.look is None else series.look
-
-
-def _bar_look(number: int) -> dict[str, Any]:
-    hatch = HATCHES[number % len(HATCHES)]
-    return {"facecolor": SERIES[number % len(SERIES)], "edgecolor": CARD, "linewidth": 0, "hatch": hatch or None}
-
-
-def _draw_line(axes: Axes, series: Series, number: int) -> None:
-    values = [float("nan") if value is None else value for value in series.values]
-    number = _look(series, number)
-    colour = SERIES[number % len(SERIES)]
-    if series.plain:
-        axes.plot(series.x, values, color=FAINT, linewidth=0.8)
-        return
-    if len(series.low) and len(series.high):
-        low, high = ([float("nan") if end is None else end for end in ends] for ends in (series.low, series.high))
-        axes.fill_between(series.x, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(series.x, values, **_line_look(number), markevery=max(1, len(values) // MARKED))
-
-
-def _line_look(number: int) -> dict[str, Any]:
+def _line_style(series: Series, place: int) -> dict[str, Any]:
+    index = place if series.style is None else series.style
+    if series.thin:
+        return {"color": FAINT, "linewidth": 0.8}
     return {
-        "color": SERIES[number % len(SERIES)],
+        "color": SERIES[index % len(SERIES)],
         "linewidth": 2,
-        "linestyle": DASHES[number % len(DASHES)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": DASHES[index % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markevery": max(1, len(series.values) // MAX_MARKERS),
         "markersize": 6,
         "markeredgecolor": CARD,
         "markeredgewidth": 0.8,
     }
 
 
-def _ends(series: Series, row: int) -> tuple[float | None, float | None]:
-    return (series.low[row], series.high[row]) if len(series.low) and len(series.high) else (None, None)
-
-
-def _legend_rows(series: Sequence[Series]) -> list[list[int]]:
-    """Which series stand in each line of the legend; a single one is named by the chart's own words."""
-    rows: list[list[int]] = []
-    width = 0.0
-    for number, one in enumerate(series if len(series) > 1 else ()):
-        needed = _legend_step(one)
-        if not rows or width + needed > LEGEND_WIDTH:
-            rows.append([])
-            width = 0.0
-        rows[-1].append(number)
-        width += needed
-    return rows
-
-
-def _legend_step(series: Series) -> float:
-    """Room for a sample, the words and a gap, by the width of a wide font's letters."""
-    return 54 + 7.4 * len(_short(series.name))
-
-
-def _draw_legend(figure: Figure, series: Sequence[Series], height: float) -> None:
-    """The legend in lines of its own above the axes: samples and words, whose places do not depend on a font."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Rectangle
-
-    as_lines = any(len(one.x) for one in series)
-    for line, row in enumerate(_legend_rows(series)):
-        x, y = float(BARS_LEFT), height - 6 - LEGEND_LINE * (line + 0.5)
-        for number in row:
-            if series[number].plain:
-                sample: Any = Line2D((x / WIDTH, (x + 26) / WIDTH), (y / height,) * 2, color=FAINT, linewidth=0.8)
-            elif as_lines:
-                ends, look = (x / WIDTH, (x + 13) / WIDTH, (x + 26) / WIDTH), _line_look(_look(series[number], number))
-                sample = Line2D(ends, (y / height,) * 3, **look, markevery=[1])
-            else:
-                sample = Rectangle(
-                    (x / WIDTH, (y - 6) / height), 26 / WIDTH, 12 / height, **_bar_look(_look(series[number], number))
-                )
-                sample.set_transform(figure.transFigure)
-            figure.add_artist(sample)
-            figure.text((x + 34) / WIDTH, y / height, _short(series[number].name), va="center", color=INK)
-            x += _legend_step(series[number])
-
-
-def _name_axis(axis: Any, of: Axis) -> None:
+def _set_axis(axes: Axes, which: str, of: Axis) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    if None in of.ends:
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xlim if which == "x" else axes.set_ylim)(*of.limits)
+    axis.set_label_text(of.name)
+    if None in of.limits:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_label_text(of.name, color=FAINT, fontsize=12.5)
     if of.percent:
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
-def _short(name: str) -> str:
-    """The beginning of words that are too long for a line."""
-    words = " ".join(name.split())
-    return words if len(words) <= LONGEST else words[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
+def _legend_columns(series: Sequence[Series]) -> int:
+    widest = max((LEGEND_HANDLE + LETTER * len(_shorten(one.name)) for one in series), default=WIDTH)
+    return max(1, min(len(series), int((WIDTH - BARS_LEFT) // widest)))
 
 
-def _as_svg(figure: Figure, key: str, described: str) -> str:
-    """The drawing as an element of the page: no namespaces, fonts or ids that nothing uses, the page's colours."""
+def _draw_legend(figure: Figure) -> None:
+    """Adds a legend above the axes; the chart's caption names a single series."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    if len(handles) > 1:
+        figure.legend(
+            handles,
+            names,
+            loc="upper left",
+            bbox_to_anchor=(BARS_LEFT / WIDTH, 1),
+            ncols=_legend_columns([Series(name, ()) for name in names]),
+            borderpad=0,
+            borderaxespad=0.3,
+            labelspacing=LEGEND_LINE / STYLE["font.size"] - 1,
+        )
+
+
+def _to_svg(figure: Figure, description: str) -> str:
+    """Renders the figure as an element of the page."""
+    _draw_legend(figure)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
-    root = ElementTree.fromstring(buffer.getvalue())
-    used = {name for element in root.iter() for name in _references(element)}
-    for parent in list(root.iter()):
-        for child in list(parent):
-            # the style sheet in it would hold for the whole page, and the metadata for nothing
-            if child.tag.rpartition("}")[2] in ("metadata", "style"):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {
-            name.rpartition("}")[2]: _restyled(value, key)
-            for name, value in element.attrib.items()
-            if (name != "id" or value in used) and not UNTURNED.fullmatch(value)
-        }
-        if element.tag != "text":
-            element.text = None
-        element.tail = None
-        if "id" in element.attrib:
-            element.set("id", f"{key}-{element.attrib['id']}")
-    box = root.attrib["viewBox"]
-    root.attrib = {"viewBox": box, "width": box.split()[2], "height": box.split()[3], "role": "img", "aria-label": described}
-    return ElementTree.tostring(root, encoding="unicode")
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    content = buffer.getvalue().partition("<svg ")[2].partition(">")[2]
+    width, height = (round(UNITS_PER_INCH * inches) for inches in figure.get_size_inches())
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg {size} role="img" aria-label="{escape(description)}">' + REPLACED.sub(
+        lambda found: VARIABLES.get(found[0], ""), content
+    )
 
 
-def _references(element: ElementTree.Element) -> list[str]:
-    values = list(element.attrib.items())
-    links = [value[1:] for name, value in values if name.endswith("href") and value.startswith("#")]
-    return links + [name for _, value in values for name in REFERENCE.findall(value)]
+def _describe_bars(labels: Sequence[str], series: Sequence[Series], number: Callable[[float | None], str]) -> str:
+    """Lists all values of a bar chart, with their intervals."""
+
+    def value(one: Series, row: int) -> str:
+        ends = interval(one.low[row], one.high[row]) if len(one.low) else ""
+        return f"{one.name} {number(one.values[row])}" + (f" ({ends})" if ends else "")
+
+    groups = (f"{label}: {', '.join(value(one, row) for one in series)}" for row, label in enumerate(labels))
+    return "; ".join(groups)
 
 
-def _restyled(value: str, key: str) -> str:
-    """An attribute's value with ids of this chart, the page's colours and the page's font."""
-    if re.fullmatch(r"#[\w-]+", value) and not COLOUR.fullmatch(value):
-        return f"#{key}-{value[1:]}"
-    value = NUMBER.sub(lambda found: f"{float(found[0]):.2f}", re.sub(r" +", " ", value))
-    value = REFERENCE.sub(rf"url(#{key}-\1)", value)
-    value = COLOUR.sub(lambda found: VARIABLES.get(found[0], found[0]), value)
-    return FAMILY.sub("", value)
+def _describe_lines(series: Sequence[Series]) -> str:
+    """Gives the first and the last known point of each line."""
+    parts = []
+    for one in series:
+        known = [(x, value) for x, value in zip(one.x, one.values, strict=True) if value is not None]
+        if known and not one.thin:
+            (x, first), (end, last) = known[0], known[-1]
+            parts.append(f"{one.name}: {significant(first)} at {significant(x)}, {significant(last)} at {significant(end)}")
+    return "; ".join(parts)
+
+
+def _with_nan(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _shorten(name: str) -> str:
+    text = " ".join(name.split())
+    return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,28 +1,27 @@
-"""Pages of one file: templates, pictures as data, and how numbers are written in them."""
+"""Self-contained HTML pages: templates, embedded images and number formats."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathsynth.core import io as files
-from pathsynth.core.errors import DataError, one_line
+from pathsynth.core.errors import DataError
+from pathsynth.core.io import read_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-NOTHING = "-"
+MISSING = "-"
 MINUTE, HOUR = 60, 3600
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG in the page: its bytes as a `data:` address, and its size in pixels."""
+    """A PNG as a `data:` URL, and its size in pixels."""
 
     source: str
     width: int
@@ -31,14 +30,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing of `pathsynth.report.charts`, and the words below it."""
+    """An <svg> element of `pathsynth.report.charts`, and its caption."""
 
     svg: str
     caption: str
 
 
 def render(template: str, **values: Any) -> str:
-    """Renders a template of the package; every value is escaped, and a name that is not given is an error."""
+    """Renders a template of this package. Values are escaped, and an undefined name is an error."""
     return _environment().get_template(template).render(**values)
 
 
@@ -47,11 +46,13 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("pathsynth"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("pathsynth.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters.update(
-        decimals=decimals, percent=percent, significant=significant, whole=whole, seconds=seconds, probability=probability
-    )
+    environment.filters.update(decimals=decimals, percent=percent, significant=significant, whole=whole)
     environment.globals["interval"] = interval
     return environment
 
@@ -60,20 +61,16 @@ def read_picture(path: Path) -> Picture:
     """Reads a PNG file for a page.
 
     Raises:
-        DataError: for a file that is missing or damaged.
+        DataError: the file is missing, damaged or not a PNG.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(path, f"could not be read: {files.reason(error)}") from error
-    return picture(path, data)
+    return embed_png(path, read_bytes(path))
 
 
-def picture(name: object, data: bytes) -> Picture:
-    """A picture from the bytes of a PNG.
+def embed_png(name: object, data: bytes) -> Picture:
+    """Embeds the bytes of a PNG after decoding them completely.
 
     Raises:
-        DataError: for bytes that are no whole PNG, naming `name`.
+        DataError: the data are damaged or not a PNG; the message names `name`.
     """
     from PIL import Image
 
@@ -82,78 +79,69 @@ def picture(name: object, data: bytes) -> Picture:
             image.load()
             width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(name, f"is not a whole PNG: {one_line(error)}") from error
+        raise DataError(name, "is not a PNG file, or it is damaged") from error
     return Picture("data:image/png;base64," + base64.b64encode(data).decode("ascii"), width, height)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values as dotted keys and texts; of absolute paths the last name."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{key}", ", ".join(str(item) for item in value)
-        elif isinstance(value, str):
-            yield f"{prefix}{key}", files.shown_path(value)
-        else:
-            yield f"{prefix}{key}", "none" if value is None else str(value)
-
-
 def decimals(value: float | None, digits: int = 3) -> str:
-    """A number with that many digits after the point, or a dash."""
-    return NOTHING if value is None else f"{value:.{digits}f}"
+    """Formats a number with a fixed number of decimals, or as a dash for None."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """Formats a difference with its sign and three decimals."""
+    return f"{value:+.3f}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent, or a dash."""
-    return NOTHING if value is None else f"{100 * value:.{digits}f} %"
+    """Formats a share as a percentage, or as a dash for None."""
+    return MISSING if value is None else f"{100 * value:.{digits}f} %"
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """A number of unknown size with that many digits that count, or a dash."""
+    """Formats a number with that many significant digits, or as a dash for None."""
     if value is None:
-        return NOTHING
+        return MISSING
     return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def whole(value: float | None) -> str:
-    """A count with its thousands set apart, or a dash."""
-    return NOTHING if value is None else f"{value:,.0f}"
+    """Formats a count with thousands separators, or as a dash for None."""
+    return MISSING if value is None else f"{value:,.0f}"
 
 
 def seconds(value: float | None) -> str:
-    """A time in the unit that it fills, or a dash."""
+    """Formats a duration in seconds, minutes or hours, or as a dash for None."""
     if value is None:
-        return NOTHING
+        return MISSING
     if value < MINUTE:
         return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
     return f"{value / MINUTE:.1f} min" if value < HOUR else f"{value / HOUR:.1f} h"
 
 
 def size(value: float | None) -> str:
-    """A number of bytes in kB or MB, or a dash."""
+    """Formats a number of bytes in kB or MB, or as a dash for None."""
     if value is None:
-        return NOTHING
+        return MISSING
     return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
 
 
 def probability(value: float | None) -> str:
-    """A p-value, or a dash; none is written as 0, which it never is."""
+    """Formats a p-value, never as 0, or as a dash for None."""
     if value is None:
-        return NOTHING
+        return MISSING
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def interval(low: float | None, high: float | None, count: int | None = None) -> str:
-    """An interval in words, or nothing.
+    """Formats an interval, or returns "" for one that is unknown or has zero width.
 
-    One without width says nothing of what other images would score: where all of `count` images were right, or none, that is
-    said instead.
+    A bootstrap of scores that are all 1 or all 0 has zero width, which does not mean certainty, so the count is given instead.
 
     Args:
-        low: its lower end, in [0, 1] where `count` is given.
-        high: its upper end.
-        count: how many images were scored, where the score is 1 if all are right and 0 if none is.
+        low: lower end, in [0, 1] where `count` is given.
+        high: upper end.
+        count: number of scored images, if the score is 1 when all are correct and 0 when none is.
     """
     if low is None or high is None:
         return ""

@@ -1,36 +1,30 @@
-"""The report's sections on how real, how useful and how new the images are."""
+"""Report sections on realism and variety, usefulness for training, and copies of training images."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from pathsynth.data import labels
 from pathsynth.report import charts
+from pathsynth.report.accuracy import View
 from pathsynth.report.charts import Axis, Series
-from pathsynth.report.inputs import ReportInput
-from pathsynth.report.pages import Chart, decimals, interval, significant
-from pathsynth.report.wording import View, chart_alt_text, class_noun
+from pathsynth.report.inputs import ReportInput, Scores
+from pathsynth.report.pages import MISSING, Chart, decimals, interval, percent, probability, significant, whole
+from pathsynth.report.tables import Cell, Row, Table
 
-# Score, its name, how its interval's keys begin, which way is better, and what it says.
-REALISM = (
-    (
-        "frechet_distance",
-        "Fréchet distance",
-        "frechet",
-        "lower",
-        "how far the images as a whole lie from the real ones",
-    ),
-    ("frechet_bias", "of this, from small numbers", "", "", "what as many real images would get, though they are real"),
-    ("kernel_distance", "Kernel distance", "kernel", "lower", "the same question, but fair to small numbers of images"),
-    ("precision", "Precision", "precision", "higher", "share of generated images that look like some real one"),
-    ("recall", "Recall", "recall", "higher", "share of real images that look like some generated one: variety"),
-    ("density", "Density", "density", "higher", "how many real images a generated one is close to; may pass 1"),
-    ("coverage", "Coverage", "coverage", "higher", "share of real images with a generated one close by: variety"),
+# Score, its name, prefix of its interval keys, and meaning.
+MEASURES = (
+    ("frechet_distance", "Fréchet distance", "frechet", "lower is better: distance between the two distributions"),
+    ("frechet_bias", "of which bias", "", "estimate of the small-sample bias: the score of as many real images"),
+    ("kernel_distance", "Kernel distance", "kernel", "lower is better: the same question, unbiased for few images"),
+    ("precision", "Precision", "precision", "higher is better: share of generated images close to a real one"),
+    ("recall", "Recall", "recall", "higher is better: share of real images close to a generated one (variety)"),
+    ("density", "Density", "density", "higher is better: how many real images are close to a generated one; may exceed 1"),
+    ("coverage", "Coverage", "coverage", "higher is better: share of real images with a generated neighbour (variety)"),
 )
-# Key, name, and the name where there is little room.
-SCORED = (
+MEASURE_GROUPS = (("frechet_distance", "kernel_distance"), ("precision", "density"), ("recall", "coverage"))
+# Key, name, and short name.
+SETS = (
     ("raw", "raw", "raw"),
     ("accepted", "accepted", "accepted"),
     ("val", "real validation images", "val"),
@@ -42,167 +36,195 @@ TRAINED_ON = (
     ("real_and_synthetic", "real and synthetic images"),
     ("twice_real", "twice as many real images"),
 )
-CHANCE = 0.05
-LOOKED_AT = (("features", "by features of the network"), ("pixels", "by pixels"))
-_TISSUE_GROUPS = (("frechet_distance", "kernel_distance"), ("precision", "density"), ("recall", "coverage"))
+SIGNIFICANCE = 0.05
+SPACES = ("features", "pixels")
 
 
 def realism(content: ReportInput) -> View:
-    """Distances from real images, shares of close ones, and what filtering does to them."""
+    """Shows distances from real images, shares of neighbours, and what filtering does to them."""
     found = content.evaluation["realism"]
-    sets = _compared(content)
-    series, apart = (
-        [Series(words, [_of_tissue(scored, slug).get(score) for slug in content.slugs]) for words, scored in sets]
-        for score in ("coverage", "kernel_distance")
+    sets = _list_sets(content)
+    distances, coverages = (
+        [Series(name, [scored["per_tissue"][slug].get(score) for slug in content.slugs]) for name, scored in sets]
+        for score in ("kernel_distance", "coverage")
     )
-    coverage = charts.bars(
-        "coverage", content.labels, series, Axis("coverage"), chart_alt_text("Coverage", content.labels, series)
+    distance = charts.bars(
+        "distance", content.labels, distances, Axis("kernel distance", (None, None)), "Kernel distance", significant
     )
-    axis, told = Axis("kernel distance", (None, None)), chart_alt_text("Kernel distance", content.labels, apart, significant)
-    distance = charts.bars("distance", content.labels, apart, axis, told)
+    coverage = charts.bars("coverage", content.labels, coverages, Axis("coverage"), "Coverage")
     return {
-        "other_centre": content.labels == labels.PATHMNIST,
-        "extractor": found.get("extractor", "not known"),
+        "extractor": found["extractor"],
         "dimensions": found.get("dimensions"),
-        "neighbours": found.get("nearest_neighbours"),
-        "heads": [{"name": words, "short": short, "scores": found[key]} for key, words, short in SCORED],
-        "rows": [_measure(measure, sets) for measure in REALISM],
-        "few": few(content),
-        "undefined": [reason for words, scored in sets for reason in _undefined(words, scored)],
-        "groups": [[measure for measure in REALISM if measure[0] in names] for names in _TISSUE_GROUPS],
-        "tissues": [
-            {"label": label, "groups": [_tissue_cells(names, slug, [scored for _, scored in sets]) for names in _TISSUE_GROUPS]}
-            for label, slug in zip(content.labels, content.slugs, strict=True)
-        ],
-        "lost": found.get("variety_lost", {}),
+        "neighbours": found["nearest_neighbours"],
+        "table": _measure_table(sets),
+        "mixed": len({scored.get("n_reference") for _, scored in sets}) > 1,
+        "few": find_small_sets(content),
+        "undefined": [reason for name, scored in sets for reason in _explain_undefined(name, scored)],
+        "class_tables": [_class_table(content, group) for group in MEASURE_GROUPS],
+        "lost": [f"{name} {loss:+.3f}" for name, loss in found.get("variety_lost", {}).items()],
         "charts": [
-            Chart(distance, f"Kernel distance of each {class_noun(content)} from its real images: shorter is more real."),
-            Chart(
-                coverage,
-                f"Coverage: the share of real images of each {class_noun(content)} that have a generated one close by.",
-            ),
+            Chart(distance, f"Kernel distance of each {content.class_noun} from its real images. Shorter is more realistic."),
+            Chart(coverage, f"Coverage of each {content.class_noun}: the share of real images with a generated neighbour."),
         ],
     }
 
 
-def few(content: ReportInput) -> list[str]:
-    """Names of the sets that have, or whose reference has, no more images than features have numbers."""
+def find_small_sets(content: ReportInput) -> list[str]:
+    """Names the sets in which the images, or the real images compared with them, do not outnumber the feature dimensions."""
     dimensions = content.evaluation["realism"].get("dimensions")
     if dimensions is None:
         return []
-    counts = [(words, min(scored.get("n_images", 0), scored.get("n_reference", 0))) for words, scored in _compared(content)]
-    return [words for words, count in counts if count <= dimensions]
-
-
-def _compared(content: ReportInput) -> list[tuple[str, Mapping[str, Any]]]:
-    """Every set that was compared with real images: its name and its scores."""
-    found = content.evaluation["realism"]
-    return [(words, found[key]) for key, words, _ in SCORED]
-
-
-def _of_tissue(scored: Mapping[str, Any], slug: str) -> Mapping[str, Any]:
-    return scored.get("per_tissue", {}).get(slug, {})
-
-
-def _measure(measure: tuple[str, str, str, str, str], sets: Sequence[tuple[str, Mapping]]) -> View:
-    key, name, prefix, better, words = measure
-    cells = []
-    for _, scored in sets:
-        low, high, shown = scored.get(f"{prefix}_low"), scored.get(f"{prefix}_high"), _written(key)
-        if low is None or high is None or low == high:
-            between = interval(low, high, scored["n_images"]) if key == "precision" else ""
-        else:
-            between = f"{shown(low)} to {shown(high)}"
-        cells.append({"value": shown(scored.get(key)), "interval": between})
-    return {"name": name, "better": better, "words": words, "cells": cells, "part": not better}
-
-
-def _tissue_cells(names: Sequence[str], slug: str, sets: Sequence[Mapping]) -> list[View]:
-    """The cells of one tissue: each score of each set, or why there is none."""
     return [
-        {"value": _written(name)(one.get(name)), "why": one.get("undefined", {}).get(name, ""), "first": number == 0}
-        for name in names
-        for number, one in enumerate(_of_tissue(scored, slug) for scored in sets)
+        name
+        for name, scored in _list_sets(content)
+        if min(scored["n_images"], scored.get("n_reference", 0)) <= dimensions
+    ]  # fmt: skip
+
+
+def _list_sets(content: ReportInput) -> list[tuple[str, Scores]]:
+    return [(name, content.evaluation["realism"][key]) for key, name, _ in SETS]
+
+
+def _measure_table(sets: Sequence[tuple[str, Scores]]) -> Table:
+    def cell(scored: Scores, key: str, prefix: str) -> Cell:
+        write, (low, high) = _formatter(key), (scored.get(f"{prefix}_{end}") for end in ("low", "high"))
+        if low is None or high is None or low == high:
+            note = interval(low, high, scored["n_images"]) if key == "precision" else ""
+        else:
+            note = f"{write(low)} to {write(high)}"
+        return Cell(write(scored.get(key)), note)
+
+    def heading(name: str, scored: Scores) -> Cell:
+        reference = f" vs. {whole(scored['n_reference'])}" if "n_reference" in scored else ""
+        return Cell(name, f"{whole(scored['n_images'])} images{reference}")
+
+    rows: list[Row] = [
+        (name, *(cell(scored, key, prefix) for _, scored in sets), Cell("", meaning)) for key, name, prefix, meaning in MEASURES
     ]
+    head: Row = ("Score", *(heading(name, scored) for name, scored in sets), "Meaning")
+    return Table(head, rows, prose=(len(head) - 1,))
 
 
-def _written(key: str) -> Callable[[float | None], str]:
-    """How a score is written: distances have no scale of their own."""
+def _class_table(content: ReportInput, group: Sequence[str]) -> View:
+    """Builds the table of two measures for each class; a missing value has its reason as note."""
+    names = {key: name for key, name, *_ in MEASURES}
+    sets = [scored for _, scored in _list_sets(content)]
+    rows = [
+        (label, *(_formatter(key)(scored["per_tissue"][slug].get(key)) for key in group for scored in sets))
+        for slug, label in content.names.items()
+    ]
+    head = (content.class_noun.capitalize(), *[short for _, _, short in SETS] * len(group))
+    table = Table(head, rows, groups=[(names[key], len(sets)) for key in group])
+    missing = {
+        why
+        for slug in content.slugs
+        for scored in sets
+        for key, why in scored["per_tissue"][slug].get("undefined", {}).items()
+        if key in group
+    }
+    title = ", ".join(names[key] if key.startswith("frechet") else names[key].lower() for key in group)
+    return {"title": title, "table": table, "missing": sorted(missing)}
+
+
+def _formatter(key: str) -> Callable[[float | None], str]:
+    """Returns the number format of a score: significant digits for distances, which have no fixed scale, else decimals."""
     return significant if key.startswith(("frechet", "kernel")) else decimals
 
 
-def _undefined(words: str, scored: Mapping[str, Any]) -> list[str]:
-    """Why scores are missing, one line for each reason; an interval's two ends count once."""
+def _explain_undefined(name: str, scored: Scores) -> list[str]:
+    """Explains missing scores, one line per reason; the two ends of an interval count once."""
     reasons: dict[str, list[str]] = {}
     for score, why in scored.get("undefined", {}).items():
-        name = re.sub(r"_(low|high)$", " interval", score).replace("_", " ").replace("frechet", "Fréchet")
-        if name not in reasons.setdefault(why, []):
-            reasons[why].append(name)
-    return [f"{', '.join(names)} of {words} ({why})" for why, names in reasons.items()]
+        words = re.sub(r"_(low|high)$", " interval", score).replace("_", " ").replace("frechet", "Fréchet")
+        if words not in reasons.setdefault(why, []):
+            reasons[why].append(words)
+    return [f"{', '.join(scores)} of {name} ({why})" for why, scores in reasons.items()]
 
 
 def usefulness(content: ReportInput) -> View | None:
-    """What a classifier learns from synthetic images, tested on real ones."""
+    """Shows what a classifier learns from synthetic images, tested on real ones."""
     found = content.usefulness
     if found is None:
         return None
-    rows = [{"name": name, "scores": found[key]} for key, name in TRAINED_ON]
-    series = []
-    for row in rows:
-        means, deviations = (
-            [row["scores"].get("per_tissue", {}).get(slug, {}).get(score) for slug in content.slugs]
-            for score in ("f1_mean", "f1_std")
-        )
-        if any(mean is not None for mean in means):
-            low = [None if m is None or s is None else max(0.0, m - s) for m, s in zip(means, deviations, strict=True)]
-            high = [None if m is None or s is None else min(1.0, m + s) for m, s in zip(means, deviations, strict=True)]
-            series.append(Series(row["name"], means, low, high))
+    series = [_useful_series(content, name, found[key]) for key, name in TRAINED_ON if "per_tissue" in found[key]]
     chart = None
     if series:
-        told = chart_alt_text("Mean F1 on real test images by what was learnt from", content.labels, series)
-        drawn = charts.bars("usefulness", content.labels, series, Axis("F1 on real test images"), told)
-        chart = Chart(drawn, f"Mean F1 over {found['repeats']} trainings; the whiskers are one standard deviation each way.")
+        svg = charts.bars("usefulness", content.labels, series, Axis("F1 on real test images"), "Mean F1 by training images")
+        chart = Chart(svg, f"Mean F1 over {found['repeats']} trainings. Whiskers: one standard deviation.")
+    rows: list[Row] = [
+        (
+            Cell(name, f"not measured: {found[key]['undefined']}" if "undefined" in found[key] else ""),
+            whole(found[key]["n_images"]),
+            *(_mean_cell(found[key], score) for score in ("accuracy", "macro_f1")),
+        )
+        for key, name in TRAINED_ON
+    ]
+    once, twice = (found[key].get("macro_f1_mean") for key in ("real", "twice_real"))
     return {
         "repeats": found["repeats"],
         "steps": found["steps"],
-        "made": found["trained_on"],
-        "rows": rows,
+        "trained_on": found["trained_on"],
+        "table": Table(("Trained on", "Images", "Accuracy", "Macro F1"), rows),
         "chart": chart,
-        "saturated": _saturated(found),
+        # if so, adding synthetic images could not show a gain either
+        "saturated": once is not None and twice is not None and twice <= once,
     }
 
 
-def _saturated(found: Mapping[str, Any]) -> bool:
-    """Whether twice as many real images teach no more than half of them, so that no gain by more images can be read."""
-    once, twice = (found[key].get("macro_f1_mean") for key in ("real", "twice_real"))
-    return once is not None and twice is not None and twice <= once
+def _mean_cell(scores: Scores, name: str) -> Cell:
+    deviation = scores.get(f"{name}_std")
+    return Cell(decimals(scores.get(f"{name}_mean")), "" if deviation is None else f"± {decimals(deviation)}")
+
+
+def _useful_series(content: ReportInput, name: str, scores: Scores) -> Series:
+    rows = [scores["per_tissue"][slug] for slug in content.slugs]
+    means = [row["f1_mean"] for row in rows]
+    low = [None if row["f1_std"] is None else max(0.0, row["f1_mean"] - row["f1_std"]) for row in rows]
+    high = [None if row["f1_std"] is None else min(1.0, row["f1_mean"] + row["f1_std"]) for row in rows]
+    return Series(name, means, low, high)
 
 
 def copying(content: ReportInput) -> View:
-    """Shares of images that are closer to a training image than real ones are."""
-    rows = []
-    for key in ("raw", "accepted"):
-        for by, words in LOOKED_AT:
-            found = content.evaluation["copying"].get(key, {}).get(by, {})
-            left_out = [f"{slug.replace('_', ' ')}: {why}" for slug, why in found.get("left_out", {}).items()]
-            rows.append(
-                {"name": f"{key} images, {words}", "scores": found, "verdict": _copying_verdict(found), "left_out": left_out}
-            )
-    names = dict(zip(content.slugs, content.labels, strict=True))
-    pairs = [
-        {
-            **row,
-            "label": names.get(row["tissue"], row["tissue"]),
-            "train_label": names.get(row["train_tissue"], row["train_tissue"]),
-        }
+    """Shows which share of images is closer to a training image than real images are."""
+    sets = content.evaluation["copying"]
+    rows: list[Row] = [
+        _copying_row(f"{key.capitalize()}, {space}", sets[key][space]) for key in ("raw", "accepted") for space in SPACES
+    ]
+    head = ("Set", "Close to a training image", "Expected", "p", "Images", "Validation images", "Result")
+    pairs: list[Row] = [
+        (
+            content.names[row["tissue"]],
+            row["space"],
+            whole(row["rank"]),
+            whole(row["slot"]),
+            decimals(row["distance"], 2),
+            decimals(row["train_index"], 0),
+            content.names[row["train_tissue"]],
+        )
         for row in content.tables.get("pairs", [])
     ]
-    return {"rows": rows, "pairs": pairs, "picture": content.pairs}
+    pair_head = ("Prompted", "Space", "Rank", "Slot", "Distance", "Training image", "Its class")
+    return {
+        "table": Table(head, rows, prose=(6,)),
+        "pairs": Table(pair_head, pairs, prose=(1, 6)) if pairs else None,
+        "closest": content.contact_sheets.get("pairs"),
+    }
 
 
-def _copying_verdict(found: Mapping[str, Any]) -> str:
+def _copying_row(name: str, found: Scores) -> Row:
+    left_out = "; ".join(f"{slug.replace('_', ' ')}: {why}" for slug, why in found.get("left_out", {}).items())
     if "share_below" not in found:
-        return "; ".join(found.get("undefined", {}).values()) or "not measured"
-    if found["p_more"] < CHANCE:
-        return "more than chance would give: look at the pairs"
-    return "no more than chance would give"
+        share, verdict = Cell(MISSING), "; ".join(found["undefined"].values())
+    else:
+        share = Cell(percent(found["share_below"]), f"{percent(found['low'])} to {percent(found['high'])}")
+        more = found["p_more"] < SIGNIFICANCE
+        verdict = "more than expected by chance: look at the pairs" if more else "no more than expected by chance"
+    return (
+        name,
+        share,
+        percent(found.get("expected", 0.01), 0),
+        probability(found.get("p_more")),
+        whole(found["n_images"]),
+        whole(found["n_val"]),
+        Cell(verdict, f"left out: {left_out}" if left_out else ""),
+    )

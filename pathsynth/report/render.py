@@ -1,42 +1,139 @@
-"""The report: one HTML page that needs no other file, no network and no script, made of the files that the stages leave."""
+"""The report: one HTML page without scripts or external files, built from the files of one run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pathsynth.core import io as files
+from pathsynth.core.errors import DataError, one_line
+from pathsynth.core.io import portable_path, write_text
 from pathsynth.data.provenance import caption
 from pathsynth.report import pages
+from pathsynth.report.accuracy import ARXIV, View, classes, confusion, headline, scores
+from pathsynth.report.classifiers import calibration, classifiers, robustness, training
+from pathsynth.report.cost import cost
 from pathsynth.report.inputs import ReportInput, read_report
-from pathsynth.report.scores import ARXIV
-from pathsynth.report.sections import blamed, sections
-from pathsynth.report.wording import class_noun
+from pathsynth.report.realism import copying, find_small_sets, realism, usefulness
 
 __all__ = ["ReportInput", "read_report", "render_report", "write_report"]
 
+# The file and the stage to name where a section fails; by default those of the stage evaluate.
+EVALUATION = ("metrics/evaluation.json", "evaluate")
+SOURCES = {
+    "classes": ("metrics/evaluation.json or metrics/generation.json", "evaluate"),
+    "heading": ("metrics/evaluation.json or metrics/generation.json", "evaluate"),
+    "usefulness": ("metrics/usefulness.json", "measure_usefulness"),
+    "cost": ("metrics/evaluation.json, metrics/generation.json, metrics/lora.json or logs", "evaluate"),
+    "robustness": ("metrics/robustness.json", "observe_real"),
+    "training": ("plots/curves", "train_lora"),
+    "classifiers": ("metrics/gate.json or metrics/judge.json", "train_classifier"),
+    "parameters": ("logs", "train_lora"),
+}
+
 
 def render_report(content: ReportInput) -> str:
-    """Renders the page; the same input gives the same text, without dates, hosts or absolute paths.
+    """Renders the page. Equal input gives equal text, without dates, hosts or absolute paths.
 
     Raises:
-        DataError: one line that names file and stage, where a file lacks a value or holds one of another kind.
+        DataError: a file lacks a value or holds one of the wrong type; names the file and the stage to run.
     """
-    found = sections(content)
-    with blamed("heading"):
+    sections = list(_render_sections(content))
+    with _name_source("heading"):
         return pages.render(
             "report.html.j2",
             content=content,
-            kind=class_noun(content),
             caption=caption(content.benchmark, content.stand_in),
             arxiv=ARXIV,
-            sections=found,
+            sections=sections,
         )
 
 
 def write_report(path: Path, content: ReportInput) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page atomically.
 
     Raises:
-        DataError: as `render_report`, and when the file cannot be written.
+        DataError: as `render_report`, or the file cannot be written.
     """
-    files.write_text(path, render_report(content))
+    write_text(path, render_report(content))
+
+
+def _render_sections(content: ReportInput) -> Iterator[dict[str, str]]:
+    """Yields anchor, title and HTML of each section, except sections that were not measured."""
+    noun = content.class_noun
+    sections: tuple[tuple[str, str, Callable[[ReportInput], View | None]], ...] = (
+        ("headline", f"Macro F1 of prompted against predicted {noun}", headline),
+        ("scores", "All scores", scores),
+        ("classes", f"Scores per {noun}", classes),
+        ("confusion", "Confusion matrices", confusion),
+        ("realism", "Realism and variety", realism),
+        ("usefulness", "Usefulness for training", usefulness),
+        ("copying", "Copies of training images", copying),
+        ("calibration", "Calibration of the gate", calibration),
+        ("cost", "Cost", cost),
+        ("robustness", "Robustness of gate and judge", robustness),
+        ("training", "Training curves", training),
+        ("classifiers", "Accuracy of gate and judge", classifiers),
+        ("pictures", "Contact sheets", pictures),
+        ("limits", "What these results do not show", limits),
+        ("parameters", "Parameters and versions", parameters),
+    )
+    for anchor, title, view in sections:
+        with _name_source(anchor):
+            shown = view(content)
+            if shown is not None:
+                body = pages.render(f"report_{anchor}.html.j2", content=content, noun=noun, nouns=content.classes_noun, **shown)
+                yield {"anchor": anchor, "title": title, "body": body}
+
+
+@contextmanager
+def _name_source(section: str) -> Iterator[None]:
+    """Converts errors about a missing or mistyped value to one line that names the section's files.
+
+    Raises:
+        DataError: names files, section and the stage to run.
+    """
+    from jinja2 import UndefinedError
+
+    try:
+        yield
+    except (UndefinedError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        source, stage = SOURCES.get(section, EVALUATION)
+        problem = f"a value that the section {section} needs is missing or has the wrong type ({one_line(error)})"
+        raise DataError(source, f"{problem}. Run the stage {stage}.") from error
+
+
+def pictures(content: ReportInput) -> View | None:
+    """Shows the contact sheets."""
+    sheets = content.contact_sheets
+    if not sheets:
+        return None
+    return {"overview": sheets["overview"], "sheets": [(slug, label, sheets[slug]) for slug, label in content.names.items()]}
+
+
+def limits(content: ReportInput) -> View:
+    """States what the scores do not show."""
+    return {
+        "judge_features": "judge" in str(content.evaluation["realism"]["extractor"]),
+        "few": bool(find_small_sets(content)),
+    }
+
+
+def parameters(content: ReportInput) -> View:
+    """Lists every parameter value, and the versions from a log."""
+    versions: Mapping[str, Any] = next((log["versions"] for log in content.logs.values() if log.get("versions")), {})
+    return {"parameters": list(_flatten(content.parameters)), "versions": list(_flatten(versions))}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields nested values as dotted keys and texts; shortens an absolute path to its last part."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{key}", ", ".join(map(str, value))
+        elif isinstance(value, str):
+            yield f"{prefix}{key}", portable_path(value)
+        else:
+            yield f"{prefix}{key}", "none" if value is None else str(value)

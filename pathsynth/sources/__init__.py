@@ -1,1 +1,1 @@
-"""Where images come from: drawn phantoms, local archives, downloads. Only the stage `prepare` needs it."""
+"""Sources of images: phantoms, local archives, MedMNIST downloads."""

@@ -1,7 +1,7 @@
-"""Anti-aliased drawing primitives shared by the phantom tissues and the base's textures.
+"""Anti-aliased drawing primitives shared by the phantoms and the textures of the bundled base.
 
 Coordinates and lengths are in pixels of the finished image, x to the right and y down; colours are RGB in [0, 1].
-Every random choice comes from the generator that is passed in, so a picture is a function of its seed alone.
+All randomness comes from the generator that is passed in, so an image depends on its seed alone.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Shapes are drawn this many times larger and averaged down: smooth edges without an anti-aliasing renderer.
+# Shapes are drawn this many times larger and averaged down, for anti-aliased edges.
 SUPERSAMPLE = 4
 
 Colour = np.ndarray | tuple[float, float, float]
 
 
 class Canvas:
-    """A square picture to draw on; `image()` gives the averaged-down result.
+    """A square canvas; `image()` returns the averaged-down result.
 
     Args:
         ground: float array (size, size, 3) or one RGB colour, values in [0, 1].
@@ -27,8 +27,8 @@ class Canvas:
         self.size = size
         field = np.broadcast_to(np.asarray(ground, dtype=np.float32), (size, size, 3))
         side = size * SUPERSAMPLE
-        self._picture = Image.fromarray(to_uint8(field)).resize((side, side), Image.Resampling.BILINEAR)
-        self._draw = ImageDraw.Draw(self._picture)
+        self._image = Image.fromarray(to_uint8(field)).resize((side, side), Image.Resampling.BILINEAR)
+        self._draw = ImageDraw.Draw(self._image)
 
     def polygon(self, points: np.ndarray, fill: Colour) -> None:
         """Fills the closed outline `points`, float (n, 2) as x, y."""
@@ -43,14 +43,14 @@ class Canvas:
         self.line(np.vstack([points, points[:2]]), width, fill)
 
     def paint(self, fill: Colour, share: np.ndarray) -> None:
-        """Lays one colour over the picture; `share`, float (size, size) in [0, 1], is how much of it stands where."""
-        side = self._picture.size
+        """Blends one colour over the canvas; `share`, float (size, size) in [0, 1], is its opacity."""
+        side = self._image.size
         mask = Image.fromarray(to_uint8(share)).resize(side, Image.Resampling.BILINEAR)
-        self._picture.paste(_rgb(fill), (0, 0, *side), mask)
+        self._image.paste(_rgb(fill), (0, 0, *side), mask)
 
     def image(self) -> np.ndarray:
-        """The finished picture, float32 (size, size, 3) in [0, 1]."""
-        return np.asarray(self._picture.reduce(SUPERSAMPLE), dtype=np.float32) / 255.0
+        """Returns the finished image, float32 (size, size, 3) in [0, 1]."""
+        return np.asarray(self._image.reduce(SUPERSAMPLE), dtype=np.float32) / 255.0
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def noise_field(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth value noise: random values on a (cells + 1)^2 grid, interpolated bicubically.
+    """Draws smooth value noise: random values on a (cells + 1)^2 grid, interpolated bicubically.
 
     Returns:
         float32 (size, size), stretched to span exactly [0, 1].
@@ -71,29 +71,29 @@ def noise_field(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
 
 
 def mix(first: Colour, second: Colour, share: np.ndarray | float) -> np.ndarray:
-    """Blends two colours; `share` in [0, 1] is the part of the second, a number or a (h, w) field."""
+    """Blends two colours; `share` in [0, 1] is the weight of the second, a number or a (h, w) field."""
     share = np.asarray(share, dtype=np.float32)[..., None]
     return (1.0 - share) * np.asarray(first, np.float32) + share * np.asarray(second, np.float32)
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0, corners: int = 24) -> np.ndarray:
-    """Outline (corners, 2) of an ellipse with half axes rx, ry, turned by `angle` radians."""
-    turn = np.linspace(0.0, 2.0 * np.pi, corners, endpoint=False)
-    u, v = rx * np.cos(turn), ry * np.sin(turn)
+    """Returns the outline (corners, 2) of an ellipse with half axes rx, ry, rotated by `angle` radians."""
+    theta = np.linspace(0.0, 2.0 * np.pi, corners, endpoint=False)
+    u, v = rx * np.cos(theta), ry * np.sin(theta)
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([x + u * cos - v * sin, y + u * sin + v * cos], axis=1)
 
 
 def blob(rng: np.random.Generator, x: float, y: float, radius: float, wobble: float, corners: int = 24) -> np.ndarray:
-    """Outline (corners, 2) of an irregular round shape; `wobble` in [0, 1] is how far its radius strays."""
-    turn = np.linspace(0.0, 2.0 * np.pi, corners, endpoint=False)
-    waves = sum(rng.normal() / k * np.cos(k * turn + rng.uniform(0, 2 * np.pi)) for k in range(2, 6))
+    """Returns the random outline (corners, 2) of an irregular round shape; `wobble` in [0, 1] is how much its radius varies."""
+    theta = np.linspace(0.0, 2.0 * np.pi, corners, endpoint=False)
+    waves = sum(rng.normal() / k * np.cos(k * theta + rng.uniform(0, 2 * np.pi)) for k in range(2, 6))
     r = radius * np.clip(1.0 + 0.6 * wobble * waves, 0.35, 1.8)
-    return np.stack([x + r * np.cos(turn), y + r * np.sin(turn)], axis=1)
+    return np.stack([x + r * np.cos(theta), y + r * np.sin(theta)], axis=1)
 
 
 def wave(rng: np.random.Generator, x: float, y: float, angle: float, length: float, sway: float, period: float) -> np.ndarray:
-    """Points (n, 2) of a wavy line centred on x, y; `sway` is its amplitude, `period` its wavelength, in pixels."""
+    """Returns points (n, 2) of a wavy line of random phase around x, y; amplitude `sway`, wavelength `period`, in pixels."""
     along = np.arange(-length / 2, length / 2 + 1.0, 1.5)
     across = sway * np.sin(2 * np.pi * along / period + rng.uniform(0, 2 * np.pi))
     cos, sin = np.cos(angle), np.sin(angle)
@@ -101,21 +101,21 @@ def wave(rng: np.random.Generator, x: float, y: float, angle: float, length: flo
 
 
 def scatter(rng: np.random.Generator, size: int, spacing: float, margin: float = 0.0, limit: int = 400) -> np.ndarray:
-    """Random points (n, 2) at least `spacing` apart, by dart throwing (Cook 1986) until darts keep missing.
+    """Returns random points (n, 2) at least `spacing` apart, by dart throwing (Cook 1986).
 
     Args:
         rng: source of randomness.
         size: side of the square in pixels; points fall in [-margin, size + margin).
-        spacing: least distance of two points in pixels.
+        spacing: minimum distance of two points in pixels.
         margin: how far outside the square points may fall, in pixels.
-        limit: most points returned.
+        limit: maximum number of points.
     """
     side = size + 2 * margin
     darts = rng.uniform(-margin, size + margin, size=(min(40 * limit, int(12 * (side / spacing) ** 2) + 8), 2))
     kept: list[np.ndarray] = []
     while len(darts) and len(kept) < limit:
         kept.append(darts[0])
-        # darts too close to the one just kept can never be: dropping them at once equals testing each in turn
+        # dropping all darts too close to the latest point is equivalent to testing each dart against all points
         gaps = darts - darts[0]
         darts = darts[np.einsum("ij,ij->i", gaps, gaps) >= spacing * spacing]
     return np.array(kept)

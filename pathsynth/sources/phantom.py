@@ -1,9 +1,9 @@
-"""Phantoms of the nine PathMNIST tissues: H&E-like pictures drawn from a seed, told apart by structure and not by colour.
+"""Phantoms of the nine PathMNIST tissues: H&E-like images drawn from a seed, which differ in structure and not in colour.
 
-A renderer paints doses, not colours: how much haematoxylin, eosin and dirt lies at each pixel. Colour comes last, from the
-image's own stain, by the law of Beer and Lambert as in Ruifrok and Johnston (Anal. Quant. Cytol. Histol. 2001). So a stain can
-vary as strongly as between real slides while the structure stays what it is. Whatever tells two tissues apart is at least
-3 px large at 64 px, because an autoencoder with 4x downsampling loses anything finer.
+A renderer draws doses of haematoxylin, eosin and dirt, not colours. The stain of the image converts them to colours at the
+end, by the Beer-Lambert law as in Ruifrok and Johnston (Anal. Quant. Cytol. Histol. 2001). So stains vary as strongly as
+between real slides without changing the structure. Features that distinguish two tissues measure at least 3 px at 64 px,
+because an autoencoder with 4x downsampling loses finer ones.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from pathsynth.data import labels
+from pathsynth.data.archives import SPLITS
 from pathsynth.sources.drawing import Canvas, mix, noise_field, to_uint8
 from pathsynth.sources.stains import CENTRES, Range
 
-# Renderers measure in 64ths of the picture's side, so an image size changes the resolution and not the tissue.
+# Renderers measure in 64ths of the image's side, so the image size changes the resolution and not the tissue.
 FRAME = 64.0
-MIN_SIZE = 32
-# More than any picture has, so that the random draws that follow are the same at every size.
-MOST_FIBRES = 64
-SPLITS = ("train", "val", "test")
-
+# Larger than the number of fibres in any image, so that every image size uses the same number of random draws.
+MAX_FIBRES = 64
+# Standard deviation of the camera's noise.
 GRAIN = 0.008
 
 
@@ -33,27 +32,18 @@ def draw_tissue(label: int, seed: tuple[int, ...], size: int, centre: str) -> np
     Args:
         label: index into `labels.PATHMNIST`.
         seed: entropy of the image's own generator, non-negative integers.
-        size: side of the image in pixels, at least 32; the tissue is the same at every size.
-        centre: "a" or "b"; the same seed gives the same structure in both, in another stain.
+        size: side of the image in pixels, at least 32; every size shows the same tissue.
+        centre: "a" or "b"; the same seed gives the same structure in a different stain.
 
     Returns:
         uint8 (size, size, 3), RGB.
-
-    Raises:
-        ValueError: for an unknown label or centre, or a size under 32.
     """
-    if not 0 <= label < len(labels.PATHMNIST):
-        raise ValueError(f"label: {label} is not one of 0 to {len(labels.PATHMNIST) - 1}")
-    if centre not in CENTRES:
-        raise ValueError(f"centre: {centre!r} is not one of {', '.join(CENTRES)}")
-    if size < MIN_SIZE:
-        raise ValueError(f"size: {size} is less than {MIN_SIZE} pixels")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     stain = CENTRES[centre].sample(rng)
     doses = RENDERERS[labels.PATHMNIST[label]](rng, size)
     picture = Image.fromarray(to_uint8(stain.develop(doses)))
     picture = picture.filter(ImageFilter.GaussianBlur(stain.blur * size / FRAME))
-    # The grain is the camera's, so the lens does not blur it; a smooth slide has the same grain at both centres.
+    # after the blur: grain comes from the camera, behind the lens
     grain = rng.normal(0.0, GRAIN, (size, size, 1)).astype(np.float32)
     return to_uint8(np.asarray(picture, np.float32) / 255.0 + grain)
 
@@ -61,29 +51,20 @@ def draw_tissue(label: int, seed: tuple[int, ...], size: int, centre: str) -> np
 def draw_split(
     per_tissue: int, seed: int, size: int, split: str, progress: Callable[[Iterable], Iterable] = iter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a split, the tissues taking turns.
+    """Draws a split, with tissues in alternating order.
 
-    Image i of tissue t depends on the seed, the split, t and i alone, so a smaller split is the beginning of a larger one.
+    Image i of tissue t depends only on the seed, the split, t and i, so a smaller split is a prefix of a larger one.
 
     Args:
         per_tissue: images of each tissue, at least 1.
         seed: non-negative seed of the data set.
         size: side of the images in pixels, at least 32.
-        split: "train" and "val" are stained by centre A, "test" by centre B.
-        progress: wraps the iterable over images, such as `tqdm.tqdm`.
+        split: "train" and "val" are stained by centre a, "test" by centre b.
+        progress: wraps the iterable over images, like `tqdm.tqdm`.
 
     Returns:
         Images, uint8 (9 * per_tissue, size, size, 3), and labels, uint8 (9 * per_tissue,).
-
-    Raises:
-        ValueError: for an unknown split, per_tissue under 1 or a size under 32.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
-    if per_tissue < 1:
-        raise ValueError(f"per_tissue: {per_tissue} is less than 1")
-    if size < MIN_SIZE:
-        raise ValueError(f"size: {size} is less than {MIN_SIZE} pixels")
     tissues = len(labels.PATHMNIST)
     images = np.empty((tissues * per_tissue, size, size, 3), np.uint8)
     centre = "b" if split == "test" else "a"
@@ -105,12 +86,12 @@ class _Slide:
             self._canvas.polygon(points, fill)
 
     def image(self) -> np.ndarray:
-        """The doses, float32 (size, size, 3)."""
+        """Returns the doses, float32 (size, size, 3)."""
         return self._canvas.image()
 
 
 def _adipose(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Large empty cells; thin membranes that thicken where three meet, now and then a flat nucleus in one."""
+    """Large empty cells with thin membranes that thicken where three meet, and a few flat nuclei in them."""
     spacing = rng.uniform(20.0, 30.0)
     wall = _walls(size, _lattice(rng, spacing, 0.22), rng.uniform(1.3, 1.9), bend=0.7 * noise_field(rng, size, 6))
     haze = _dose(0.06 * rng.random(), 0.16 * rng.random())
@@ -124,25 +105,25 @@ def _adipose(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Empty glass: a film of stain, uneven at the scale of the picture, and at most a speck or two of dust."""
+    """Empty glass: a film of stain, uneven at the scale of the image, with up to two specks of dust."""
     film = _dose(rng.uniform(0.0, 0.12), rng.uniform(0.0, 0.22))
     unevenness = noise_field(rng, size, int(rng.integers(1, 3)))
     ground = film * (1.0 + rng.uniform(0.1, 0.4) * (unevenness[..., None] - 0.5))
     slide = _Slide(ground, size)
     count = rng.choice([0, 1, 2], p=[0.5, 0.35, 0.15])
     spots = rng.uniform(4.0, 60.0, (count, 2))
-    size_of = rng.uniform(1.5, 2.5, count)
-    outlines = _ovals(rng, spots, size_of, 0.7 * size_of, rng.uniform(0, np.pi, count), wobble=0.3)
+    radii = rng.uniform(1.5, 2.5, count)
+    outlines = _ovals(rng, spots, radii, 0.7 * radii, rng.uniform(0, np.pi, count), wobble=0.3)
     slide.polygons(outlines, np.tile((0.0, 0.0, rng.uniform(0.3, 0.8)), (count, 1)))
     return slide.image()
 
 
 def _debris(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Smudges under broken crumbs of all sizes and doses, with no order and no whole nucleus."""
+    """Smudges under fragments of all sizes and doses, without order or intact nuclei."""
     smudge = noise_field(rng, size, int(rng.integers(5, 8)))
     ground = mix(_dose(0.03, 0.08), _dose(rng.uniform(0.15, 0.4), rng.uniform(0.4, 0.9)), smudge)
     slide = _Slide(ground, size)
-    # Wide pale shreds first, so that the small dark crumbs lie on them.
+    # wide pale fragments first, so that the small dark ones lie on top
     for spacing, radius, purple in ((14.0, 6.0, (0.05, 0.35)), (9.0, 2.8, (0.2, 0.9))):
         points = _lattice(rng, spacing * rng.uniform(0.9, 1.2), 0.6)
         points = points[rng.random(len(points)) < rng.uniform(0.4, 0.7)]
@@ -155,7 +136,7 @@ def _debris(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _lymphocytes(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A sheet of small round dark nuclei, close together and alike, on little cytoplasm."""
+    """A sheet of small, round, dark, uniform nuclei, densely packed, with little cytoplasm."""
     slide = _Slide(_tissue(rng, size, (0.03, 0.2), (0.05, 0.45)), size)
     radius = rng.uniform(2.5, 3.3)
     points = _lattice(rng, radius * rng.uniform(2.35, 2.9), 0.22)
@@ -168,7 +149,7 @@ def _lymphocytes(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _mucus(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Pale slime that streams in broad soft bends around empty vacuoles, with a lost nucleus at most."""
+    """Pale slime that streams in broad soft bends around empty vacuoles, with at most two stray nuclei."""
     level = _streams(rng, size, sway=rng.uniform(2.0, 6.0), period=rng.uniform(50.0, 90.0), warp=rng.uniform(12.0, 20.0))
     strand = _strands(rng, level, rng.uniform(3.5, 5.0)) * (0.5 + 0.5 * noise_field(rng, size, 4))
     pale = _dose(rng.uniform(0.0, 0.08), rng.uniform(0.0, 0.1))
@@ -183,13 +164,13 @@ def _mucus(rng: np.random.Generator, size: int) -> np.ndarray:
     slide.polygons(rims, np.tile(slime, (len(spots), 1)))
     holes = _ovals(rng, spots, long, flat * long, angles, wobble=0.05, corners=18)
     slide.polygons(holes, np.tile(pale * 0.4, (len(spots), 1)))
-    lost = rng.uniform(4.0, 60.0, (rng.integers(0, 3), 2))
-    slide.polygons(_ovals(rng, lost, 2.6, 2.2, np.zeros(len(lost))), _doses(rng, len(lost), 0.6, 0.2))
+    stray = rng.uniform(4.0, 60.0, (rng.integers(0, 3), 2))
+    slide.polygons(_ovals(rng, stray, 2.6, 2.2, np.zeros(len(stray))), _doses(rng, len(stray), 0.6, 0.2))
     return slide.image()
 
 
 def _smooth_muscle(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Straight parallel fibres, packed, with long blunt nuclei that all point along them."""
+    """Straight parallel fibres, densely packed, with long blunt nuclei aligned to them."""
     level = _streams(rng, size, sway=0.0, period=1.0, warp=rng.uniform(0.0, 2.0))
     width = rng.uniform(6.0, 8.5)
     ground = _fibres(rng, level, width, _eosin(rng), cleft=rng.uniform(0.45, 0.8))
@@ -203,7 +184,7 @@ def _smooth_muscle(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _normal_mucosa(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Round glands side by side, each a ring of nuclei at its foot, a belt of pale cytoplasm and a wide open lumen."""
+    """Round glands side by side: a basal ring of nuclei, a belt of pale cytoplasm and a wide open lumen."""
     slide = _Slide(_tissue(rng, size, (0.05, 0.25), (0.4, 0.8)), size)
     radius = rng.uniform(12.5, 15.0)
     glands = _lattice(rng, 2.0 * radius + rng.uniform(1.5, 4.0), 0.03)
@@ -214,17 +195,17 @@ def _normal_mucosa(rng: np.random.Generator, size: int) -> np.ndarray:
     slide.polygons(_ovals(rng, glands, 0.45 * radius, 0.45 * radius, none, 0.12), np.tile(lumen, (len(glands), 1)))
     ring = radius - 2.6
     count = round(2 * np.pi * ring / rng.uniform(5.6, 6.4))
-    turn = 2 * np.pi * np.arange(count) / count + rng.uniform(0, 2 * np.pi, (len(glands), 1))
-    spots = glands[:, None] + ring * np.stack([np.cos(turn), np.sin(turn)], axis=-1)
-    spots, turn = spots.reshape(-1, 2), turn.reshape(-1)
-    seen = _inside(spots, margin=3.0)
-    outlines = _ovals(rng, spots[seen], 2.5, 2.2, turn[seen])
-    slide.polygons(outlines, _doses(rng, int(seen.sum()), rng.uniform(0.65, 0.9), 0.3))
+    theta = 2 * np.pi * np.arange(count) / count + rng.uniform(0, 2 * np.pi, (len(glands), 1))
+    spots = glands[:, None] + ring * np.stack([np.cos(theta), np.sin(theta)], axis=-1)
+    spots, theta = spots.reshape(-1, 2), theta.reshape(-1)
+    visible = _inside(spots, margin=3.0)
+    outlines = _ovals(rng, spots[visible], 2.5, 2.2, theta[visible])
+    slide.polygons(outlines, _doses(rng, int(visible.sum()), rng.uniform(0.65, 0.9), 0.3))
     return slide.image()
 
 
 def _stroma(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Wavy bundles of collagen with gaps between them and a few thin spindle nuclei that follow the waves."""
+    """Wavy bundles of collagen with gaps between them and a few thin spindle-shaped nuclei along the waves."""
     level = _streams(rng, size, sway=rng.uniform(2.6, 4.2), period=rng.uniform(24.0, 36.0), warp=rng.uniform(6.0, 11.0))
     ground = _fibres(rng, level, rng.uniform(7.0, 10.0), _eosin(rng), cleft=rng.uniform(0.8, 1.0))
     slide = _Slide(ground, size)
@@ -236,7 +217,7 @@ def _stroma(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _adenocarcinoma(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Crowded crooked glands pressed together: large unlike nuclei in heaps around lumina squeezed to slits."""
+    """Crowded irregular glands: large pleomorphic nuclei piled up around slit-like lumina."""
     glands = _lattice(rng, rng.uniform(30.0, 38.0), 0.25)
     bands = _walls(size, glands, rng.uniform(1.8, 3.0), bend=5.0 * noise_field(rng, size, 4))
     epithelium = _dose(rng.uniform(0.2, 0.45), rng.uniform(0.3, 0.6))
@@ -246,7 +227,7 @@ def _adenocarcinoma(rng: np.random.Generator, size: int) -> np.ndarray:
     points = _lattice(rng, rng.uniform(7.0, 8.2), 0.25)
     free = _sample(bands, points) < 0.5
     for gland, angle, a, b in zip(glands, tilt, long, short, strict=True):
-        u, v = _turned(points - gland, angle)
+        u, v = _rotate(points - gland, angle)
         free &= (u / (a + 1.0)) ** 2 + (v / (b + 2.4)) ** 2 > 1.0
     count = len(points)
     rx = rng.uniform(2.8, 4.8, count)
@@ -276,7 +257,7 @@ def _dose(haematoxylin: float, eosin: float) -> np.ndarray:
 
 
 def _doses(rng: np.random.Generator, count: int, haematoxylin: float, eosin: float, spread: float = 0.08) -> np.ndarray:
-    """Doses (count, 3) of nuclei that differ a little in haematoxylin."""
+    """Doses (count, 3) of nuclei that vary slightly in haematoxylin."""
     doses = np.tile(_dose(haematoxylin, eosin), (count, 1))
     doses[:, 0] += rng.uniform(-spread, spread, count)
     return doses
@@ -287,7 +268,7 @@ def _eosin(rng: np.random.Generator) -> np.ndarray:
 
 
 def _tissue(rng: np.random.Generator, size: int, haematoxylin: Range, eosin: Range) -> np.ndarray:
-    """A ground (size, size, 3) of one dose from the given bounds, softly uneven."""
+    """A slightly uneven ground (size, size, 3) of one dose from the given ranges."""
     dose = _dose(rng.uniform(*haematoxylin), rng.uniform(*eosin))
     return dose * (0.8 + 0.4 * noise_field(rng, size, 5)[..., None])
 
@@ -298,8 +279,8 @@ def _pixels(size: int) -> np.ndarray:
     return np.stack(np.meshgrid(steps, steps), axis=-1)
 
 
-def _turned(points: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along and across `angle` of points (..., 2)."""
+def _rotate(points: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of points (..., 2) along and across the direction `angle`."""
     cos, sin = np.cos(angle), np.sin(angle)
     return points[..., 0] * cos + points[..., 1] * sin, points[..., 1] * cos - points[..., 0] * sin
 
@@ -309,15 +290,15 @@ def _inside(points: np.ndarray, margin: float = 0.0) -> np.ndarray:
 
 
 def _lattice(rng: np.random.Generator, spacing: float, jitter: float) -> np.ndarray:
-    """Points (n, 2) of a turned hexagonal lattice over the frame and its rim, each moved by up to `jitter` spacings.
+    """Points (n, 2) of a rotated hexagonal lattice over the frame and its rim, each moved by up to `jitter` spacings.
 
-    Dart throwing looks the same at this size and takes several milliseconds for a hundred points.
+    Dart throwing would look the same at this size, but takes several milliseconds for a hundred points.
     """
     reach = int(0.75 * FRAME / spacing) + 2
     i, j = np.meshgrid(np.arange(-reach, reach + 1), np.arange(-reach, reach + 1))
     points = spacing * np.stack([i + 0.5 * (j % 2), j * np.sqrt(0.75)], axis=-1).reshape(-1, 2)
     points = points + spacing * rng.uniform(-jitter, jitter, points.shape) + rng.uniform(0, spacing, 2)
-    along, across = _turned(points, rng.uniform(0, np.pi))
+    along, across = _rotate(points, rng.uniform(0, np.pi))
     points = np.stack([along, across], axis=1) + FRAME / 2
     return points[_inside(points, margin=min(0.6 * spacing, 16.0))]
 
@@ -329,21 +310,21 @@ def _walls(size: int, seeds: np.ndarray, half_width: float, bend: np.ndarray) ->
         size: side of the field in pixels.
         seeds: centres (n, 2) of the cells.
         half_width: half the width of a wall.
-        bend: field (size, size) of how far the walls stray.
+        bend: field (size, size) by which the walls are displaced.
     """
     x, y = np.moveaxis(_pixels(size) + bend[..., None], -1, 0)
     seeds = seeds.astype(np.float32)
     distance = np.hypot(x[..., None] - seeds[:, 0], y[..., None] - seeds[:, 1])
     nearest = distance.min(axis=-1)
-    # The second distance is a soft minimum over the rest, which rounds the corners of the cells.
+    # a soft minimum over the other distances, which rounds the corners of the cells
     near = np.exp(-0.7 * (distance - nearest[..., None])).sum(axis=-1) - 1.0
     to_wall = -np.log(np.maximum(near, 1e-9)) / 1.4
     return np.clip(half_width - to_wall + 0.5, 0.0, 1.0)
 
 
 def _streams(rng: np.random.Generator, size: int, sway: float, period: float, warp: float) -> np.ndarray:
-    """A positive level field (size, size) whose contours run in one direction, swaying with `period` and warped by noise."""
-    along, across = _turned(_pixels(size) - FRAME / 2, rng.uniform(0, np.pi))
+    """A positive field (size, size) whose contours run in one direction, sway with `period` and are warped by noise."""
+    along, across = _rotate(_pixels(size) - FRAME / 2, rng.uniform(0, np.pi))
     swing = np.sin(2 * np.pi * along / period + rng.uniform(0, 2 * np.pi))
     return FRAME + across + sway * swing + warp * noise_field(rng, size, 3)
 
@@ -352,17 +333,17 @@ def _fibres(rng: np.random.Generator, level: np.ndarray, width: float, dose: np.
     """Doses (size, size, 3) of fibres along the contours of `level`; `cleft` in [0, 1] is how empty the gaps are."""
     place = level / width
     index = place.astype(int)
-    tone = rng.uniform(0.7, 1.15, MOST_FIBRES)[index]
-    # Up to 3 px of each boundary belong to the gap, faded on both sides.
+    tone = rng.uniform(0.7, 1.15, MAX_FIBRES)[index]
+    # up to 3 px of each boundary belong to the gap, with soft edges
     edge = np.abs(place - index - 0.5) * 2.0
     gap = np.clip((edge - 0.45) / 0.35, 0.0, 1.0) * cleft
     return dose * (tone * (1.0 - 0.85 * gap))[..., None]
 
 
 def _strands(rng: np.random.Generator, level: np.ndarray, width: float) -> np.ndarray:
-    """Soft strands of uneven strength along the contours of `level`, (size, size) in [0, 1]; `width` is of half a strand."""
-    knots = np.arange(MOST_FIBRES)
-    strength = np.where(knots % 2, rng.uniform(0.5, 1.0, MOST_FIBRES), rng.uniform(0.0, 0.2, MOST_FIBRES))
+    """Soft strands of varying strength along the contours of `level`, (size, size) in [0, 1]; `width` is half a strand's."""
+    knots = np.arange(MAX_FIBRES)
+    strength = np.where(knots % 2, rng.uniform(0.5, 1.0, MAX_FIBRES), rng.uniform(0.0, 0.2, MAX_FIBRES))
     return np.interp(level / width, knots, strength)
 
 
@@ -373,7 +354,7 @@ def _along(level: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _sample(field: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Values (n,) of a field (size, size) at points (n, 2), those outside taken at the border."""
+    """Values (n,) of a field (size, size) at points (n, 2), clamped to the border."""
     size = len(field)
     columns, rows = np.clip((points * (size / FRAME)).astype(int), 0, size - 1).T
     return field[rows, columns]
@@ -389,21 +370,21 @@ def _ovals(
     taper: float = 0.0,
     corners: int = 12,
 ) -> np.ndarray:
-    """Outlines (n, corners, 2) of ovals around `centres` (n, 2), all at once because one at a time takes most of the budget.
+    """Outlines (n, corners, 2) of ovals around `centres` (n, 2), vectorised because a loop dominates the drawing time.
 
     Args:
         rng: source of randomness.
         centres: float (n, 2).
         rx, ry: half axes along and across `angles`, numbers or (n,).
         angles: radians (n,).
-        wobble: how far each corner strays, as a part of the half axes.
+        wobble: largest displacement of a corner, relative to the half axes.
         taper: above 0 for pointed ends, below 0 for blunt ones.
-        corners: corners of each outline.
+        corners: number of corners of each outline.
     """
     count = len(centres)
-    turn = np.linspace(0.0, 2.0 * np.pi, corners, endpoint=False)
-    stray = 1.0 + rng.uniform(-wobble, wobble, (count, corners))
-    u = np.broadcast_to(rx, count)[:, None] * np.cos(turn) * stray
-    v = np.broadcast_to(ry, count)[:, None] * np.sin(turn) * np.abs(np.sin(turn) + 1e-9) ** taper * stray
+    theta = np.linspace(0.0, 2.0 * np.pi, corners, endpoint=False)
+    jitter = 1.0 + rng.uniform(-wobble, wobble, (count, corners))
+    u = np.broadcast_to(rx, count)[:, None] * np.cos(theta) * jitter
+    v = np.broadcast_to(ry, count)[:, None] * np.sin(theta) * np.abs(np.sin(theta) + 1e-9) ** taper * jitter
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
     return np.stack([u * cos - v * sin, u * sin + v * cos], axis=-1) + np.asarray(centres)[:, None]

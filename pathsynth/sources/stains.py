@@ -1,6 +1,6 @@
-"""Stains of two centres: how doses of haematoxylin, eosin and dirt become colours.
+"""Stains of two centres, which convert doses of haematoxylin, eosin and dirt to colours.
 
-By the law of Beer and Lambert, as in Ruifrok and Johnston (Anal. Quant. Cytol. Histol. 2001).
+Beer-Lambert law, as in Ruifrok and Johnston (Anal. Quant. Cytol. Histol. 2001).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Transmission of one dose of dirt: a neutral brown that no stain gives.
+# Transmission of one dose of dirt, a neutral brown that neither stain produces.
 DIRT = (0.45, 0.42, 0.38)
 
 Range = tuple[float, float]
@@ -17,14 +17,14 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Stain:
-    """How one slide was stained and photographed.
+    """Stain and optics of one slide.
 
     Attributes:
         haematoxylin: RGB in (0, 1] that one dose of haematoxylin lets through.
         eosin: RGB in (0, 1] that one dose of eosin lets through.
         glass: RGB in (0, 1] of the empty slide, lamp and white balance included.
         thickness: factor on every dose.
-        blur: standard deviation of the scanner's blur, in 64ths of the picture's side.
+        blur: standard deviation of the scanner's blur, in 64ths of the image's side.
     """
 
     haematoxylin: np.ndarray
@@ -34,19 +34,19 @@ class Stain:
     blur: float
 
     def develop(self, doses: np.ndarray) -> np.ndarray:
-        """Turns doses, float (h, w, 3) as haematoxylin, eosin and dirt, into RGB, float32 (h, w, 3) in [0, 1]."""
+        """Converts doses of haematoxylin, eosin and dirt, float (h, w, 3), to RGB, float32 (h, w, 3) in [0, 1]."""
         absorbance = -np.log(np.stack([self.haematoxylin, self.eosin, DIRT])).astype(np.float32)
         return self.glass.astype(np.float32) * np.exp(-self.thickness * (doses @ absorbance))
 
 
 @dataclass(frozen=True)
 class StainRange:
-    """The stains of one centre: each number of a `Stain` is uniform between these bounds.
+    """Distribution of the stains of one centre: each number of a `Stain` is uniform between its bounds.
 
     Attributes:
         haematoxylin, eosin: bounds of the red, green and blue that one dose lets through.
-        brightness: bounds of the lamp, common to the three colours of the glass.
-        tint: bounds of the red, green and blue factors on that lamp.
+        brightness: bounds of the lamp's brightness, common to red, green and blue.
+        tint: bounds of the factors on the brightness of red, green and blue.
         thickness, blur: bounds of the fields of `Stain`.
     """
 
@@ -58,7 +58,7 @@ class StainRange:
     blur: Range
 
     def sample(self, rng: np.random.Generator) -> Stain:
-        """Draws one stain; every range takes the same number of random draws, so the structure drawn next stays the same."""
+        """Draws one stain, with the same number of random draws at every centre, so that the structure stays the same."""
         return Stain(
             haematoxylin=_uniform(rng, self.haematoxylin),
             eosin=_uniform(rng, self.eosin),

@@ -1,73 +1,73 @@
-"""Which tissue a sentence asks for."""
+"""Matching a sentence to the tissue that it names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from pathsynth.core.errors import CONTROLS, PathsynthError
-from pathsynth.data.labels import slug
+from pathsynth.data.labels import slugify
 
 
 class SentenceError(PathsynthError):
-    """A sentence that names no tissue of the benchmark, or several."""
+    """A sentence that does not name exactly one tissue of the benchmark, or is not text."""
 
     def __init__(self, sentence: str, problem: str, labels: Sequence[str]):
-        super().__init__(f"{sentence!r} {problem}; known are: {', '.join(labels)}")
+        super().__init__(f"{sentence!r} {problem}; known labels: {', '.join(labels)}")
 
 
-def one_line_of(sentence: str, labels: Sequence[str]) -> str:
-    """The sentence with one space between words.
+def normalize_sentence(sentence: str, labels: Sequence[str]) -> str:
+    """Collapses white space.
 
     Raises:
-        SentenceError: it is empty, or has characters that are no text.
+        SentenceError: if the sentence is empty or contains control characters or invalid UTF-8.
     """
     line = " ".join(sentence.split())
     if not line:
         raise SentenceError(sentence, "is empty", labels)
-    # bytes of a command line that are not UTF-8 come as halves of characters
-    if CONTROLS.search(line) or line.encode("utf-8", "replace").decode() != line:
-        raise SentenceError(line.encode("utf-8", "replace").decode(), "has characters that are no text", labels)
+    # invalid UTF-8 of a command line arrives as surrogates
+    printable = line.encode("utf-8", "replace").decode()
+    if CONTROLS.search(line) or printable != line:
+        raise SentenceError(printable, "contains control characters or invalid UTF-8", labels)
     return line
 
 
 def match_label(sentence: str, labels: Sequence[str]) -> int:
-    """The number of the one label whose words stand in a sentence.
+    """Returns the index of the one label whose words occur in a sentence.
 
-    Case and punctuation do not matter, nor does a plural's s, unless two labels differ by nothing else. A label that is a part
-    of a longer one is not meant where that one stands.
+    Ignores case, punctuation and a plural s, unless two labels differ only by the s. A label that is part of a longer one does
+    not match where the longer one occurs.
 
     Args:
-        sentence: words in any script.
-        labels: the tissues in words, in the order of their numbers.
+        sentence: text in any script.
+        labels: the tissues in words, in label order.
 
     Raises:
-        SentenceError: no label is named, or more than one.
+        SentenceError: if no label or more than one occurs.
     """
-    words, named = f" {_words(sentence)} ", []
-    for common in sorted({_words(label) for label in labels}, key=lambda common: -len(common)):
-        wanted = f" {common} "
-        if wanted in words:
-            named += _meant([label for label in labels if _words(label) == common], sentence)
-        while wanted in words:
-            # the place stays taken, so that words on either side do not come to stand together
-            words = words.replace(wanted, " | ")
-    if len(named) != 1:
-        problem = f"names {' and '.join(sorted(named))}, where one image shows one" if named else "names no class"
+    text, matches = f" {_stem(sentence)} ", []
+    for stem in sorted({_stem(label) for label in labels}, key=lambda stem: -len(stem)):
+        if f" {stem} " in text:
+            matches += _resolve_ambiguity([label for label in labels if _stem(label) == stem], sentence)
+        while f" {stem} " in text:
+            # the separator keeps the words on either side from forming a new label
+            text = text.replace(f" {stem} ", " | ")
+    if len(matches) != 1:
+        problem = f"names {' and '.join(sorted(matches))}, but an image shows one tissue" if matches else "names no tissue"
         raise SentenceError(sentence, problem, labels)
-    return list(labels).index(named[0])
+    return list(labels).index(matches[0])
 
 
-def _meant(alike: list[str], sentence: str) -> list[str]:
-    """Of labels that differ by a plural's s alone the one that stands in the sentence so, or all where that does not tell."""
-    as_written = [label for label in alike if f"_{slug(label)}_" in f"_{slug(sentence)}_"]
-    return as_written if len(as_written) == 1 else alike
+def is_label(sentence: str, label: str) -> bool:
+    """Whether a sentence consists of the label alone."""
+    return _stem(sentence) == _stem(label)
 
 
-def is_name(sentence: str, label: str) -> bool:
-    """Whether a sentence is the label alone."""
-    return _words(sentence) == _words(label)
+def _resolve_ambiguity(candidates: list[str], sentence: str) -> list[str]:
+    """Returns, of labels that differ only by a plural s, the one that occurs literally; all of them if that is not unique."""
+    literal = [label for label in candidates if f"_{slugify(label)}_" in f"_{slugify(sentence)}_"]
+    return literal if len(literal) == 1 else candidates
 
 
-def _words(text: str) -> str:
-    """The words in lower case, each without an s at its end, one space apart; of snake_case names too."""
-    return " ".join(word.removesuffix("s") for word in slug(text).split("_"))
+def _stem(text: str) -> str:
+    """The words in lower case without a final s, separated by single spaces; snake_case is split."""
+    return " ".join(word.removesuffix("s") for word in slugify(text).split("_"))
