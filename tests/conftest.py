@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parent.parent
-SAMPLE = ROOT.parent / "shared" / "data" / "pathmnist_sample_28.npz"
+# Real PathMNIST images of two centres, which are in no repository.
+SAMPLE = ROOT.parent / "shared" / "data" / "pathmnist_real_28.npz"
+NO_SAMPLE = f"{SAMPLE.name} is not there"
+needs_sample = pytest.mark.skipif(not SAMPLE.exists(), reason=NO_SAMPLE)
 
 for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ITERATIVE_DO_NOT_TRACK", "DVC_NO_ANALYTICS"):
     os.environ.setdefault(_name, "1")
@@ -41,28 +43,31 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 # What takes longest begins first, so that no process is left alone with it in the end.
 LONGEST = (
-    "test_pipeline", "test_remotes", "test_workflow", "test_full_size", "test_distributed", "test_faults",
+    "test_pipeline", "test_remotes", "test_graph", "test_workflow", "test_full_size", "test_distributed", "test_faults",
     "test_benchmarks", "test_report", "test_checkpoint", "test_classifiers", "test_same", "test_train", "test_fuzz",
 )  # fmt: skip
-# What runs in one process with another file, for a fixture that takes long and that both use.
-TOGETHER = dict.fromkeys(
-    ("tests/pipeline/test_remotes.py", "tests/pipeline/test_workflow.py"), "tests/pipeline/test_pipeline.py"
-)
 
 
-class WholeFiles(LoadFileScheduling):
-    """Each file in one process, and files that belong together in one."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return TOGETHER.get(file, file)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fail-on-skip", action="store_true", help="Fail when a test is skipped, but for want of real images.")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log) -> WholeFiles:
-    return WholeFiles(config, log)
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not session.config.getoption("--fail-on-skip") or reporter is None:
+        return
+    skipped = [report for report in reporter.stats.get("skipped", []) if NO_SAMPLE not in str(report.longrepr)]
+    if skipped:
+        reporter.write_line(f"error: {len(skipped)} tests were skipped, and --fail-on-skip is set", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "PATHSYNTH_FAULTS" not in os.environ:
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
@@ -76,7 +81,7 @@ def tiny_base_settings():
     }  # fmt: skip
     unet = {
         "block_out_channels": [8, 16], "layers_per_block": 1, "attention_heads": 2, "norm_num_groups": 4,
-        "text_width": 16, "text_layers": 1, "batch_size": 4, "ema_decay": 0.9, "caption_dropout": 0.1, "views": 2,
+        "text_width": 16, "text_layers": 1, "batch_size": 4, "ema_decay": 0.9, "caption_dropout": 0.1,
         "phases": [{"steps": 8, "learning_rate": 1e-3, "warmup_steps": 2, "snr_gamma": gamma} for gamma in (5.0, None)],
     }  # fmt: skip
     textures = {"count": 40, "image_size": 32, "kinds": 5, "kind_share": 0.25, "vocab_size": 800, "max_length": 48}
@@ -155,9 +160,10 @@ def tiny_tree(base: Path | str = "base") -> dict:
             },
         },
         "evaluation": {
-            "colour_images_per_tissue": 4,
-            "robustness": {"images_per_tissue": 1, "haematoxylin_eosin": True},
-            "features": {"extractor": "judge"},
+            "observation": {
+                "features": {"extractor": "judge"}, "colour_images_per_tissue": 4,
+                "robustness": {"images_per_tissue": 1, "haematoxylin_eosin": True},
+            },
             "fidelity": {"reference_per_tissue": 4, "kernel_subsets": 2, "kernel_subset_size": 4},
             "usefulness": {"repeats": 2, "classifier": classifier | {"checkpoint": "last", "input_size": 16, "seed": 3}},
         },
@@ -278,34 +284,49 @@ def dvc(folder: Path, *args: str) -> str:
     return run.stdout
 
 
+def git(folder: Path, *args: object) -> str:
+    """Runs git in `folder` as a user of the tests and returns what it printed."""
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    return subprocess.run(["git", *identity, *map(str, args)], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory, tiny_base) -> Path:
-    """A repository with this graph and tiny params in which `dvc repro` has run once; who changes it restores it."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    for name in ("pathsynth", "stages", "dvc.yaml"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
-    shutil.copytree(tiny_base, folder / "base")
-    write_params(folder / "params.yaml", tiny_tree())
-    (folder / ".dvcignore").write_text("__pycache__\n")
-    (folder / ".gitignore").write_text("__pycache__\n")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run(["git", "init", "-q", "-b", "main"], cwd=folder, check=True)
-    dvc(folder, "init", "-q")
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
-    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    subprocess.run([*git, "commit", "-qm", "start"], cwd=folder, check=True)
-    dvc(folder, "repro")
-    return folder
+def workspace(made_once, tiny_base) -> Path:
+    """A repository with this graph and tiny params in which `dvc repro` has run; nothing in it may be changed."""
+
+    def fill(folder: Path) -> None:
+        for name in ("pathsynth", "stages", ".ci"):
+            shutil.copytree(ROOT / name, folder / name)
+        shutil.copytree(tiny_base, folder / "base")
+        shutil.copy(ROOT / "dvc.yaml", folder)
+        write_params(folder / "params.yaml", tiny_tree())
+        for name in (".dvcignore", ".gitignore"):
+            (folder / name).write_text("__pycache__\n")
+        git(folder, "init", "-q", "-b", "main")
+        dvc(folder, "init", "-q")
+        shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+        shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
+        git(folder, "add", "-A")
+        git(folder, "commit", "-qm", "start")
+        dvc(folder, "repro")
+        git(folder, "add", "-A")
+        git(folder, "commit", "-qm", "scores")
+
+    return made_once("workspace", fill)
+
+
+@pytest.fixture(scope="module")
+def own_workspace(workspace, tmp_path_factory) -> Path:
+    """A copy of `workspace` that the tests of one file may change."""
+    return shutil.copytree(workspace, tmp_path_factory.mktemp("own") / "workspace")
 
 
 def empty_slots(folder: Path, tissues: int, per_tissue: int, size: int, seed: int = 1):
     """Slots that are kept in `folder`."""
-    from pathsynth.core.checkpoint import Saved
+    from pathsynth.core.checkpoint import Checkpoint
     from pathsynth.generation.slots import Slots
 
-    return Slots(Saved(folder), tissues, per_tissue, size, seed)
+    return Slots(Checkpoint(folder), tissues, per_tissue, size, seed)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,15 @@
-"""A complete run's metrics, plots and logs that no run has made: plausible, and the same every time."""
+"""Plausible, deterministic metrics, plots and logs of a complete run, without running it."""
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from conftest import tiny_tree, write_params
 from PIL import Image
 
-from pathsynth.cli.run_log import fingerprint
 from pathsynth.core.params import load_params
 from pathsynth.data import labels
 
@@ -22,7 +21,7 @@ BY = ("gate", "judge", "colour")
 
 
 def write_run(folder: Path, seed: int = 0, skill: float = 1.0) -> Path:
-    """Writes params.yaml, metrics/, plots/ and logs/ into `folder`, which is returned; `skill` 0 to 1 makes better scores."""
+    """Writes params.yaml, metrics/, plots/ and logs/ to `folder`, and returns it. A `skill` from 0 to 1 improves the scores."""
     rng = np.random.default_rng(seed)
     seen = {name: _predictions(rng, count, skill) for name, count in (("raw", SLOTS), ("accepted", SLOTS - 2))}
     seen["accepted"]["gate"] = seen["accepted"]["tissue"]
@@ -45,16 +44,16 @@ def write_run(folder: Path, seed: int = 0, skill: float = 1.0) -> Path:
 
 
 def log(folder: Path, stage: str, spent: float) -> dict:
-    """What was measured while a stage ran on the parameters in `folder`."""
+    """Builds the log of a stage that ran with the parameters in `folder`."""
     return {
         "stage": stage, "benchmark": "tiny", "lora": "r2", "seed": 7, "seconds": spent, "processes": 1,
-        "fingerprint": fingerprint(load_params(folder / "params.yaml")), "peak_memory_mb": 2345.6,
+        "fingerprint": load_params(folder / "params.yaml").fingerprint(), "peak_memory_mb": 2345.6,
         "peak_gpu_memory_mb": None, "device": "cpu (2 threads)", "versions": {"python": "3.11.2", "torch": "2.14.1"},
     }  # fmt: skip
 
 
 def metrics(seen: dict) -> dict[str, dict]:
-    """The metrics files by name."""
+    """Builds the contents of the metrics files by name."""
     judged = scored(seen["raw"], "judge")
     gated = scored(seen["raw"], "gate")
     gap = round(gated["macro_f1"] - judged["macro_f1"], 6)
@@ -90,7 +89,7 @@ _TRAINED = {"real": 0.93, "synthetic": 0.71, "real_and_synthetic": 0.94, "twice_
 
 
 def scored(table: dict, by: str) -> dict:
-    """Scores of one set with intervals of a fixed width."""
+    """Scores one set, with intervals of a fixed width."""
     counts = np.zeros((N, N))
     np.add.at(counts, (table["tissue"], table[by]), 1)
     hits = np.diag(counts)
@@ -193,61 +192,42 @@ def _useful(mean: float) -> dict:
 
 
 def _write_charts(tables: Path, curves: Path) -> None:
-    cuts = [0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
     kept = [0.83, 0.82, 0.77, 0.71, 0.6, 0.43, 0.1]
-    _write_table(
-        tables / "thresholds.csv",
-        {
-            "threshold": cuts, "kept_share": kept, "judge_accuracy": [0.86, 0.865, 0.88, 0.9, 0.93, 0.95, 0.97],
-            "expected_attempts": [1.2, 1.22, 1.3, 1.4, 1.7, 2.9, ""], "n_kept": [int(180 * k) for k in kept],
-            "tissues_lost": [0, 0, 0, 0, 0, 0, 2],
-        },
-    )  # fmt: skip
-    lows = [round(i / 10, 1) for i in range(10)]
-    rows: dict[str, list] = {name: [] for name in ("set", "low", "high", "n", "confidence", "accuracy")}
-    for name, loss in (("test", 0.02), ("raw", 0.15)):
-        for low in lows:
-            empty = low < 0.3
-            values = (
-                name,
-                low,
-                round(low + 0.1, 1),
-                0 if empty else 30,
-                "" if empty else low + 0.06,
-                "" if empty else round(low + 0.06 - loss * low, 4),
-            )
-            for column, value in zip(rows.values(), values, strict=True):
-                column.append(value)
-    _write_table(tables / "reliability.csv", rows)
-    filled = [(slug, attempt, round(1 - HARD[i] ** attempt, 4)) for i, slug in enumerate(SLUGS) for attempt in range(1, 7)]
-    filled += [("all", attempt, round(float(np.mean([1 - hard**attempt for hard in HARD])), 4)) for attempt in range(1, 7)]
-    _write_table(
-        tables / "filled.csv", dict(zip(("tissue", "attempt", "filled"), map(list, zip(*filled, strict=True)), strict=True))
-    )
-    _write_table(
-        tables / "pairs.csv",
-        {
-            "space": ["features", "features", "pixels"], "rank": [1, 2, 1],
-            "tissue": list(SLUGS[:3]), "slot": [4, 0, 11], "distance": [0.31, 0.38, 0.412],
-            "train_index": [1234, 55, 0], "train_tissue": list(SLUGS[1:4]),
-        },
-    )  # fmt: skip
+    thresholds = {
+        "threshold": [0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99], "kept_share": kept,
+        "judge_accuracy": [0.86, 0.865, 0.88, 0.9, 0.93, 0.95, 0.97],
+        "expected_attempts": [1.2, 1.22, 1.3, 1.4, 1.7, 2.9, None], "n_kept": [int(180 * share) for share in kept],
+        "tissues_lost": [0, 0, 0, 0, 0, 0, 2],
+    }  # fmt: skip
+    pairs = {
+        "space": ["features", "features", "pixels"], "rank": [1, 2, 1],
+        "tissue": list(SLUGS[:3]), "slot": [4, 0, 11], "distance": [0.31, 0.38, 0.412],
+        "train_index": [1234, 55, 0], "train_tissue": list(SLUGS[1:4]),
+    }  # fmt: skip
+    lows = np.arange(10) / 10
+    confidence = np.where(lows < 0.3, np.nan, lows + 0.06)
+    bins = {"low": lows, "high": lows + 0.1, "n": np.where(lows < 0.3, 0, 30), "confidence": confidence}
+    reliability = [
+        {"set": name, **bins, "accuracy": confidence - loss * lows} for name, loss in (("test", 0.02), ("raw", 0.15))
+    ]
+    _write_table(tables / "thresholds.csv", thresholds)
+    _write_table(tables / "pairs.csv", pairs)
+    _write_table(tables / "reliability.csv", pd.concat(map(pd.DataFrame, reliability)))
+    filled = [(slug, attempt, 1 - HARD[i] ** attempt) for i, slug in enumerate(SLUGS) for attempt in range(1, 7)]
+    filled += [("all", attempt, 1 - float(np.mean([hard**attempt for hard in HARD]))) for attempt in range(1, 7)]
+    _write_table(tables / "filled.csv", pd.DataFrame(filled, columns=["tissue", "attempt", "filled"]))
     _write_curve(curves / "lora/plots/metrics/train/loss.tsv", [0.09 + 0.02 * np.sin(i) + 0.3 / (i + 1) for i in range(70)], 10)
     for who, best in (("gate", 0.99), ("judge", 0.97)):
         _write_curve(curves / who / "plots/metrics/val/macro_f1.tsv", [best - 0.5 / (i + 1) ** 2 for i in range(8)], 1)
 
 
 def _write_curve(path: Path, values: list[float], step: int) -> None:
-    table = {"step": [(i + 1) * step for i in range(len(values))], path.stem: [float(value) for value in values]}
-    _write_table(path, table, "\t")
+    _write_table(path, {"step": [(i + 1) * step for i in range(len(values))], path.stem: values}, "\t")
 
 
-def _write_table(path: Path, columns: dict[str, list], delimiter: str = ",") -> None:
+def _write_table(path: Path, columns: dict | pd.DataFrame, separator: str = ",") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+    pd.DataFrame(columns).to_csv(path, index=False, sep=separator, float_format="%.4f", lineterminator="\n")
 
 
 def _write_json(path: Path, data: dict) -> None:

@@ -1,7 +1,6 @@
-"""A server on the loopback that answers as the Hugging Face hub and as a plain file archive do, and fails when told to.
+"""A local server that answers like the Hugging Face hub and like a file archive, and fails on request.
 
-The tests of downloading use the real clients: what they do about a lost connection or a wrong answer is theirs alone,
-and a double of a client would only show what we believe. Nothing leaves the computer.
+Tests of downloads use it with the real clients, because a mocked client would only show what we believe it does.
 """
 
 from __future__ import annotations
@@ -31,26 +30,26 @@ _RANGE = re.compile(r"bytes=(?=.*\d)(\d*)-(\d*)")
 
 @dataclass(frozen=True)
 class File:
-    """A file to serve. The hub keeps large ones apart: their bytes lie on another host, and are named by their SHA-256."""
+    """A file to serve. The hub stores large ones on another host, named by their SHA-256."""
 
     data: bytes
     large: bool
 
     @cached_property
     def name(self) -> str:
-        """The hash by which the hub knows the content, and the client its copy: SHA-256, or that of a blob in git."""
+        """The hash of hub and client for this content: SHA-256 of a large file, else that of a git blob."""
         blob = b"blob %d\0" % len(self.data) + self.data
         return hashlib.sha256(self.data).hexdigest() if self.large else hashlib.sha1(blob).hexdigest()
 
     def entry(self, path: str) -> dict:
-        """The line of this file in a listing of its repository."""
+        """The entry of this file in the listing of its repository."""
         entry = {"type": "file", "oid": self.name[:40], "size": len(self.data), "path": path}
         lfs = {"oid": self.name, "size": len(self.data), "pointerSize": 134}
         return entry | {"lfs": lfs} if self.large else entry
 
 
 class Refusal(Exception):
-    """An answer that is an error, with the headers by which the hub's client tells one from another."""
+    """An error response, with the headers that the hub's client reads."""
 
     def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None):
         super().__init__(message)
@@ -60,15 +59,14 @@ class Refusal(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves until the `with` block ends; afterwards its address refuses connections, as if there were no network.
+    """Serves until the `with` block ends; afterwards its address refuses connections, as without a network.
 
-    `url` is the endpoint for the hub's client; `requests` holds method, path without query, and Range header of each. A
-    fault holds for every path that contains the given one, for `times` requests (None: for ever); cut and corrupt count
-    only successful GETs.
+    `url` is the endpoint for the hub's client; `requests` lists method, path without query, and Range header. A fault applies
+    to every path that contains the given one, for `times` requests (None: for ever); cut and corrupt count successful GETs.
     """
 
     daemon_threads = True
-    # The hub's client opens eight connections at once, and one that finds the queue full waits for a second.
+    # the hub's client opens eight connections at once, and one that finds the queue full waits for a second
     request_queue_size = 32
 
     def __init__(self):
@@ -81,11 +79,11 @@ class Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        # The same server under another name: the client follows a redirect to its own host by other rules than one away.
+        # the client follows redirects to another host by other rules, so this is another name of the same server
         self.cdn_url = f"http://localhost:{self.server_address[1]}"
 
     def server_bind(self):
-        """Binds without looking up the host's name, which could ask the network."""
+        """Binds without looking up the host's name, which could use the network."""
         socketserver.TCPServer.server_bind(self)
 
     def __enter__(self) -> Server:
@@ -99,7 +97,7 @@ class Server(ThreadingHTTPServer):
         self.server_close()
 
     def add_repo(self, repo_id: str, folder: Path, revision: str = REVISION) -> str:
-        """Serves a folder as a new commit of a model repository, where its branch main then is; returns the commit."""
+        """Serves a folder as the newest commit of a model repository; returns the commit."""
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         files = {name: File(path.read_bytes(), path.suffix in LARGE_SUFFIXES) for name, path in paths.items()}
         self.repos.setdefault(repo_id, {})[revision] = files
@@ -107,7 +105,7 @@ class Server(ThreadingHTTPServer):
         return revision
 
     def add_file(self, path: str, source: Path | bytes, redirect: bool = False) -> str:
-        """Serves a file, by way of the other host where `redirect`; returns its address. A query makes no difference."""
+        """Serves a file, optionally through a redirect to the other host; returns its address."""
         file = File(source if isinstance(source, bytes) else source.read_bytes(), large=True)
         self.files[f"/cdn{path}" if redirect else path] = file
         if redirect:
@@ -115,27 +113,27 @@ class Server(ThreadingHTTPServer):
         return self.url + quote(path)
 
     def fail(self, path: str, status: int = 500, times: int | None = 1, method: str | None = None):
-        """Answers with an error, to requests of one method (GET, HEAD) or of any."""
+        """Answers requests of one method (GET, HEAD), or of any, with an error."""
         self._fault("fail", path, times, status, method)
 
     def cut(self, path: str, after_bytes: int = 1000, times: int | None = 1):
-        """Announces the whole body and closes the connection after a part of it."""
+        """Announces the whole body but closes the connection after a part of it."""
         self._fault("cut", path, times, after_bytes, "GET")
 
     def corrupt(self, path: str, times: int | None = 1):
-        """Flips a bit in the middle of the body; the length stays."""
+        """Flips a bit in the middle of the body."""
         self._fault("corrupt", path, times, True, "GET")
 
     def ignore_ranges(self, path: str, times: int | None = None):
-        """Answers 200 with the whole file where a part was asked for, as servers may."""
+        """Answers a request for a range with 200 and the whole file, as servers may."""
         self._fault("ignore_ranges", path, times, True, None)
 
     def heal(self):
-        """Ends all faults."""
+        """Removes all faults."""
         self._faults.clear()
 
     def gate(self, repo_id: str):
-        """Lets everyone list the repository and nobody read its files, as the hub does until terms are accepted."""
+        """Allows listing the repository but not reading its files, like the hub before terms are accepted."""
         self.gated.add(repo_id)
 
     def _fault(self, kind: str, path: str, times: int | None, value: int, method: str | None):
@@ -143,7 +141,7 @@ class Server(ThreadingHTTPServer):
         self._faults.append({"kind": kind, "path": path, "left": left, "value": value, "method": method})
 
     def take(self, kind: str, path: str, method: str) -> int | None:
-        """The value of the first such fault left for the path, which is then used up by one; None where none is."""
+        """Uses the first remaining fault of a kind for a path, and returns its value; None if there is none."""
         with self._lock:
             for fault in self._faults:
                 if fault["kind"] == kind and fault["left"] and fault["path"] in path and fault["method"] in (None, method):
@@ -154,8 +152,8 @@ class Server(ThreadingHTTPServer):
     def commit(self, repo_id: str, revision: str | None) -> tuple[str, dict[str, File]]:
         """A commit, named by its hash or as main, and its files.
 
-        Of a repository that does not exist the hub tells anonymous clients 401. It sends no code with it; one is sent
-        here, since the client guesses the meaning of a bare 401 on https addresses only.
+        For a missing repository the hub answers anonymous clients with a bare 401, whose meaning the client guesses on https
+        addresses only. Here the 401 carries a code.
         """
         if repo_id not in self.repos:
             raise Refusal(401, "Invalid username or password.", "RepoNotFound")
@@ -167,13 +165,13 @@ class Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Takes one request for each connection, so that none outlives the server and is answered when it is gone."""
+    """Answers one request per connection, so that no connection outlives the server."""
 
     protocol_version = "HTTP/1.1"
     server: Server
 
     def log_message(self, *_):
-        """The log is `Server.requests`."""
+        """Logs nothing; see `Server.requests`."""
 
     def do_GET(self):
         path = urlsplit(self.path).path
@@ -195,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(302, {"Location": self.server.moved[self.name]})
         for pattern, send in ((_INFO, self._send_info), (_TREE, self._send_tree), (_RESOLVE, self._send_resolved)):
             if match := pattern.fullmatch(path):
-                # Unquoted only now: a revision may hold a quoted slash.
+                # unquoted only now, because a revision may contain a quoted slash
                 return send(*(group and unquote(group) for group in match.groups()))
         raise Refusal(404, "Entry not found", "EntryNotFound")
 
@@ -206,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json(info | {"siblings": [{"rfilename": name} for name in files]})
 
     def _send_tree(self, repo: str, revision: str):
-        """The whole tree, files only: the clients ask for it recursively and pass over the folders."""
+        """The files of the whole tree; the clients ask for it recursively and ignore folders."""
         self._send_json([file.entry(name) for name, file in self.server.commit(repo, revision)[1].items()])
 
     def _send_resolved(self, repo: str, revision: str, name: str):
@@ -252,6 +250,6 @@ class _Handler(BaseHTTPRequestHandler):
                 middle = len(body) // 2
                 body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
             body = body[: self.server.take("cut", self.name, self.command)]
-        # A client may leave without reading, as torchvision's does that only wants to know where a redirect leads.
+        # a client may leave without reading, such as torchvision's when it resolves a redirect
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body)

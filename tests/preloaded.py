@@ -1,4 +1,4 @@
-"""What stages import, imported once: a process that is forked from one that has it begins with the work itself."""
+"""Imports of all stages, made once: a process that is forked from one that has them starts with its work."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ import torch._dynamo  # noqa: F401
 import torchvision.models  # noqa: F401
 import transformers
 
-# these load their parts when they are asked for
+# these packages import their parts on access
 LAZY = (
     accelerate.Accelerator,
     diffusers.StableDiffusionPipeline,
     diffusers.DPMSolverMultistepScheduler,
-    diffusers.training_utils.EMAModel,
     transformers.CLIPTextModel,
     transformers.CLIPTokenizer,
 )
@@ -32,10 +31,10 @@ for _path in (Path(__file__).parent.parent / "stages").glob("*.py"):
     importlib.import_module(f"stages.{_path.stem}")
 
 
-def run(module: str, args: list[str], environment: dict[str, str], said: str) -> None:
-    """Runs a command as `python -m` would, with what it says in a file."""
+def run(module: str, args: list[str], environment: dict[str, str], messages: str) -> None:
+    """Runs a command as `python -m` would, with its output in a file."""
     os.environ.update(environment)
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    file = os.open(messages, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
     sys.argv = [module, *args]

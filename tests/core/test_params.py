@@ -1,65 +1,109 @@
-"""params.yaml: the committed file is valid as a whole, and every kind of mistake is one line that names the place."""
+"""params.yaml and configs/: committed files are valid, and every mistake is one line with file, key, value and fix."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from conftest import ROOT, tiny_tree, write_params
+from conftest import ROOT, tiny_base_settings, tiny_tree, write_params
 
-from pathsynth.cli.check import Benchmark
+from pathsynth.bundled_base.settings import BaseSettings
+from pathsynth.classifiers.settings import Classifiers
+from pathsynth.cli.check import check_benchmark, check_lora, find_mistakes
 from pathsynth.core.errors import ParamsError
-from pathsynth.core.params import load_params, read_yaml, validate
-from pathsynth.data import labels
+from pathsynth.core.params import BENCHMARKS, config_names, load_params, lora_names, read_yaml, resolve_lora, validate
+from pathsynth.data.settings import AnyDataset
+from pathsynth.diffusion.settings import Prompts
 from pathsynth.finetuning.settings import LoraSettings
 
-COMMITTED = read_yaml(ROOT / "params.yaml")
+PARAMS = ROOT / "params.yaml"
+COMMITTED = read_yaml(PARAMS)
 
 
-@pytest.mark.parametrize("name", COMMITTED["benchmarks"])
-def test_every_committed_benchmark_is_valid(name):
-    assert validate("params.yaml", name, Benchmark, COMMITTED["benchmarks"][name]).classifiers.gate.architecture == "resnet18"
+@pytest.mark.parametrize("name", config_names(ROOT / BENCHMARKS))
+def test_committed_benchmark_is_valid(name):
+    assert check_benchmark(ROOT, name).classifiers.gate.architecture == "resnet18"
 
 
-@pytest.mark.parametrize("name", COMMITTED["loras"])
-def test_every_committed_lora_is_valid(name):
-    assert validate("params.yaml", name, LoraSettings, COMMITTED["loras"][name]).adapter.rank > 0
+@pytest.mark.parametrize("name", lora_names(PARAMS, COMMITTED))
+def test_committed_lora_is_valid(name):
+    assert check_lora(PARAMS, COMMITTED, name).adapter.rank > 0
+
+
+def test_parameter_file_fits_two_screens():
+    assert PARAMS.stat().st_size < 6000
 
 
 def test_paper_v9_is_the_published_configuration():
-    lora = validate("params.yaml", "paper_v9", LoraSettings, COMMITTED["loras"]["paper_v9"])
-    assert (lora.adapter.rank, lora.adapter.lora_alpha, lora.adapter.init_lora_weights) == (4, 4.0, "gaussian")
+    lora = check_lora(PARAMS, COMMITTED, "paper_v9")
+    assert (lora.adapter.rank, lora.adapter.lora_alpha) == (4, 4.0)
     assert set(lora.adapter.target_modules) == {"to_k", "to_q", "to_v", "to_out.0"}
-    training = lora.training
+    training, schedule = lora.training, lora.schedule
     assert (training.train_batch_size, training.gradient_accumulation_steps, training.max_train_steps) == (24, 4, 2000)
     assert (lora.optimizer.learning_rate, lora.optimizer.weight_decay, lora.optimizer.max_grad_norm) == (5e-5, 1e-4, 0.5)
-    assert (lora.schedule.lr_scheduler, lora.schedule.restart_steps, lora.schedule.restart_mult) == (
-        "cosine_warm_restarts",
-        500,
-        2,
-    )
-    assert (lora.objective.noise_offset, lora.objective.snr_gamma, lora.objective.ema_decay) == (0.15, None, None)
+    assert (schedule.lr_scheduler, schedule.restart_steps, schedule.restart_mult) == ("cosine_warm_restarts", 500, 2)
+    assert (lora.objective.noise_offset, lora.objective.snr_gamma) == (0.15, None)
     assert (lora.objective.caption_dropout, lora.objective.flips, training.mixed_precision) == (0.0, False, "no")
     assert COMMITTED["seed"] == 1337
 
 
 def test_selected_entries_are_loaded(tmp_path):
     params = load_params(write_params(tmp_path / "params.yaml", tiny_tree()))
-    assert (params.seed, params.benchmark_name, params.lora_name, params.lora.adapter.rank) == (7, "tiny", "r2", 2)
+    assert (params.seed, params.benchmark_name, params.lora_name) == (7, "tiny", "r2")
+    assert params.section("lora", LoraSettings).adapter.rank == 2
+    assert params.section("dataset", AnyDataset).image_size == 32
 
 
-def test_an_entry_that_is_not_selected_may_be_wrong(tmp_path):
+def test_sections_that_are_not_read_may_be_wrong(tmp_path):
     tree = tiny_tree()
     tree["loras"]["r3"] = {"rank": "many"}
-    assert load_params(write_params(tmp_path / "params.yaml", tree)).lora_name == "r2"
+    tree["benchmarks"]["tiny"]["evaluation"] = None
+    assert load_params(write_params(tmp_path / "params.yaml", tree)).section("dataset", AnyDataset).source == "phantom"
 
 
-def test_names_are_fit_for_files_and_tables(tmp_path):
+class TestLayers:
+    """A LoRA configuration is a list of families and differences."""
+
+    TREE: ClassVar[dict] = {
+        "lora_families": {"a": [{"x": 1, "n": {"p": 1, "q": [1, 2]}}], "b": ["a", {"n": {"p": 2}}]},
+        "loras": {"one": ["a"], "two": ["b", {"n": {"q": [3]}}, {"x": None}], "loop": ["missing"], "plain": 1},
+    }
+
+    def test_later_layers_win_and_nested_mappings_are_merged(self):
+        assert resolve_lora("f", self.TREE, "one") == {"x": 1, "n": {"p": 1, "q": [1, 2]}}
+        assert resolve_lora("f", self.TREE, "two") == {"x": None, "n": {"p": 2, "q": [3]}}
+
+    def test_resolving_changes_no_family(self):
+        before = copy.deepcopy(self.TREE)
+        resolve_lora("f", self.TREE, "two")
+        assert before == self.TREE
+
+    def test_unknown_family_is_named(self):
+        with pytest.raises(ParamsError, match=r"f: loras.loop: 'missing' is not an entry of lora_families; allowed: a, b$"):
+            resolve_lora("f", self.TREE, "loop")
+
+    def test_entry_that_is_not_a_list_is_named(self):
+        with pytest.raises(ParamsError, match=r"f: loras.plain: 1: must be a list of family names and mappings"):
+            resolve_lora("f", self.TREE, "plain")
+
+    def test_family_of_itself_is_an_error(self):
+        tree = {"lora_families": {"a": ["b"], "b": ["a"]}, "loras": {"one": ["a"]}}
+        with pytest.raises(ParamsError, match=r"'a' is not an entry of lora_families"):
+            resolve_lora("f", tree, "one")
+
+
+def test_section_may_be_a_list_of_mappings(tmp_path):
     tree = tiny_tree()
-    tree["lora"] = "=r2 | x"
-    tree["loras"]["=r2 | x"] = tree["loras"]["r2"]
-    with pytest.raises(ParamsError, match=r"lora: '=r2 \| x': names have letters, digits"):
-        load_params(write_params(tmp_path / "params.yaml", tree))
+    gate = tree["benchmarks"]["tiny"]["classifiers"]["gate"]
+    parts = [dict(list(gate.items())[:5]), dict(list(gate.items())[5:]), {"augmentation": {"flips": False}}]
+    tree["benchmarks"]["tiny"]["classifiers"]["gate"] = parts
+    tree["benchmarks"]["tiny"]["dataset"] = [tree["benchmarks"]["tiny"]["dataset"]]
+    params = load_params(write_params(tmp_path / "params.yaml", tree))
+    gate = params.section("classifiers", Classifiers).gate
+    assert not gate.augmentation.flips and gate.augmentation.rotate90
+    assert params.section("dataset", AnyDataset).image_size == 32
 
 
 def _set(*path_and_value):
@@ -82,112 +126,128 @@ def _medmnist(**changes):
     return common | {"channels": 3, "image_size": 32} | changes
 
 
-HALVES = {"weight_dtype": "fp16", "mixed_precision": "bf16"}
 T, L = ("benchmarks", "tiny"), ("loras", "r2")
+SAMPLER = (*T, "generation", "sampler")
+P, B, W = "params.yaml", "configs/benchmarks/tiny.yaml", "configs/prompts/tiny.yaml"
+# What is changed, the file that the message names, and how it goes on.
 MISTAKES = {
-    "unknown top key": (_set("sede", 1), "sede: unknown key; allowed: seed, deterministic, processes, benchmark"),
-    "missing top key": (_set("seed", KeyError), "seed: missing"),
-    "unknown lora": (_set("lora", "r9"), "lora: 'r9' is not an entry of loras; allowed: r2, r3"),
-    "unknown benchmark": (_set("benchmark", "moon"), "benchmark: 'moon' is not an entry of benchmarks; allowed: tiny"),
-    "seed is text": (_set("seed", "one"), "seed: 'one': must be a whole number"),
-    "seed is true": (_set("seed", True), "seed: True: must be a whole number"),
-    "negative seed": (_set("seed", -1), "seed: -1: must be"),
-    "unknown key": (_set(*L, "adapter", "rnak", 4), "loras.r2.adapter.rnak: unknown key; allowed: rank, lora_alpha"),
-    "unknown key in dataset": (
-        _set(*T, "dataset", "size", 4),
-        "benchmarks.tiny.dataset.size: unknown key; allowed: labels, channels, image_size, source, train_per",
+    "misspelt key": (
+        lambda tree: tree["loras"]["r2"]["adapter"].update(rnk=tree["loras"]["r2"]["adapter"].pop("rank")), P,
+        "loras.r2.adapter.rnk: unknown key; allowed: rank, lora_alpha",
     ),
-    "unknown source": (_set(*T, "dataset", "source", "moon"), "benchmarks.tiny.dataset: "),
-    "missing key": (_set(*L, "optimizer", "beta1", KeyError), "loras.r2.optimizer.beta1: missing"),
-    "wrong type": (_set(*L, "adapter", "rank", "four"), "loras.r2.adapter.rank: 'four': "),
-    "out of range": (_set(*L, "adapter", "rank", 0), "loras.r2.adapter.rank: 0: input should be greater than 0"),
-    "nan": (_set(*L, "optimizer", "learning_rate", float("nan")), "loras.r2.optimizer.learning_rate: nan: "),
-    "infinite": (_set(*T, "generation", "guidance_scale", float("inf")), "generation.guidance_scale: inf: "),
-    "same seed for gate and judge": (
-        _set(*T, "classifiers", "judge", "seed", 1),
-        "benchmarks.tiny.classifiers: judge and gate both have seed 1",
-    ),
-    "zero images": (
-        _set(*T, "generation", "images_per_tissue", 0),
-        "generation.images_per_tissue: 0: input should be greater than 0",
-    ),
+    "unknown top key": (_set("sede", 1), P, "sede: unknown key; allowed: seed, deterministic, processes, benchmark"),
+    "missing top key": (_set("seed", KeyError), P, "seed: missing"),
+    "unknown lora": (_set("lora", "r9"), P, "lora: 'r9' is not an entry of loras; allowed: r2, r3"),
+    "unknown benchmark": (_set("benchmark", "moon"), P, "benchmark: 'moon' is not a file in configs/benchmarks; allowed: tiny"),
+    "seed is text": (_set("seed", "one"), P, "seed: 'one': input should be a valid integer"),
+    "seed is true": (_set("seed", True), P, "seed: True: input should be a valid integer"),
+    "negative seed": (_set("seed", -1), P, "seed: -1: input should be greater than or equal to 0"),
+    "deterministic is a word": (_set("deterministic", "maybe"), P, "deterministic: 'maybe': input should be a valid boolean"),
+    "no process": (_set("processes", 0), P, "processes: 0: input should be greater than or equal to 1"),
+    "name with a dot": (_set("loras", "r1.5", {}), P, "loras: 'r1.5': DVC splits names at dots"),
+    "name with a pipe": (_set("loras", "a|b", {}), P, "loras: 'a|b': allowed in names: letters, digits, '_' and '-'"),
+    "table of the wrong kind": (_set("lora_families", 1), P, "lora_families: must map names to entries"),
+    "unknown key": (_set(*L, "adapter", "rnak", 4), P, "loras.r2.adapter.rnak: unknown key; allowed: rank, lora_alpha"),
+    "missing key": (_set(*L, "adapter", "rank", KeyError), P, "loras.r2.adapter.rank: missing"),
+    "wrong type": (_set(*L, "adapter", "rank", "four"), P, "loras.r2.adapter.rank: 'four': input should be a valid integer"),
+    "out of range": (_set(*L, "adapter", "rank", 0), P, "loras.r2.adapter.rank: 0: input should be greater than 0"),
+    "nan": (_set(*L, "optimizer", "learning_rate", float("nan")), P, "loras.r2.optimizer.learning_rate: nan: "),
     "not among": (
-        _set(*L, "schedule", "lr_scheduler", "cosin"),
-        "schedule.lr_scheduler: 'cosin': input should be 'constant', 'linear'",
+        _set(*L, "schedule", "lr_scheduler", "cosin"), P,
+        "loras.r2.schedule.lr_scheduler: 'cosin': input should be 'constant', 'linear'",
     ),
     "restarts missing": (
-        _set(*L, "schedule", "lr_scheduler", "cosine_warm_restarts"),
-        "loras.r2.schedule: restart_steps and restart_mult are numbers",
+        _set(*L, "schedule", "lr_scheduler", "cosine_warm_restarts"), P,
+        "loras.r2.schedule: restart_steps and restart_mult must be numbers",
     ),
     "warm-up too long": (
-        _set(*L, "schedule", "warmup_steps", 2),
+        _set(*L, "schedule", "warmup_steps", 2), P,
         "loras.r2: schedule.warmup_steps must be less than training.max_train_steps (2)",
     ),
-    "no targets": (
-        _set(*L, "adapter", "target_modules", []),
-        "loras.r2.adapter.target_modules: []: list should have at least 1 item",
+    "no targets": (_set(*L, "adapter", "target_modules", []), P, "loras.r2.adapter.target_modules: []: list should have"),
+    "formats of training": (
+        _set(*L, "training", "weight_dtype", "bf16"), P,
+        "loras.r2.training: weight_dtype: 'bf16' needs mixed_precision: bf16",
     ),
-    "template without label": (
-        _set(*T, "prompts", "plain", "tissue"),
-        "benchmarks.tiny.prompts: plain: the template must contain {label}",
+    "unknown section": (_set(*T, "datasets", {}), B, "datasets: unknown key; allowed: dataset, base, classifiers"),
+    "missing section": (_set(*T, "generation", KeyError), B, "generation: missing"),
+    "unknown key in dataset": (
+        _set(*T, "dataset", "size", 4), B, "dataset.size: unknown key; allowed: labels, channels, image_size, source, train_per"
     ),
-    "sentence missing": (
-        _set(*T, "prompts", "described", "mucus", KeyError),
-        "benchmarks.tiny: prompts.described: needs one sentence for each",
+    "unknown source": (_set(*T, "dataset", "source", "moon"), B, "dataset: "),
+    "infinite": (_set(*SAMPLER, "guidance_scale", float("inf")), B, "generation.sampler.guidance_scale: inf: "),
+    "zero images": (_set(*T, "generation", "images_per_tissue", 0), B, "generation.images_per_tissue: 0: input should be"),
+    "same seed for gate and judge": (
+        _set(*T, "classifiers", "judge", "seed", 1), B, "classifiers: gate and judge both have seed 1"
     ),
     "judge is the gate": (
-        _set(*T, "classifiers", "judge", "architecture", "resnet18"),
-        "the judge must be another architecture",
+        _set(*T, "classifiers", "judge", "architecture", "resnet18"), B, "classifiers: gate and judge are both 'resnet18'"
     ),
-    "stem does not fit": (_set(*T, "classifiers", "judge", "stem", "small"), "stem: 'small' is for ResNets"),
+    "stem does not fit": (
+        _set(*T, "classifiers", "judge", "stem", "small"), B, "classifiers.judge: stem: 'small' needs a ResNet"
+    ),
     "path of two": (
-        _set(*T, "base", "pretrained_model_name_or_path", ["a", "b"]),
-        "benchmarks.tiny.base.pretrained_model_name_or_path: ['a', 'b']: input should be a valid string",
+        _set(*T, "base", "pretrained_model_name_or_path", ["a", "b"]), B,
+        "base.pretrained_model_name_or_path: ['a', 'b']: input should be a valid string",
     ),
     "labels of another set": (
-        _set(*T, "dataset", _medmnist(labels="tissuemnist")),
-        "benchmarks.tiny.dataset: labels: 'tissuemnist' are of another set; allowed: bloodmnist, or a list of 8 labels",
+        _set(*T, "dataset", _medmnist(labels="tissuemnist")), B,
+        "dataset: labels: 'tissuemnist' is a different set; allowed: bloodmnist, or a list of 8 labels",
     ),
-    "too few labels": (_set(*T, "dataset", _medmnist(labels=["a", "b"])), "labels: 2 for the 8 classes of bloodmnist"),
-    "grey where colour is": (_set(*T, "dataset", _medmnist(channels=1)), "channels: bloodmnist has 3, not 1"),
+    "too few labels": (_set(*T, "dataset", _medmnist(labels=["a", "b"])), B, "labels: 2 for the 8 classes of bloodmnist"),
+    "grey where colour is": (_set(*T, "dataset", _medmnist(channels=1)), B, "channels: bloodmnist has 3, not 1"),
     "unknown set": (
-        _set(*T, "dataset", _medmnist(flag="moonmnist")),
+        _set(*T, "dataset", _medmnist(flag="moonmnist")), B,
         "dataset.flag: 'moonmnist': not a MedMNIST set; allowed: pathmnist",
     ),
     "base without owner": (
-        _set(*T, "base", {"pretrained_model_name_or_path": "sd", "revision": "0" * 40, "variant": None}),
-        "benchmarks.tiny.base: 'sd' is no repository of the hub, OWNER/NAME; for a local folder use revision: null",
+        _set(*T, "base", {"pretrained_model_name_or_path": "sd", "revision": "0" * 40, "variant": None}), B,
+        "base: 'sd' is not a hub repository (OWNER/NAME); for a local folder use revision: null",
     ),
-    "a branch": (_set(*T, "base", "revision", "main"), "benchmarks.tiny.base.revision: 'main': string should match"),
+    "a branch": (_set(*T, "base", "revision", "main"), B, "base.revision: 'main': string should match"),
     "checksum without file": (
-        _set(*T, "classifiers", "gate", "weights_sha256", "0" * 64),
-        "classifiers.gate: weights_sha256: is for a file, and weights is 'none'",
-    ),
-    "formats of training": (
-        _set(*L, "training", "weight_dtype", "bf16"),
-        "loras.r2.training: weight_dtype: 'bf16' needs mixed_precision: bf16",
+        _set(*T, "classifiers", "gate", "weights_sha256", "0" * 64), B,
+        "classifiers.gate: weights_sha256: only applies to a file, and weights is 'none'",
     ),
     "formats of generation": (
-        _set(*T, "generation", tiny_tree()["benchmarks"]["tiny"]["generation"] | HALVES),
-        "benchmarks.tiny.generation: weight_dtype: 'fp16' needs mixed_precision: no or fp16",
+        lambda tree: tree["benchmarks"]["tiny"]["generation"]["sampler"].update(weight_dtype="fp16", mixed_precision="bf16"), B,
+        "generation.sampler: weight_dtype: 'fp16' needs mixed_precision: no or fp16",
     ),
-    "deterministic is a word": (_set("deterministic", "maybe"), "deterministic: 'maybe': must be true or false"),
-    "no process": (_set("processes", 0), "processes: 0: must be a whole number from 1 to 1024"),
-    "entry is no mapping": (_set("loras", "r2", 4), "loras.r2: 4: input should be"),
+    "usefulness by the best epoch": (
+        _set(*T, "evaluation", "usefulness", "classifier", "checkpoint", "best"), B,
+        "evaluation.usefulness: classifier.checkpoint: 'best' would select by real images; allowed: 'last'",
+    ),
+    "template without label": (_set(*T, "prompts", "plain", "tissue"), W, "plain: the template must contain {label}"),
+    "sentence missing": (
+        _set(*T, "prompts", "described", "mucus", KeyError), W, "described: needs one sentence for each of adipose"
+    ),
+    "prompts missing": (_set(*T, "prompts", KeyError), W, "cannot be read: No such file"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_is_one_line_with_file_key_value_and_remedy(mistake, tmp_path):
-    change, expected = MISTAKES[mistake]
-    tree = copy.deepcopy(tiny_tree())
+def test_mistake_is_one_line_with_file_key_value_and_fix(mistake, tmp_path):
+    change, file, expected = MISTAKES[mistake]
+    tree = tiny_tree()
     change(tree)
     path = write_params(tmp_path / "params.yaml", tree)
-    with pytest.raises(ParamsError) as caught:
-        load_params(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message
-    assert expected in message
+    messages = [str(error) for error in find_mistakes(path)]
+    assert messages and not any("\n" in message for message in messages)
+    assert any(message.startswith(f"{tmp_path / file}: ") and expected in message for message in messages), messages
+
+
+def test_check_finds_mistakes_in_entries_that_are_not_selected(tmp_path):
+    tree = tiny_tree()
+    tree["benchmarks"]["other"] = copy.deepcopy(tree["benchmarks"]["tiny"]) | {"base": {}}
+    tree["loras"]["r3"]["adapter"]["rank"] = -1
+    path = write_params(tmp_path / "params.yaml", tree)
+    (tmp_path / "configs/prompts/unused.yaml").write_text("plain: x {label}\n")
+    load_params(path)
+    assert [str(error).removeprefix(f"{tmp_path}/").split(":")[0] for error in find_mistakes(path)] == [
+        "configs/benchmarks/other.yaml",
+        "configs/prompts/unused.yaml",
+        "params.yaml",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -213,10 +273,6 @@ def test_missing_file_is_one_line(tmp_path):
 
 
 def test_unknown_key_in_a_list_is_named():
-    from conftest import tiny_base_settings
-
-    from pathsynth.bundled_base.settings import BaseSettings
-
     tree = tiny_base_settings().model_dump()
     tree["unet"]["phases"][1]["step"] = 3
     with pytest.raises(ParamsError, match=r"unet\.phases\.1\.step: unknown key; allowed: steps, learning_rate"):
@@ -229,12 +285,21 @@ def test_exponents_without_a_dot_are_numbers_as_in_dvc(tmp_path):
     assert read_yaml(path) == {"a": 1e-4}
 
 
-def test_prompt_sets():
-    benchmark = tiny_tree()["benchmarks"]["tiny"]
-    benchmark["prompts"] = {
-        "plain": "an area with {label}",
-        "described": {slug: f"sentence on {slug}" for slug in labels.SLUGS},
-    }
-    benchmark = validate("params.yaml", "tiny", Benchmark, benchmark)
-    assert benchmark.texts("plain")[5] == "an area with smooth muscle"
-    assert benchmark.texts("described")[5] == "sentence on smooth_muscle"
+def test_prompt_sets(tmp_path):
+    params = load_params(write_params(tmp_path / "params.yaml", tiny_tree()))
+    prompts, dataset = params.section("prompts", Prompts), params.section("dataset", AnyDataset)
+    assert prompts.texts("plain", dataset)[5] == "an area with smooth muscle"
+    assert prompts.texts("described", dataset)[5] == "many pink smooth_muscle dots"
+
+
+def test_fingerprint_follows_every_value_but_the_number_of_processes(tmp_path):
+    def fingerprint(name: str, change=lambda tree: None) -> str:
+        tree = tiny_tree()
+        change(tree)
+        Path(tmp_path / name).mkdir()
+        return load_params(write_params(tmp_path / name / "params.yaml", tree)).fingerprint()
+
+    same = fingerprint("a")
+    assert fingerprint("b", _set("processes", 2)) == same
+    changes = (_set("seed", 8), _set(*L, "adapter", "rank", 3), _set(*SAMPLER, "batch_size", 7), _set("lora", "r3"))
+    assert same not in {fingerprint(f"c{number}", change) for number, change in enumerate(changes)}

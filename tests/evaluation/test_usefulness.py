@@ -1,4 +1,4 @@
-"""Usefulness: what is trained on what, and what comes of too little."""
+"""Usefulness: training sets, scores, and sets that are too small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathsynth.core.params import validate
 from pathsynth.data import labels
 from pathsynth.data.generated import LabelledImages
 from pathsynth.evaluation import usefulness
-from pathsynth.evaluation.settings import UsefulnessSettings
+from pathsynth.evaluation.usefulness import UsefulnessSettings
 
 
 def settings(**classifier) -> UsefulnessSettings:
@@ -19,18 +19,20 @@ def settings(**classifier) -> UsefulnessSettings:
     return UsefulnessSettings.model_validate(tree | {"classifier": tree["classifier"] | classifier})
 
 
-def test_real_images_are_as_many_as_synthetic_ones_and_drawn_anew(tiny_prepared):
+def test_training_sets_match_the_synthetic_set_and_differ_between_repeats(tiny_prepared):
     made = LabelledImages(tiny_prepared.images("val"), np.repeat([0, 3], 9).astype(np.uint8))
-    sources = [usefulness._sources(tiny_prepared, made, seed=1, repeat=repeat) for repeat in (0, 0, 1)]
+    sources = [usefulness._training_sets(tiny_prepared, made, seed=1, repeat=repeat) for repeat in (0, 0, 1)]
     images, chosen = sources[0]["real"]
     # there are four real ones of each tissue
     assert np.bincount(chosen, minlength=9).tolist() == [4, 0, 0, 4, 0, 0, 0, 0, 0]
     assert len(images) == 8 and images[np.arange(8)].shape == (8, 32, 32, 3)
     few = LabelledImages(made.images[:4], np.array([0, 0, 3, 3], np.uint8))
-    draws = [usefulness._sources(tiny_prepared, few, 1, repeat)["real"][0].indices.tolist() for repeat in (0, 0, 1, 2, 3, 4)]
+    draws = [
+        usefulness._training_sets(tiny_prepared, few, 1, repeat)["real"][0].indices.tolist() for repeat in (0, 0, 1, 2, 3, 4)
+    ]
     assert draws[0] == draws[1] and len({tuple(draw) for draw in draws}) > 1
     assert "twice_real" not in sources[0]
-    twice, twice_labels = usefulness._sources(tiny_prepared, few, 1, 0)["twice_real"]
+    twice, twice_labels = usefulness._training_sets(tiny_prepared, few, 1, 0)["twice_real"]
     assert len(twice) == 8 and np.bincount(twice_labels).tolist() == [4, 0, 0, 4]
     both, both_labels = sources[0]["real_and_synthetic"]
     order = np.array([9, 0, 25, 3])
@@ -40,8 +42,9 @@ def test_real_images_are_as_many_as_synthetic_ones_and_drawn_anew(tiny_prepared)
     assert both_labels[order].tolist() == [0, 0, 3, 3]
 
 
-def test_images_that_show_their_tissue_are_worth_more_than_those_that_do_not(tiny_prepared):
-    """Flat colours for tissues; a second set has its labels mixed up."""
+@pytest.mark.slow
+def test_correct_labels_are_more_useful_than_wrong_ones(tiny_prepared):
+    """Tissues are flat colours."""
 
     class Coloured:
         slugs = labels.SLUGS[:2]
@@ -60,8 +63,10 @@ def test_images_that_show_their_tissue_are_worth_more_than_those_that_do_not(tin
     wanted = settings(epochs=2, batch_size=8, learning_rate=3e-3, augmentation={
         "flips": True, "rotate90": True, "stain": 0.0, "brightness": 0.0, "blur": 0.0
     })  # fmt: skip
-    right = usefulness.usefulness(Coloured(), LabelledImages(coloured(y_true), y_true), wanted, 1, "cpu", trained_on="raw")
-    wrong = usefulness.usefulness(Coloured(), LabelledImages(coloured(1 - y_true), y_true), wanted, 1, "cpu", trained_on="raw")
+    right, wrong = (
+        usefulness.measure_usefulness(Coloured(), LabelledImages(coloured(shown), y_true), wanted, 1, "cpu", trained_on="raw")
+        for shown in (y_true, 1 - y_true)
+    )
     assert right["synthetic"]["accuracy_mean"] > 0.9 > 0.1 > wrong["synthetic"]["accuracy_mean"]
     assert right["real"] == wrong["real"], "the real images are the same"
     assert right["real_and_synthetic"]["n_images"] == 64
@@ -70,29 +75,29 @@ def test_images_that_show_their_tissue_are_worth_more_than_those_that_do_not(tin
     assert set(right["synthetic"]["per_tissue"]) == set(labels.SLUGS[:2])
 
 
-def test_nothing_to_train_on_is_said(tiny_prepared):
+def test_too_few_images_have_a_reason(tiny_prepared):
     for count in (0, 1):
         few = LabelledImages(tiny_prepared.images("val")[:count], np.zeros(count, np.uint8))
-        result = usefulness.usefulness(tiny_prepared, few, settings(), 1, "cpu", trained_on="raw")
-        assert result["synthetic"] == {"n_images": count, "undefined": "less than 2 synthetic images to train on"}
+        result = usefulness.measure_usefulness(tiny_prepared, few, settings(), 1, "cpu", trained_on="raw")
+        assert result["synthetic"] == {"n_images": count, "undefined": "fewer than 2 synthetic images to train on"}
 
 
-def test_a_choice_by_real_images_is_refused():
+def test_selection_by_real_images_is_refused():
     tree = tiny_tree()["benchmarks"]["tiny"]["evaluation"]["usefulness"]
     tree["classifier"]["checkpoint"] = "best"
-    with pytest.raises(ParamsError, match="'best' would choose by real images; allowed: 'last'"):
+    with pytest.raises(ParamsError, match="'best' would select by real images; allowed: 'last'"):
         validate("params.yaml", "x", UsefulnessSettings, tree)
 
 
 @pytest.mark.parametrize("count", [5, 16, 33])
-def test_every_training_has_the_same_number_of_steps_and_a_pass_sees_each_image_once(count, monkeypatch):
+def test_a_pass_uses_each_image_at_most_once(count, monkeypatch):
     from itertools import islice
 
     import torch
 
-    from pathsynth.classifiers.training import _batches, steps_per_epoch
+    from pathsynth.classifiers.training import _shuffled_batches, steps_per_epoch
 
-    batches = list(islice(_batches(count, 4, torch.Generator().manual_seed(1)), 12))
+    batches = list(islice(_shuffled_batches(count, 4, torch.Generator().manual_seed(1)), 12))
     per_pass = steps_per_epoch(count, 4)
     assert per_pass == count // 4 and len(batches) == 12
     for start in range(0, 12 - per_pass + 1, per_pass):

@@ -1,4 +1,4 @@
-"""Features of judge, Inception and DINOv2: what they are, that nothing beside an image changes them, and faults in one line."""
+"""Features of judge, Inception and DINOv2: known answers, batch independence, downloads, and one-line errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 from loopback import REVISION, Server
 
-from pathsynth.classifiers.model import Classifier, ClassifierCard, build_network, head_of, normalised
+from pathsynth.classifiers.model import Classifier, ClassifierCard, build_network, find_head, normalize_pixels
 from pathsynth.core.errors import DataError, FetchError, ModelError
 from pathsynth.data.images import as_batch
 from pathsynth.features.extractors import load_extractor
@@ -33,49 +33,50 @@ def _classifier(architecture: str = "shufflenet_v2_x0_5", precision: str = "no")
     ("architecture", "head", "dimensions"),
     [("resnet18", "fc", 512), ("shufflenet_v2_x0_5", "fc", 1024), ("mobilenet_v3_small", "classifier.3", 1024)],
 )
-def test_the_judges_features_are_what_its_head_is_given(architecture: str, head: str, dimensions: int):
+def test_judge_features_are_the_scaled_input_of_its_head(architecture: str, head: str, dimensions: int):
     import torch
 
     judge, seen = _classifier(architecture), []
-    assert head_of(judge.network)[0] == head
+    assert find_head(judge.network)[0] == head
     extractor = load_extractor(JudgeFeatures(extractor="judge"), Path(), "cpu", judge)
     features = extractor(IMAGES)
     assert (extractor.name, extractor.dimensions, features.shape) == ("judge", dimensions, (19, dimensions))
     assert features.dtype == np.float32
     judge.network.get_submodule(head).register_forward_hook(lambda _, given, answer: seen.append(given[0]))
     with torch.inference_mode():
-        logits = judge.network(normalised(as_batch(IMAGES, "cpu", 32)))
+        logits = judge.network(normalize_pixels(as_batch(IMAGES, "cpu", 32)))
     given = seen[0].numpy()
     scaled = given * np.sqrt(dimensions) / np.linalg.norm(given, axis=1, keepdims=True)
     np.testing.assert_allclose(features, scaled, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(judge.probabilities(IMAGES), logits.softmax(1).numpy(), atol=1e-5)
 
 
-def test_one_look_gives_the_probabilities_and_leaves_no_hook():
+def test_probabilities_and_features_of_one_pass_agree_and_leave_no_hook():
     judge = _classifier()
-    probabilities, features = judge.looks(IMAGES)
+    probabilities, features = judge.predict_with_features(IMAGES)
     np.testing.assert_array_equal(probabilities, judge.probabilities(IMAGES))
-    assert not head_of(judge.network)[1]._forward_pre_hooks
+    assert not find_head(judge.network)[1]._forward_pre_hooks
     head = judge.network.fc
     by_hand = features @ head.weight.detach().numpy().T + head.bias.detach().numpy()
     np.testing.assert_array_equal(by_hand.argmax(axis=1), probabilities.argmax(axis=1))
-    assert [part.shape for part in judge.looks(IMAGES[:0])] == [(0, 3), (0, 1024)]
-    half = _classifier(precision="bf16").looks(IMAGES)
+    assert [part.shape for part in judge.predict_with_features(IMAGES[:0])] == [(0, 3), (0, 1024)]
+    half = _classifier(precision="bf16").predict_with_features(IMAGES)
     assert [part.dtype for part in half] == [np.float32, np.float32]
 
 
-def test_a_head_that_is_a_convolution_gives_the_mean_over_its_places():
+def test_features_of_a_convolutional_head_are_averaged_over_positions():
     judge = _classifier("squeezenet1_1")
-    name, head = head_of(judge.network)
+    name, head = find_head(judge.network)
     assert (name, judge.dimensions) == ("classifier.1", head.in_channels)
-    probabilities, features = judge.looks(IMAGES)
+    probabilities, features = judge.predict_with_features(IMAGES)
     assert probabilities.shape == (19, 3) and features.shape == (19, 512)
 
 
-@pytest.mark.parametrize("sizes", [(5, 100), (16, 64)])
-def test_the_size_of_batches_does_not_change_the_judges_features(sizes: tuple[int, int]):
-    one, other = (_classifier().looks(IMAGES, size)[1] for size in sizes)
-    np.testing.assert_array_equal(one, other)
+def test_judge_features_do_not_depend_on_the_batch_size():
+    judge = _classifier()
+    expected = judge.predict_with_features(IMAGES, 100)[1]
+    for size in (5, 16):
+        np.testing.assert_array_equal(judge.predict_with_features(IMAGES, size)[1], expected)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def _inception(weights: str, folder: Path = Path()):
 
 
 @pytest.mark.slow
-def test_inception_is_torch_fidelitys(inception_weights: Path):
+def test_inception_features_match_torch_fidelity(inception_weights: Path):
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -114,7 +115,7 @@ def test_inception_is_torch_fidelitys(inception_weights: Path):
 
 @pytest.fixture
 def release(server: Server, inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """torch-fidelity's address sent to the server, and an empty cache of torch's hub."""
+    """A server at torch-fidelity's address, and an empty cache of torch.hub."""
     from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
     address = server.add_file(f"/releases/{inception_weights.name}", inception_weights, redirect=True)
@@ -124,7 +125,7 @@ def release(server: Server, inception_weights: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_inceptions_weights_are_fetched_once(release: Server, inception_weights: Path, tmp_path: Path):
+def test_inception_weights_are_downloaded_once(release: Server, inception_weights: Path, tmp_path: Path):
     _inception("download")
     kept = tmp_path / "torch" / "hub" / "checkpoints" / inception_weights.name
     assert kept.read_bytes() == inception_weights.read_bytes()
@@ -132,23 +133,24 @@ def test_inceptions_weights_are_fetched_once(release: Server, inception_weights:
     _inception("download")
     assert len(release.requests) == asked
     kept.write_bytes(b"cut")
-    with pytest.raises(ModelError, match=r"does not begin with [0-9a-f]{8}: another file, or only a part of it$"):
+    with pytest.raises(ModelError, match=r"expected [0-9a-f]{8}…: wrong file or incomplete download$"):
         _inception("download")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["corrupt", "fail", "cut"])
-def test_weights_that_do_not_come_whole_are_one_line(fault: str, release: Server, tmp_path: Path):
+def test_failed_download_is_one_line_error(fault: str, release: Server, tmp_path: Path):
     getattr(release, fault)("/releases/", times=None)
-    with pytest.raises(FetchError, match="could not be fetched: ") as caught:
+    with pytest.raises(FetchError, match="could not be downloaded: ") as caught:
         _inception("download")
     message = str(caught.value)
     assert "\n" not in message
-    assert message.endswith("or fetch it by hand and name the file in evaluation.realism.features.weights")
+    assert message.endswith("or download it by hand and set evaluation.observation.features.weights to the file")
     assert not list(tmp_path.rglob("*.pth*"))
 
 
 class Hostile:
-    """Unpickled as it asks to be, this makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -157,7 +159,7 @@ class Hostile:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path):
+def test_malicious_pickle_is_refused(tmp_path: Path):
     import pickle
 
     import torch
@@ -170,17 +172,17 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path):
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "touched").exists()
     pickle.loads((tmp_path / "plain.pth").read_bytes())
-    assert (tmp_path / "touched").exists(), "it does run where nobody looks"
+    assert (tmp_path / "touched").exists(), "the pickle is malicious"
 
 
-def test_weights_of_another_network_or_checksum_are_one_line(tmp_path: Path):
+def test_weights_of_another_network_or_checksum_are_one_line_errors(tmp_path: Path):
     import torch
 
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights-inception-2015-12-05-6726825d.pth")
     for name, problem in (
-        ("other.pth", "holds no weights of torch-fidelity's Inception-v3: "),
-        ("weights-inception-2015-12-05-6726825d.pth", "which does not begin with 6726825d"),
+        ("other.pth", "does not hold weights of torch-fidelity's Inception-v3: "),
+        ("weights-inception-2015-12-05-6726825d.pth", "expected 6726825d"),
         ("missing.pth", "could not be read: No such file or directory"),
     ):
         with pytest.raises((DataError, ModelError), match=problem) as caught:
@@ -190,7 +192,7 @@ def test_weights_of_another_network_or_checksum_are_one_line(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def tiny_dinov2(tmp_path_factory) -> Path:
-    """A DINOv2 of two layers that has learnt nothing, for images of another size than it is given."""
+    """An untrained DINOv2 of two layers, with another image size than that of its input."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
@@ -207,7 +209,7 @@ def _dinov2(name: str | Path, revision: str | None = None, folder: Path = Path()
     return load_extractor(settings, folder, "cpu", _classifier())
 
 
-def test_dinov2_gives_the_class_token(tiny_dinov2: Path):
+def test_dinov2_features_are_the_class_token(tiny_dinov2: Path):
     import torch
     from transformers import Dinov2Model
 
@@ -216,12 +218,12 @@ def test_dinov2_gives_the_class_token(tiny_dinov2: Path):
     assert (extractor.name, extractor.dimensions, features.shape) == ("dinov2", 32, (19, 32))
     network = Dinov2Model.from_pretrained(tiny_dinov2).eval()
     with torch.inference_mode():
-        answer = network(normalised(as_batch(IMAGES, "cpu", 224)))
+        answer = network(normalize_pixels(as_batch(IMAGES, "cpu", 224)))
     np.testing.assert_allclose(features, answer.pooler_output.numpy(), atol=1e-5)
     assert features.std(axis=0).min() > 0
 
 
-def test_the_size_of_batches_does_not_change_dinov2s_features(tiny_dinov2: Path):
+def test_dinov2_features_do_not_depend_on_the_batch_size(tiny_dinov2: Path):
     from dataclasses import replace
 
     extractor = _dinov2(tiny_dinov2)
@@ -232,7 +234,7 @@ def test_the_size_of_batches_does_not_change_dinov2s_features(tiny_dinov2: Path)
     assert extractor(IMAGES[:0]).shape == (0, 32)
 
 
-def test_dinov2_comes_from_the_hub_once_and_without_pickles(
+def test_dinov2_is_downloaded_once_and_without_pickles(
     server: Server, tiny_dinov2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     server.add_repo(REPO, tiny_dinov2)
@@ -247,15 +249,17 @@ def test_dinov2_comes_from_the_hub_once_and_without_pickles(
 
 
 @pytest.mark.parametrize(("name", "revision"), [("nobody/nothing", REVISION), (REPO, "f" * 40)])
-def test_a_dinov2_that_the_hub_has_not_is_one_line(server: Server, tiny_dinov2: Path, name: str, revision: str):
+def test_missing_dinov2_is_one_line_error(server: Server, tiny_dinov2: Path, name: str, revision: str):
     server.add_repo(REPO, tiny_dinov2)
     with pytest.raises(FetchError, match=rf"^{name} at {revision}: ") as caught:
         _dinov2(name, revision)
     message = str(caught.value)
-    assert "\n" not in message and message.endswith("or name a local folder, with evaluation.realism.features.revision: null")
+    assert "\n" not in message and message.endswith(
+        "or set evaluation.observation.features to a local folder, without revision"
+    )
 
 
-def test_folders_that_hold_no_dinov2_are_one_line(tiny_dinov2: Path, tmp_path: Path):
+def test_damaged_dinov2_folder_is_one_line_error(tiny_dinov2: Path, tmp_path: Path):
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -274,9 +278,9 @@ def test_folders_that_hold_no_dinov2_are_one_line(tiny_dinov2: Path, tmp_path: P
     for name, problem in (
         ("missing", "has no config.json; a DINOv2 in transformers' layout has config.json and model.safetensors$"),
         ("unsafe", "has no model.safetensors; a DINOv2"),
-        ("cut", "does not load: "),
-        ("other", "is no DINOv2: config.json has model_type 'vit'; allowed: 'dinov2'$"),
-        ("wide", "does not load: "),
+        ("cut", "cannot be loaded: "),
+        ("other", "is not a DINOv2: config.json has model_type 'vit'; allowed: 'dinov2'$"),
+        ("wide", "cannot be loaded: "),
         ("lacking", "lacks 1 tensors, such as layernorm.bias: its weights are incomplete$"),
     ):
         with pytest.raises(ModelError, match=f"{name}: {problem}") as caught:

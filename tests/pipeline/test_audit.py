@@ -1,4 +1,4 @@
-"""What is made of the answer about known weaknesses of packages."""
+"""What the audit of installed packages reports."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ def audit():
 
 SOUND = {"name": "click", "version": "8.5.1", "vulns": []}
 SKIPPED = {"name": "torch", "skip_reason": "Dependency not found on PyPI and could not be audited: torch (2.14.1)"}
-WEAK = {
+REPORT = "2 known vulnerabilities\n  pillow 1.0: PYSEC-1, fixed in 1.1\n  pillow 1.0: X-2, fixed in no version yet"
+VULNERABLE = {
     "name": "pillow",
     "version": "1.0",
     "vulns": [{"id": "PYSEC-1", "fix_versions": ["1.1"]}, {"id": "X-2", "fix_versions": []}],
 }
 
 
-@pytest.mark.parametrize(("answer", "code", "words"), [
-    ("", 1, "pip-audit gives no answer\nNo module named pip_audit"),
-    ('{"dependencies": null}', 1, "pip-audit gives no answer\nNo module named pip_audit"),
-    ([SKIPPED], 0, "nothing was audited"),
-    ([SOUND, SKIPPED], 0, "1 of 2 packages audited, no known weakness"),
-    ([SOUND, WEAK], 1, "2 known weaknesses\n  pillow 1.0: PYSEC-1, mended in 1.1\n  pillow 1.0: X-2, mended in no version yet"),
+@pytest.mark.parametrize(("output", "code", "message"), [
+    ("", 1, "pip-audit failed\nNo module named pip_audit"),
+    ('{"dependencies": null}', 1, "pip-audit failed\nNo module named pip_audit"),
+    ([SKIPPED], 0, "skipped, no network"),
+    ([SOUND, SKIPPED], 0, "1 of 2 packages audited, no known vulnerability"),
+    ([SOUND, VULNERABLE], 1, REPORT),
 ])  # fmt: skip
-def test_a_weakness_fails_and_no_network_does_not(audit, answer, code, words):
-    text = answer if isinstance(answer, str) else json.dumps({"dependencies": answer})
-    found = audit.verdict(text, "No module named pip_audit")
-    assert found[0] == code and found[1].endswith(words)
+def test_vulnerability_fails_and_missing_network_does_not(audit, output, code, message):
+    text = output if isinstance(output, str) else json.dumps({"dependencies": output})
+    found = audit.summarize(text, "No module named pip_audit")
+    assert found[0] == code and found[1].endswith(message)
 
 
-def test_a_network_that_is_not_there_is_told_from_a_fault(audit):
-    said = "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='x', port=443): Failed to resolve 'x'"
-    assert audit.verdict("", said) == (0, "audit: no advisories within reach, nothing was audited")
+def test_missing_network_is_told_from_an_error(audit):
+    errors = "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='x', port=443): Failed to resolve 'x'"
+    assert audit.summarize("", errors) == (0, "audit: skipped, no network")

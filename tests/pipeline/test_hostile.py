@@ -10,14 +10,13 @@ import re
 import shutil
 import struct
 import time
-import zipfile
 import zlib
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import run_graph, tiny_tree, write_params
+from html_tags import Tags
 
 from pathsynth.core.errors import DataError, ModelError, ParamsError
 from pathsynth.core.params import load_params
@@ -27,15 +26,15 @@ HARMFUL = '<b onclick=f()>&"', '=CALL("x")|`y`', "слизь مخاط", "ऊत�
 PROMPT = "図 {label}<img src=x onerror=f()>"
 
 
-def test_labels_in_any_script_have_names_of_their_own():
-    slugs = [labels.slug(label) for label in HARMFUL]
+def test_labels_in_any_script_have_distinct_slugs():
+    slugs = [labels.slugify(label) for label in HARMFUL]
     assert slugs == ["b_onclick_f", "call_x_y", "слизь_مخاط", "ऊतक_組織"]
-    assert [labels.slug(label) for label in labels.PATHMNIST] == list(labels.SLUGS)
-    assert labels.slug("cafe\u0301") == labels.slug("café") == "café"
-    with pytest.raises(ValueError, match="has characters that control lines or the direction of writing"):
-        labels.resolve(["turned \u202e round", "y"])
-    with pytest.raises(ValueError, match="is too long: its slug has 300 bytes, most 120"):
-        labels.resolve(["x" * 300, "y"])
+    assert [labels.slugify(label) for label in labels.PATHMNIST] == list(labels.SLUGS)
+    assert labels.slugify("cafe\u0301") == labels.slugify("café") == "café"
+    with pytest.raises(ValueError, match="has control characters or bidirectional formatting marks"):
+        labels.resolve_labels(["turned \u202e round", "y"])
+    with pytest.raises(ValueError, match="is too long: its slug has 300 bytes, limit 120"):
+        labels.resolve_labels(["x" * 300, "y"])
 
 
 @pytest.fixture(scope="module")
@@ -59,48 +58,40 @@ def run(tmp_path_factory, tiny_base) -> Path:
         "source": "medmnist_file", "labels": list(HARMFUL), "channels": 3, "image_size": 32,
         "path": str(archive), "md5": None,
     }  # fmt: skip
-    benchmark["prompts"] = {"plain": PROMPT, "described": {labels.slug(label): f"{label} dots" for label in HARMFUL}}
+    benchmark["prompts"] = {"plain": PROMPT, "described": {labels.slugify(label): f"{label} dots" for label in HARMFUL}}
     run_graph(folder, write_params(folder / "params.yaml", tree))
     return folder
 
 
-class _Tags(HTMLParser):
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-
-def test_the_report_shows_words_and_runs_none_of_them(run):
+@pytest.mark.slow
+def test_report_shows_hostile_names_as_text(run):
     page = (run / "reports" / "report.html").read_text(encoding="utf-8")
     assert "&lt;b onclick=f()&gt;" in page and "ऊतक 組織" in page and "слизь" in page
-    for tag, attributes in _Tags(page).found:
+    for tag, attributes in Tags(page).found:
         assert tag not in ("script", "iframe", "object", "embed", "base", "form")
         assert not [name for name in attributes if name.startswith("on")]
         assert attributes.get("src", "data:").startswith("data:") and attributes.get("href", "#").startswith(("#", "data:"))
 
 
-def test_the_report_runs_nothing_in_a_browser(run):
+@pytest.mark.slow
+def test_report_opens_no_dialog_and_requests_nothing_in_a_browser(run):
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
-        pytest.skip("no Chromium here")
+        pytest.skip("Chromium is not installed")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        heard = []
-        page.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: heard.append(request.url))
+        page, events = browser.new_page(), []
+        page.on("dialog", lambda dialog: (events.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: events.append(request.url))
         page.goto((run / "reports" / "report.html").as_uri())
-        assert page.title() and [url for url in heard if not url.startswith(("data:", "file:"))] == []
+        assert page.title() and [event for event in events if not event.startswith(("data:", "file:"))] == []
         browser.close()
 
 
-def test_cards_hold_no_markup_of_labels_prompts_or_names(run):
+@pytest.mark.slow
+def test_cards_escape_labels_prompts_and_names(run):
     cards = [
         run / "models" / "lora" / "README.md",
         run / "data" / "generated" / "README.md",
@@ -114,7 +105,8 @@ def test_cards_hold_no_markup_of_labels_prompts_or_names(run):
         assert "ऊतक 組織" in text
 
 
-def test_tables_hold_nothing_that_a_spreadsheet_calculates(run):
+@pytest.mark.slow
+def test_tables_have_no_cell_that_a_spreadsheet_evaluates(run):
     tables = [path for folder in ("plots", "data") for path in (run / folder).rglob("*.csv")]
     assert len(tables) >= 6
     texts = [path.read_text(encoding="utf-8").splitlines() for path in tables]
@@ -130,7 +122,7 @@ def _number(text: str) -> bool:
     return True
 
 
-def test_words_that_a_spreadsheet_would_calculate_are_marked(tmp_path):
+def test_formulas_are_escaped_in_csv(tmp_path):
     import pandas as pd
 
     from pathsynth.core.io import write_csv
@@ -217,31 +209,19 @@ def test_arrays_that_are_programs_do_not_run(tmp_path):
     assert not (tmp_path / "trap").exists()
 
 
-def test_an_archive_that_holds_an_array_twice_is_refused(tmp_path):
-    from pathsynth.core.io import read_npz, write_npz
-
-    write_npz(tmp_path / "a.npz", train_images=np.zeros(3, np.uint8))
-    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-        archive.writestr("train_images.npy", archive.read("train_images.npy"))
-    with pytest.raises(DataError, match="holds train_images more than once, and nothing says which one counts"):
-        read_npz(tmp_path / "a.npz", ["train_images"])
-
-
 @pytest.mark.parametrize("shape", [(10**12, 224, 224, 3), (2**62, 4), (-1, 3)])
 def test_headers_that_claim_too_much_are_refused_before_memory_is_taken(shape, tmp_path):
     import resource
 
     from pathsynth.core.io import read_npy
-    from pathsynth.core.rows import RowFile
 
     path = tmp_path / "a.npy"
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "|u1"})
         file.write(b"\0" * 100)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for read in (read_npy, RowFile):
-        with pytest.raises(DataError):
-            read(path)
+    with pytest.raises(DataError):
+        read_npy(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
@@ -256,7 +236,7 @@ def test_a_safetensors_header_that_claims_too_much_is_refused(length, tmp_path):
         read_weights(path)
 
 
-def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path):
+def test_decompression_bomb_is_one_line_error(tmp_path):
     from pathsynth.report.pages import read_picture
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -273,7 +253,7 @@ def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path):
     for name, content in bombs.items():
         path = tmp_path / f"{name}.png"
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b""))
-        with pytest.raises(DataError, match="is not a whole PNG"):
+        with pytest.raises(DataError, match="is not a PNG file"):
             read_picture(path)
 
 

@@ -1,4 +1,4 @@
-"""The plots that DVC draws: templates that exist, say what they need, and draw nothing but what the tables hold."""
+"""DVC plots: every template exists, has the anchors that DVC fills, and uses only columns of its table."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PLOTS = [
     for path, annotations in (plot.items() if isinstance(plot, dict) else [(plot, {})])
 ]
 TABLES = [(path, annotations) for path, annotations in PLOTS if "template" in annotations]
-# of the diagonal, which is a table inside its template
-INNER = {"ends"}
+# column of the diagonal, a table inside its template
+INLINE = {"ends"}
 
 
 def nodes(spec: Any) -> Iterator[dict[str, Any]]:
-    """All objects in a specification."""
+    """Yields all objects in a specification."""
     if isinstance(spec, dict):
         yield spec
     for child in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ():
@@ -35,7 +35,7 @@ def nodes(spec: Any) -> Iterator[dict[str, Any]]:
 
 
 def names(spec: Any, *keys: str) -> set[str]:
-    """The names that stand under any of the keys."""
+    """Collects the strings under any of the keys."""
     found: set[str] = set()
     for node in nodes(spec):
         for key in keys:
@@ -45,16 +45,16 @@ def names(spec: Any, *keys: str) -> set[str]:
 
 
 def unknown_fields(content: dict[str, Any], columns: set[str]) -> set[str]:
-    """Fields that a filled template draws, and neither its table nor a transform has."""
+    """Returns the fields that a template uses and neither its table nor a transform has."""
     spec = {key: value for key, value in content.items() if key != "data"}
     fields = names(spec, "field", "groupby", "flatten", "impute", "key")
     for expression in names(spec, "calculate", "filter", "test"):
         fields |= {one or other for one, other in re.findall(r"datum\.(\w+)|datum\['([^']+)'\]", expression)}
-    return {field.replace("\\", "") for field in fields} - columns - names(spec, "as") - INNER
+    return {field.replace("\\", "") for field in fields} - columns - names(spec, "as") - INLINE
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_template_is_used_and_has_the_anchors_that_dvc_fills(name):
+def test_template_is_used_and_has_known_anchors_only(name):
     template = Template(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")), name)
     assert name in [annotations["template"] for _, annotations in TABLES]
     for anchor in ("data", "title", "x_label", "y_label"):
@@ -67,7 +67,7 @@ def test_template_is_used_and_has_the_anchors_that_dvc_fills(name):
 
 
 @pytest.mark.parametrize(("path", "annotations"), TABLES)
-def test_every_template_is_there_and_draws_columns_of_the_table(path, annotations):
+def test_plot_uses_columns_of_its_table(path, annotations):
     assert annotations["template"] in {*OWN, *(template.DEFAULT_NAME for template in TEMPLATES)}
     columns = set(pd.read_csv(ROOT / path, nrows=1).columns)
     assert {annotations["x"], annotations["y"]} <= columns

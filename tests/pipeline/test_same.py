@@ -1,4 +1,4 @@
-"""The same parameters give the same bytes: elsewhere, for another user, in another locale, time zone and hash order."""
+"""The same parameters give the same bytes in another folder, locale, time zone and hash order, and for another user."""
 
 from __future__ import annotations
 
