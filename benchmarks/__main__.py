@@ -1,57 +1,75 @@
-"""Measures parts of the benchmark, each against its peer on this machine: `make bench`, `python -m benchmarks --help`."""
+"""Benchmarks parts of pathsynth against their peers on this machine: `make bench`, `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
-import importlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from benchmarks.pairs import RESULTS, Bench, Row, about, fill, machine, markdown, results, write_results
-from pathsynth.cli.check import Params
-from pathsynth.cli.options import FILE, reports_errors
+from benchmarks.generation import compare_accepted_images, compare_generation
+from benchmarks.harness import (
+    RESULTS,
+    Row,
+    Setup,
+    describe_machine,
+    describe_run,
+    fill_tables,
+    format_rows,
+    results_path,
+    write_results,
+)
+from benchmarks.subprocesses import compare_commands, compare_prepare
+from benchmarks.training import compare_classifier_training, compare_lora_training, compare_merged_adapter
+from pathsynth.cli.options import FILE, exit_on_sigterm
 from pathsynth.core.devices import pick_device
 from pathsynth.core.io import read_json, write_text
-from pathsynth.core.params import load_params
+from pathsynth.core.params import Params, load_params
 
-PARTS = ("lora_training", "generation", "accepted", "classifier_training", "evaluation", "prepare", "commands")
+PARTS: dict[str, Callable[[Setup], list[Row]]] = {
+    "lora_training": compare_lora_training,
+    "merged_adapter": compare_merged_adapter,
+    "generation": compare_generation,
+    "accepted_images": compare_accepted_images,
+    "classifier_training": compare_classifier_training,
+    "prepare": compare_prepare,
+    "commands": compare_commands,
+}
 
 
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(PARTS))
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
-@click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Rounds of both, in turns.")
-@click.option("--out", type=FILE, help="By default speed.json in benchmarks/results, or speed_gpu.json.")
-@click.option("--fill", "page", type=FILE, help="Measure nothing; make this page's marked tables anew from benchmarks/results.")
-@reports_errors
-def main(parts, params_path, rounds, out, page):
-    """Measures PARTS, by default all, with the benchmark and the LoRA that the parameters select, and prints a table."""
+@click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Timed rounds per contestant.")
+@click.option("--out", type=FILE, help="Default: speed.json in benchmarks/results, or speed_gpu.json.")
+@click.option("--fill", "page", type=FILE, help="Only update the marked tables of this page from benchmarks/results.")
+@exit_on_sigterm
+def main(parts: tuple[str, ...], params_path: Path, rounds: int, out: Path | None, page: Path | None) -> None:
+    """Benchmarks PARTS (default: all) with the selected benchmark and LoRA, and prints a table."""
     if page:
-        if parts or out:
-            raise click.UsageError("--fill measures nothing: leave out the parts and --out")
-        write_text(page, fill(page, RESULTS))
-        click.echo(f"{page} has the tables of {RESULTS}")
+        write_text(page, fill_tables(page, RESULTS))
+        click.echo(f"updated the tables of {page} from {RESULTS}")
         return
     params, device = load_params(params_path), pick_device()
-    out = out or results("speed", device)
-    rows: dict[str, Row] = {}
+    out = out or results_path("speed", device)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(params, params_path.parent, Path(scratch), device, rounds)
+        setup = Setup(params, Path(scratch), device, rounds)
         for part in parts or PARTS:
             click.echo(f"measuring {part}", err=True)
-            rows |= {row.part: row for row in importlib.import_module(f"benchmarks.{part}").measure(bench)}
-            # at once, so that a later part that fails takes nothing with it
-            write_results(out, params, {"rows": _with_earlier(out, params, rows)})
-    click.echo(f"{machine()}; also in {out}\n\n{markdown(list(rows.values()))}")
+            rows += PARTS[part](setup)
+            # written at once, so that a part that fails later does not lose these rows
+            write_results(out, params, {"rows": _merge_earlier(out, params, rows)})
+    click.echo(f"{describe_machine()}; also in {out}\n\n{format_rows(rows)}")
 
 
-def _with_earlier(path: Path, params: Params, rows: dict[str, Row]) -> dict[str, dict]:
-    """The rows, and those of other parts that were measured before with the same parameters, machine and versions."""
+def _merge_earlier(path: Path, params: Params, rows: list[Row]) -> dict[str, dict]:
+    """The rows, after those that the file has of other parts with the same parameters, machine and versions."""
     earlier = read_json(path) if path.exists() else {}
-    same = earlier.items() >= about(params).items()
-    return (earlier["rows"] if same else {}) | {name: asdict(row) for name, row in rows.items()}
+    same = earlier.items() >= describe_run(params).items()
+    return (earlier["rows"] if same else {}) | {row.part: asdict(row) for row in rows}
 
 
 if __name__ == "__main__":
