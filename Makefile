@@ -3,14 +3,14 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# The Python that makes the environment: make setup PYTHON=python3.12
+# The Python of the environment: make setup PYTHON=python3.12
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# The commands in dvc.yaml say `python` and mean this one.
+# Commands in dvc.yaml call `python`, which must be the one in .venv.
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-# Nothing is reported to anyone: DVC, dvclive and its relatives, Hugging Face's libraries.
+# No telemetry from DVC, DVCLive or Hugging Face's libraries.
 export DVC_NO_ANALYTICS := 1
 export ITERATIVE_DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -21,71 +21,82 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@echo 'pathsynth: a reproducible benchmark of text-to-tissue-image synthesis'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
-setup: $(READY) ## make the environment in .venv (again only when requirements.txt has changed)
+setup: $(READY) ## create the environment in .venv, or update it when requirements.txt has changed
 	@echo 'The environment in .venv is ready.'
 
 .PHONY: repro
-repro: $(READY) ## run the benchmark: data, classifiers, LoRA, images, scores, report; then sum it up
+repro: $(READY) ## run the benchmark: data, classifiers, LoRA, images, scores, report
+	$(BIN)/python -m pathsynth check
 	$(DVC) repro
-	$(BIN)/python -m pathsynth.cli.summary
+	$(BIN)/python -m pathsynth summary
 
 .PHONY: report
-report: $(READY) ## bring the scores up to date, make the report anew and say where it is
+report: $(READY) ## update the scores and write reports/report.html
 	$(DVC) repro headline
 	$(BIN)/python -m stages.report --params params.yaml --metrics metrics --plots plots --logs logs --out reports/report.html
-	@echo 'The report is reports/report.html: open it in a browser.'
+	@echo 'Open reports/report.html in a browser.'
 
 .PHONY: compare
 compare: $(READY) ## compare the LoRA configurations that were run
-	$(BIN)/python -m pathsynth.compare.experiments
+	$(BIN)/python -m pathsynth compare
 
 .PHONY: bench
-bench: $(READY) ## measure speed against the usual ways, on this machine
+bench: $(READY) ## benchmark against stock diffusers, torchvision and numpy
 	$(BIN)/python -m benchmarks
 
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
+
 .PHONY: test
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -m 'not gpu' --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(READY) ## run the tests that a code change is likely to break
+	$(PYTEST) -m 'not slow and not gpu'
+
+.PHONY: test-all
+test-all: $(READY) ## run all tests except GPU tests: adds servers, several processes, kills and a browser
+	$(PYTEST) -m 'not gpu'
 
 .PHONY: test-gpu
-test-gpu: $(READY) ## run the checks that need a GPU, at Stable Diffusion 1.5's size
+test-gpu: $(READY) ## run the tests that need a GPU, at the size of Stable Diffusion 1.5
 	$(BIN)/python -m pytest -m gpu
 
 .PHONY: lint
-lint: $(READY) ## check style, format and types, and packages for known weaknesses
+lint: $(READY) ## check style, format, types, and packages for known vulnerabilities
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python .ci/audit.py
 
 .PHONY: faults
-faults: $(READY) ## end every stage at 20 random moments and start it again, and try full disks
-	PATHSYNTH_FAULTS=20 $(BIN)/python -m pytest -s tests/pipeline/test_faults.py tests/generation/test_long_run.py tests/pipeline/test_pipeline.py
+faults: $(READY) ## kill and restart every stage at 20 random moments; fill its disk
+	PATHSYNTH_FAULTS=20 $(BIN)/python -m pytest -s tests/pipeline/test_faults.py tests/generation/test_filtering.py tests/pipeline/test_pipeline.py
 
 .PHONY: fuzz
-fuzz: $(READY) ## try 20 000 damaged files on every reader, and properties on as many cases
+fuzz: $(READY) ## feed 20 000 damaged files to every reader
 	HYPOTHESIS_PROFILE=many $(BIN)/python -m pytest tests/pipeline/test_fuzz.py tests/pipeline/test_properties.py
 
+.PHONY: base
+base: $(READY) ## train the bundled base model again from scratch (base/README.md)
+	$(BIN)/python -m stages.train_base --params base/params.yaml --out base --metrics base/metrics.json
+
 .PHONY: verify
-verify: $(READY) ## run the benchmark anew in a clone and compare all it makes with what is committed
+verify: $(READY) ## run the benchmark in a clone and compare everything with what is committed
 	rm -rf scratch/verify
 	git clone --quiet . scratch/verify
 	cd scratch/verify && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
-	cd scratch/verify && "$(CURDIR)/$(BIN)/python" -m pathsynth.compare.experiments --readme README.md
+	cd scratch/verify && "$(CURDIR)/$(BIN)/python" -m pathsynth compare --fill README.md --fill docs/results.md
 	cd scratch/verify && git diff --stat --exit-code
-	@echo 'verified: dvc.lock, metrics, plots and README are what a fresh run gives'
+	@echo 'verified: a fresh run gives the committed dvc.lock, metrics, plots and tables'
 
 .PHONY: clean
-clean: ## remove caches, logs, scratch files and what interrupted runs have saved; data, models and .venv stay
+clean: ## remove caches, logs, scratch files and checkpoints; data, models and .venv stay
 	rm -rf logs scratch dist build .mypy_cache .ruff_cache .pytest_cache .coverage *.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
-		|| { echo 'error: $(PYTHON) is missing or older than Python 3.11; name another: make setup PYTHON=python3.12' >&2; exit 1; }
+		|| { echo 'error: $(PYTHON) is missing or older than Python 3.11; choose one with: make setup PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 		|| { echo 'error: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
