@@ -36,12 +36,17 @@ repro: $(READY) ## run the benchmark: data, classifiers, LoRA, images, scores, r
 .PHONY: report
 report: $(READY) ## update the scores and write reports/report.html
 	$(DVC) repro headline
-	$(BIN)/python -m stages.report --params params.yaml --metrics metrics --plots plots --logs logs --out reports/report.html
+	$(BIN)/python -m stages.report --params params.yaml --metrics metrics --plots plots --logs logs --anchors metrics/anchors --out reports/report.html
 	@echo 'Open reports/report.html in a browser.'
 
 .PHONY: compare
 compare: $(READY) ## compare the LoRA configurations that were run
 	$(BIN)/python -m pathsynth compare
+
+.PHONY: anchors
+anchors: $(READY) ## score real images, copies and shuffled images, to show what each score can see
+	$(DVC) repro observe_real
+	$(BIN)/python -m pathsynth anchors
 
 .PHONY: bench
 bench: $(READY) ## benchmark against stock diffusers, torchvision and numpy
@@ -85,7 +90,7 @@ verify: $(READY) ## run the benchmark in a clone and compare everything with wha
 	rm -rf scratch/verify
 	git clone --quiet . scratch/verify
 	cd scratch/verify && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
-	cd scratch/verify && "$(CURDIR)/$(BIN)/python" -m pathsynth compare --fill README.md --fill docs/results.md
+	cd scratch/verify && "$(CURDIR)/$(BIN)/python" -m pathsynth compare --fill README.md --fill docs/results.md --fill docs/scores.md
 	cd scratch/verify && git diff --stat --exit-code
 	@echo 'verified: a fresh run gives the committed dvc.lock, metrics, plots and tables'
 

@@ -36,7 +36,7 @@ def compare_generation(setup: Setup) -> list[Row]:
     attempts = first_attempts(len(setup.prompts), IMAGES_PER_PROMPT)
 
     def ours() -> Callable[[], int]:
-        sampler = load_merged_sampler(setup, adapter, settings, setup.params.seed)
+        sampler = load_merged_sampler(setup, adapter, settings, setup.params.seeds.drawing)
         return lambda: len(sampler(attempts))
 
     def theirs() -> Callable[[], int]:
@@ -54,7 +54,7 @@ def compare_accepted_images(setup: Setup) -> list[Row]:
     wanted = [(i, prompt) for i, prompt in enumerate(setup.prompts) for _ in range(ACCEPTED_PER_CLASS)]
 
     def ours() -> Callable[[], int]:
-        gate, sampler = load_gate(setup), load_merged_sampler(setup, adapter, settings, setup.params.seed)
+        gate, sampler = load_gate(setup), load_merged_sampler(setup, adapter, settings, setup.params.seeds.drawing)
         return lambda: _check_any(fill_slots(setup, sampler, gate, ACCEPTED_PER_CLASS, max_attempts)[0])
 
     def theirs() -> Callable[[], int]:
@@ -64,7 +64,7 @@ def compare_accepted_images(setup: Setup) -> list[Row]:
         predict = _make_stock_gate(gate)
 
         def run() -> int:
-            torch.manual_seed(setup.params.seed)  # the same images in every round
+            torch.manual_seed(setup.params.seeds.drawing)  # the same images in every round
             accepted = (any(predict(draw(prompt, 1)[0]) == label for _ in range(max_attempts)) for label, prompt in wanted)
             return _check_any(sum(accepted))
 
@@ -116,7 +116,7 @@ def load_stock_sampler(setup: Setup, adapter: Path, settings: SamplerSettings) -
 def fill_slots(setup: Setup, sampler: Sampler, gate: Classifier, per_class: int, max_attempts: int) -> tuple[int, int]:
     """Generates filtered images in a temporary directory; the numbers of accepted and of attempted ones."""
     with temporary_folder(setup.scratch) as folder:
-        slots = Slots(Checkpoint(folder), len(setup.prompts), per_class, sampler.image_size, setup.params.seed)
+        slots = Slots(Checkpoint(folder), len(setup.prompts), per_class, sampler.image_size, setup.params.seeds.drawing)
         generate_filtered(sampler, gate.probabilities, slots, max_attempts, sampler.batch_size)
         return len(slots.accepted()[0]), len(slots.table(setup.dataset.slugs))
 

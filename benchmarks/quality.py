@@ -1,4 +1,4 @@
-"""What scheduler, steps and guidance cost and give: macro F1 by the judge, Fréchet distance and variety against time.
+"""What scheduler, steps and guidance cost and give: macro F1 by the judge, kernel distance and variety against time.
 
 `python -m benchmarks.quality` draws the first attempt at every image with the models that `make repro` leaves in models/, for
 each entry of a grid. Nothing is filtered. The judge scores, so a setting that is chosen by this table is chosen by the judge.
@@ -23,7 +23,7 @@ from pathsynth.cli.options import FILE, exit_on_sigterm
 from pathsynth.core.devices import pick_device
 from pathsynth.core.params import load_params
 from pathsynth.data.prepared import open_prepared
-from pathsynth.evaluation.fidelity import RealFeatures, compute_moments, count_balls, frechet_distance, recall
+from pathsynth.evaluation.fidelity import RealFeatures, fidelity_scores
 from pathsynth.evaluation.statistics import bootstrap_scores
 from pathsynth.features.extractors import JudgeExtractor
 from pathsynth.generation.settings import GenerationSettings
@@ -66,12 +66,13 @@ def measure(setup: Setup, grid: Sequence[Variant], images_per_class: int) -> lis
 
     Returns:
         Rows with `images_per_second` (one run), `macro_f1` by the judge with its 95 % interval, and in the judge's features
-        `frechet_distance`, `recall` and `coverage` against the real val images.
+        `kernel_distance`, `recall` and `coverage` against the real val images, see `fidelity_scores`.
     """
-    slugs, seed = setup.dataset.slugs, setup.params.seed
+    slugs, seed = setup.dataset.slugs, setup.params.seeds.drawing
     extractor = JudgeExtractor(load_classifier(setup.artifact("models/judge"), setup.device, slugs))
-    val_images = np.array(open_prepared(setup.artifact("data/prepared")).images("val"))
-    real = RealFeatures(extractor(val_images).astype(np.float64))
+    prepared = open_prepared(setup.artifact("data/prepared"))
+    val_features = extractor(np.array(prepared.images("val"))).astype(np.float64)
+    real = RealFeatures(val_features, prepared.labels_of("val"), len(slugs))
     attempts = first_attempts(len(slugs), images_per_class)
     y_true = np.array([attempt.tissue for attempt in attempts])
     table = []
@@ -83,8 +84,8 @@ def measure(setup: Setup, grid: Sequence[Variant], images_per_class: int) -> lis
         sampler(attempts[: sampler.batch_size])
         images, seconds, _ = measure_run(partial(sampler, attempts))
         probabilities, features = extractor.predict_with_features(images)
-        features = features.astype(np.float64)
         y_pred = probabilities.argmax(axis=1)
+        fidelity = fidelity_scores(features.astype(np.float64), y_true, real, slugs=slugs, seed=seed)
         interval = bootstrap_scores(y_true, y_pred, len(slugs), seed)
         table.append(
             {
@@ -92,9 +93,9 @@ def measure(setup: Setup, grid: Sequence[Variant], images_per_class: int) -> lis
                 "images_per_second": round(len(images) / seconds, 2),
                 "macro_f1": round(classification_scores(y_true, y_pred, slugs)["macro_f1"], 3),
                 "interval": f"{interval['macro_f1_low']:.3f} to {interval['macro_f1_high']:.3f}",
-                "frechet_distance": round(frechet_distance(compute_moments(features), real.moments), 2),
-                "recall": round(recall(features, real.features), 3),
-                "coverage": round(float(count_balls(features, real.features, real.radii)[1].mean()), 3),
+                "kernel_distance": round(fidelity["kernel_distance"], 4),
+                "recall": round(fidelity["recall"], 3),
+                "coverage": round(fidelity["coverage"], 3),
                 "n": len(images),
             }
         )

@@ -154,6 +154,7 @@ def prompts() -> list[str]:
         described = merge_list(tree["described"])
         texts += [tree["plain"].replace("{label}", slug.replace("_", " ")) for slug in described]
         texts += described.values()
+        texts += [sentence for sentences in merge_list(tree["paraphrased"]).values() for sentence in sentences]
     return list(dict.fromkeys(texts))
 
 

@@ -29,7 +29,7 @@ SAMPLING_STEPS, LORA_STEPS, CLASSIFIER_SIZE = 4, 60, 32
 def generation(setup: Setup, count: int) -> Callable[[], int]:
     """Draws images and classifies them with the gate, one attempt each."""
     settings = read_sampler_settings(setup).model_copy(update={"num_inference_steps": SAMPLING_STEPS})
-    sampler = load_merged_sampler(setup, setup.artifact("models/lora"), settings, setup.params.seed)
+    sampler = load_merged_sampler(setup, setup.artifact("models/lora"), settings, setup.params.seeds.drawing)
     gate, per_class = load_gate(setup), count // len(setup.prompts)
     return lambda: fill_slots(setup, sampler, gate, per_class, 1)[1]
 

@@ -78,7 +78,7 @@ def compare_classifier_training(setup: Setup) -> list[Row]:
         return prepare_classifier_run(setup, images, labels, settings)
 
     def theirs() -> Callable[[], int]:
-        network = build_classifier(settings, slugs, setup.params.seed, setup.device, setup.params.folder).network
+        network = build_classifier(settings, slugs, setup.params.seeds.observers, setup.device, setup.params.folder).network
         return _prepare_medmnist_loop(network, images, labels, settings, setup.device)
 
     peer = f"MedMNIST's training loop, {CLASSIFIER_SIZE} px, same network"
@@ -91,7 +91,7 @@ def prepare_lora_run(setup: Setup, prepared: Prepared, settings: LoraSettings) -
 
     def run() -> int:
         result = train_lora(
-            pipeline, prepared, setup.prompts, settings, setup.params.seed, lambda *_: None, scratch=setup.scratch
+            pipeline, prepared, setup.prompts, settings, setup.params.seeds.training, lambda *_: None, scratch=setup.scratch
         )
         return int(result["images_seen"])
 
@@ -102,10 +102,12 @@ def prepare_classifier_run(
     setup: Setup, images: np.ndarray, labels: np.ndarray, settings: ClassifierSettings
 ) -> Callable[[], int]:
     """Our classifier training, ready to start; returns the number of images that it saw."""
-    classifier = build_classifier(settings, setup.dataset.slugs, setup.params.seed, setup.device, setup.params.folder)
+    classifier = build_classifier(
+        settings, setup.dataset.slugs, setup.params.seeds.observers, setup.device, setup.params.folder
+    )
 
     def run() -> int:
-        Training(classifier, images, labels, settings, setup.params.seed).run()
+        Training(classifier, images, labels, settings, setup.params.seeds.observers).run()
         return len(images) // settings.batch_size * settings.batch_size
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pathsynth.cli.anchors import anchors
 from pathsynth.cli.check import check
 from pathsynth.cli.compare import compare
 from pathsynth.cli.score import score
@@ -11,7 +12,7 @@ from pathsynth.cli.summary import summary
 from pathsynth.cli.synthesize import synthesize
 
 
-@click.group(commands=[check, compare, summary, score, synthesize])
+@click.group(commands=[anchors, check, compare, summary, score, synthesize])
 def main() -> None:
     """Generates synthetic tissue images, and scores any set of them like the benchmark's own."""
 

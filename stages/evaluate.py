@@ -22,6 +22,7 @@ from pathsynth.evaluation.tables import write_tables
 @click.option("--observed", type=FOLDER, required=True, help="Folder of the stage observe_real.")
 @options.generated
 @click.option("--untuned", type=FOLDER, required=True, help="Folder with one set per prompt set, `plain` and `described`.")
+@click.option("--paraphrased", type=FOLDER, required=True, help="Folder of the images from paraphrased prompts.")
 @options.gate
 @options.judge
 @click.option("--metrics", type=FILE, required=True, help="Output JSON file for all scores.")
@@ -31,12 +32,14 @@ from pathsynth.evaluation.tables import write_tables
 @options.scratch
 @options.logs
 @exit_on_sigterm
-def main(params_path, prepared, observed, generated, untuned, gate, judge, metrics, tables, plates, card, scratch, logs):
+def main(
+    params_path, prepared, observed, generated, untuned, paraphrased, gate, judge, metrics, tables, plates, card, scratch, logs
+):
     """Scores the generated images, and writes metrics, tables and contact sheets."""
     params = load_params(params_path)
     references = open_references(params, prepared, observed, gate, judge)
     with measure_run("evaluate", params, logs), temporary_folder(scratch) as folder:
-        sets = read_sets(generated, untuned / params.lora["prompts"], folder)
+        sets = read_sets(generated, untuned / params.lora["prompts"], paraphrased, folder)
         result, sheets = score_sets(sets, params, references, folder)
         write_tables(tables, result.tables)
         write_contact_sheets(plates, sheets)

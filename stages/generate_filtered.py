@@ -35,6 +35,7 @@ from pathsynth.generation.slots import Slots
 def main(params_path, lora, gate, out, metrics, scratch, logs):
     """Generates the requested number of images per class, with a limited number of attempts per image."""
     params = load_params(params_path)
+    seed = params.seeds.drawing
     settings, dataset = params.section("generation", GenerationSettings), params.section("dataset", AnyDataset)
     base, prompt_set = params.section("base", BaseModelSettings), params.lora["prompts"]
     prompts = params.section("prompts", Prompts).texts(prompt_set, dataset)
@@ -46,14 +47,14 @@ def main(params_path, lora, gate, out, metrics, scratch, logs):
     depends_on = {"generation": sampling, "prompts": prompts, "image": [dataset.image_size, dataset.channels]}
     with (
         init_distributed() as processes,
-        open_checkpoint(scratch, "generate_filtered", params, depends_on, [lora, gate, folder], processes) as checkpoint,
+        open_checkpoint(scratch, "generate_filtered", params, seed, depends_on, [lora, gate, folder], processes) as checkpoint,
     ):
         with measure_run("generate_filtered", params, logs, keep=processes.main, earlier=checkpoint.seconds):
             classifier = load_classifier(gate, pick_device(params.deterministic), dataset.slugs)
             pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
             attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
-            sampler = Sampler(pipeline, prompts, settings.sampler, params.seed, dataset.image_size, dataset.channels)
-            slots = Slots(checkpoint, len(dataset.slugs), per_class, dataset.image_size, params.seed)
+            sampler = Sampler(pipeline, prompts, settings.sampler, seed, dataset.image_size, dataset.channels)
+            slots = Slots(checkpoint, len(dataset.slugs), per_class, dataset.image_size, seed)
             generate_filtered(sampler, classifier.probabilities, slots, settings.max_attempts, sampler.batch_size, processes)
             counts = None
             if processes.main:
@@ -63,7 +64,7 @@ def main(params_path, lora, gate, out, metrics, scratch, logs):
                 recipe = Recipe(
                     benchmark=params.benchmark_name,
                     lora=params.lora_name,
-                    seed=params.seed,
+                    seed=seed,
                     prompt_set=prompt_set,
                     prompts=prompts,
                     gate=classifier.card.architecture,

@@ -10,13 +10,12 @@ from pathsynth.evaluation.headline import select_headline
 
 @click.command()
 @click.option("--evaluation", type=FILE, required=True, help="Scores of the stage evaluate.")
-@click.option("--generation", type=FILE, required=True, help="Counts of the stage generate_filtered.")
 @click.option("--usefulness", type=FILE, required=True, help="Scores of the stage measure_usefulness.")
 @click.option("--out", type=FILE, required=True, help="Output JSON file with one number per column.")
 @exit_on_sigterm
-def main(evaluation, generation, usefulness, out):
+def main(evaluation, usefulness, out):
     """Selects the headline from the detailed metrics."""
-    paths = {"evaluation": evaluation, "generation": generation, "usefulness": usefulness}
+    paths = {"evaluation": evaluation, "usefulness": usefulness}
     write_json(out, select_headline({name: read_details(path) for name, path in paths.items()}))
 
 

@@ -18,7 +18,9 @@ def main(params_path, out):
     """Draws, downloads or reads the selected data set, and writes it in the prepared layout."""
     params = load_params(params_path)
     dataset = params.section("dataset", AnyDataset)
-    splits = load_source(dataset, params.seed, lambda images: progress_bar(images, "drawing images"), folder=params.folder)
+    splits = load_source(
+        dataset, params.seeds.data, lambda images: progress_bar(images, "drawing images"), folder=params.folder
+    )
     write_prepared(
         out, params.benchmark_name, dataset.label_names, splits, describe_source(dataset), dataset.image_size, dataset.channels
     )

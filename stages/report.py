@@ -13,11 +13,12 @@ from pathsynth.report.render import read_report, write_report
 @click.option("--metrics", type=FOLDER, required=True, help="Folder of scores and counts.")
 @click.option("--plots", type=FOLDER, required=True, help="Folder of tables, contact sheets and curves.")
 @click.option("--logs", type=FOLDER, required=True, help="Folder of run times and memory use; may be empty.")
+@click.option("--anchors", type=FOLDER, required=True, help="Folder of the anchors' scores; may be empty.")
 @click.option("--out", type=FILE, required=True, help="Output HTML file.")
 @exit_on_sigterm
-def main(params_path, metrics, plots, logs, out):
+def main(params_path, metrics, plots, logs, anchors, out):
     """Renders the report from metrics, plots and logs."""
-    write_report(out, read_report(load_params(params_path), metrics, plots, logs))
+    write_report(out, read_report(load_params(params_path), metrics, plots, logs, anchors))
 
 
 if __name__ == "__main__":

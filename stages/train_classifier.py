@@ -28,13 +28,14 @@ from pathsynth.data.settings import AnyDataset
 def main(params_path, role, prepared, out, metrics, curves, scratch):
     """Trains a classifier on the train split, and scores the selected epoch on val and test."""
     params = load_params(params_path)
+    seed = params.seeds.observers
     settings = params.section(f"classifiers.{role}", ClassifierSettings)
     data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
     inputs = [*list_weight_files(settings, params.folder), prepared]
-    with open_checkpoint(scratch, f"train_classifier-{role}", params, {"classifier": settings}, inputs) as checkpoint:
+    with open_checkpoint(scratch, f"train_classifier-{role}", params, seed, {"classifier": settings}, inputs) as checkpoint:
         with Curves(curves) as log:
             device = pick_device(params.deterministic)
-            classifier, scores = train_classifier(data, settings, params.seed, device, log, params.folder, checkpoint)
+            classifier, scores = train_classifier(data, settings, seed, device, log, params.folder, checkpoint)
         save_classifier(out, classifier)
         write_details(metrics, scores)
 

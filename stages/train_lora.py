@@ -34,6 +34,7 @@ from pathsynth.finetuning.train import train_lora
 def main(params_path, prepared, out, metrics, curves, scratch, logs):
     """Trains the selected LoRA on the train split."""
     params = load_params(params_path)
+    seed = params.seeds.training
     dataset, base = params.section("dataset", AnyDataset), params.section("base", BaseModelSettings)
     settings = params.section("lora", LoraSettings)
     prompts = params.section("prompts", Prompts).texts(settings.prompts, dataset)
@@ -45,15 +46,15 @@ def main(params_path, prepared, out, metrics, curves, scratch, logs):
     depends_on = {"lora": settings, "base": base, "prompts": prompts}
     with (
         init_distributed() as processes,
-        open_checkpoint(scratch, "train_lora", params, depends_on, [prepared, folder], processes) as checkpoint,
+        open_checkpoint(scratch, "train_lora", params, seed, depends_on, [prepared, folder], processes) as checkpoint,
         measure_run("train_lora", params, logs, keep=processes.main, earlier=checkpoint.seconds),
     ):
         pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
         with Curves(curves, silent=not processes.main) as log:
             shared = {"scratch": scratch, "processes": processes, "checkpoint": checkpoint}
-            result = train_lora(pipeline, data, prompts, settings, params.seed, log, **shared)
+            result = train_lora(pipeline, data, prompts, settings, seed, log, **shared)
         if processes.main:
-            recipe = LoraRecipe(params.lora_name, settings, base, dataset, prompts, params.seed)
+            recipe = LoraRecipe(params.lora_name, settings, base, dataset, prompts, seed)
             save_lora(out, pipeline.unet, settings, model_card(recipe, data, result), unet_sha256(folder, base.variant))
             write_details(metrics, result | {"adapter_bytes": (out / WEIGHTS).stat().st_size})
 

@@ -150,7 +150,8 @@ def tiny_tree(base: Path | str = "base") -> dict:
         "base": {"pretrained_model_name_or_path": str(base), "revision": None, "variant": None},
         "classifiers": {"gate": classifier, "judge": judge},
         "prompts": {
-            "plain": "an area with {label}", "described": {slug: f"many pink {slug} dots" for slug in labels.SLUGS}
+            "plain": "an area with {label}", "described": {slug: f"many pink {slug} dots" for slug in labels.SLUGS},
+            "paraphrased": {slug: [f"pink {slug} dots", f"dots in pink, {slug}"] for slug in labels.SLUGS},
         },
         "generation": {
             "images_per_tissue": 2, "max_attempts": 2, "quota": 0.0,
@@ -164,12 +165,11 @@ def tiny_tree(base: Path | str = "base") -> dict:
                 "features": {"extractor": "judge"}, "colour_images_per_tissue": 4,
                 "robustness": {"images_per_tissue": 1, "haematoxylin_eosin": True},
             },
-            "fidelity": {"reference_per_tissue": 4, "kernel_subsets": 2, "kernel_subset_size": 4},
             "usefulness": {"repeats": 2, "classifier": classifier | {"checkpoint": "last", "input_size": 16, "seed": 3}},
         },
     }  # fmt: skip
     return {
-        "seed": 7,
+        "seeds": {"data": 7, "observers": 7, "training": 7, "drawing": 7},
         "deterministic": False,
         "processes": 1,
         "benchmark": "tiny",

@@ -16,6 +16,7 @@ import numpy as np
 
 from pathsynth.bundled_base import models, textures
 from pathsynth.bundled_base.settings import BaseSettings, Phase, TextureSettings, UnetSettings, VaeSettings
+from pathsynth.core.devices import autocast
 from pathsynth.core.errors import TrainingError
 from pathsynth.core.io import read_json, write_json
 from pathsynth.core.progress import progress_bar
@@ -115,7 +116,7 @@ def train_vae(images: np.ndarray, settings: VaeSettings, seed: int, device: str)
     steps = progress_bar(range(settings.steps), "training VAE")
     for _ in steps:
         pixels = _as_pixels(augment(images[rng.integers(len(images), size=settings.batch_size)], rng), device)
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device, "bf16"):
             posterior = vae.encode(pixels).latent_dist
             recon = vae.decode(posterior.sample()).sample
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
@@ -138,7 +139,7 @@ def encode_images(vae: AutoencoderKL, images: np.ndarray, device: str) -> torch.
     import torch
 
     batches = []
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+    with torch.inference_mode(), autocast(device, "bf16"):
         for start in progress_bar(range(0, len(images), 128), "encoding"):
             pixels = _as_pixels(images[start : start + 128], device)
             batches.append(vae.encode(pixels).latent_dist.mean.half().cpu())
@@ -209,7 +210,7 @@ def _run_phase(
     steps = progress_bar(range(phase.steps), "training UNet")
     for _ in steps:
         clean, ids = batches.draw()
-        with torch.autocast(batches.device, torch.bfloat16):
+        with autocast(batches.device, "bf16"):
             hidden = text_encoder(ids).last_hidden_state
         loss = _velocity_loss(forward, scheduler, clean, hidden, phase.snr_gamma)
         if not loss.isfinite():
@@ -234,7 +235,7 @@ def _velocity_loss(
     noise = torch.randn_like(clean)
     timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), device=clean.device)
     noisy = scheduler.add_noise(clean, noise, timesteps)
-    with torch.autocast(clean.device.type, torch.bfloat16):
+    with autocast(clean.device.type, "bf16"):
         output = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
     errors = (output.float() - scheduler.get_velocity(clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
     if snr_gamma is None:

@@ -10,6 +10,7 @@ import click
 
 from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
 from pathsynth.compare import table
+from pathsynth.compare.differences import RULE, compare_configurations
 from pathsynth.compare.experiments import collect_runs, open_project
 from pathsynth.compare.page import render_comparison
 from pathsynth.core.io import atomic_write, read_text, write_text
@@ -29,7 +30,7 @@ SAVED_RUNS = "experiments.csv"
 @click.option("--report", type=FILE, default="reports/compare.html", show_default=True, help="The page.")
 @exit_on_sigterm
 def compare(save: Path | None, fill: tuple[Path, ...], all_commits: bool, report: Path) -> None:
-    """Compares experiments: means over seeds in the terminal, and a page of charts and images.
+    """Compares experiments: means over trainings in the terminal, and a page of tests, charts and images.
 
     With --fill, tables in Markdown files are written from results/experiments.csv (or the --save folder) and metrics.
     """
@@ -41,17 +42,23 @@ def compare(save: Path | None, fill: tuple[Path, ...], all_commits: bool, report
     with open_project() as read:
         runs = collect_runs(read, all_commits)
         page = render_comparison(runs, read)
-        bests = [table.group_seeds(group)[0] for _, group in runs.groupby("benchmark")]
-        overviews = {str(best["benchmark"]): read(best["rev"], OVERVIEW) for best in bests}
+        bests = [table.group_trainings(group)[0] for _, group in runs.groupby("benchmark")]
+        overviews = {str(best["benchmark"]): read(best.runs["rev"].iloc[0], OVERVIEW) for best in bests}
     for benchmark, group in runs.groupby("benchmark"):
-        click.echo(f"\n{benchmark}\n{to_text(table.build_short_table(table.group_seeds(group)))}")
+        configurations = table.group_trainings(group)
+        click.echo(f"\n{benchmark}\n{to_text(table.build_table(configurations, short=True))}")
+        differences, untested = compare_configurations(configurations)
+        if differences:
+            click.echo(f"\n{to_text(differences)}")
+        if untested:
+            click.echo(untested)
     if save:
         _save(save, runs, overviews)
     write_text(report, page)
-    click.echo(f"\nOpen {report} in a browser.")
-    if len(runs) == 1:
-        other = "r8" if runs.iloc[0]["lora"] != "r8" else "r16"
-        click.echo(f"Only one experiment is known; `dvc exp run -S lora={other}` adds one.")
+    click.echo(f"\n{RULE}\nOpen {report} in a browser.")
+    if runs["config"].is_unique:
+        command = "dvc exp run --queue -S seeds.training=1,2,3,4,5"
+        click.echo(f"One training is no result. Add trainings with `{command}` and `dvc queue start -j 1`.")
 
 
 def _save(folder: Path, runs: pd.DataFrame, overviews: Mapping[str, bytes | None]) -> None:

@@ -48,7 +48,7 @@ def _build_log(stage: str, params: Params, seconds: float) -> dict[str, Any]:
         "stage": stage,
         "benchmark": params.benchmark_name,
         "lora": params.lora_name,
-        "seed": params.seed,
+        "seeds": params.seeds.model_dump(),
         "fingerprint": params.fingerprint(),
         "processes": params.processes,
         "seconds": round(seconds, 1),

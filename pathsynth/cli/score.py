@@ -50,9 +50,10 @@ def check_name(_: click.Context, __: click.Parameter, name: str | None) -> str |
 @click.option("--observed", type=FOLDER, default="data/observed", show_default=True)
 @click.option("--models", type=FOLDER, default="models", show_default=True, help="Folder with gate and judge.")
 @click.option("--metrics", type=FOLDER, default="metrics", show_default=True, help="Folder with the scores of gate and judge.")
+@click.option("--anchors", type=FOLDER, default="metrics/anchors", show_default=True, help="Folder of the command `anchors`.")
 @options.scratch
 @exit_on_sigterm
-def score(archive, out, name, split, useful, params_path, prepared, observed, models, metrics, scratch):
+def score(archive, out, name, split, useful, params_path, prepared, observed, models, metrics, anchors, scratch):
     """Scores a synthetic set in MedMNIST's format against the selected benchmark.
 
     SET.npz contains train_images, uint8 (N, H, H, 3), or (N, H, H) for grey images, and train_labels, the index of the intended
@@ -67,11 +68,13 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
         shared = {role: read_details(metrics / f"{role}.json") for role in SHARED}
         result, sheets = score_sets(_apply_gate(raw, references), params, references, folder)
         if useful:
+            structure = {split: real.structure for split, real in references.real.items()}
             shared["usefulness"] = measure_usefulness(
                 references.prepared,
                 raw,
+                structure,
                 params.section("evaluation.usefulness", UsefulnessSettings),
-                params.seed,
+                params.seeds.observers,
                 pick_device(params.deterministic),
                 params.folder,
                 trained_on="raw",
@@ -82,7 +85,8 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
         write_tables(plots / "evaluation", result.tables)
         write_contact_sheets(plots / "evaluation" / "plates", sheets)
         subject = name or CONTROLS.sub(" ", archive.name)
-        write_report(part / "report.html", read_report(params, part / "metrics", plots, part / "logs", subject=subject))
+        content = read_report(params, part / "metrics", plots, part / "logs", anchors, subject=subject)
+        write_report(part / "report.html", content)
     click.echo(f"{headlines(result.metrics)}\n\nsee {out / 'report.html'}; all scores are in {out / 'metrics'}")
 
 
@@ -98,8 +102,4 @@ def _apply_gate(raw: LabelledImages, references: References) -> GeneratedSets:
     """Builds the generated sets: all images as raw, and those that the gate accepts as accepted."""
     predicted = references.observers.gate.probabilities(np.asarray(raw.images)).argmax(axis=1)
     accepted = np.flatnonzero(predicted == raw.labels)
-    return GeneratedSets(
-        raw=raw,
-        accepted=LabelledImages(select_rows(raw.images, accepted), raw.labels[accepted]),
-        untuned=LabelledImages(raw.images[:0], raw.labels[:0]),
-    )
+    return GeneratedSets(raw, LabelledImages(select_rows(raw.images, accepted), raw.labels[accepted]))

@@ -15,15 +15,15 @@ from pathsynth.report.tables import build_class_table, build_comparison_table, b
 
 
 def summary_table(evaluation: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
-    """Formats the scores of raw images by the gate for each class, followed by `headlines`.
+    """Formats the scores of raw images by the judge for each class, followed by `headlines`.
 
     Args:
         evaluation: contents of metrics/evaluation.json.
         generation: contents of metrics/generation.json.
     """
-    classes = build_class_table(evaluation, generation, {slug: slug for slug in evaluation["per_tissue"]})
-    gate_and_filtering = classes.select_columns(0, 1, 2, 3, 7, 9)
-    return f"Raw images, classified by the gate\n\n{to_text(gate_and_filtering)}\n\n{headlines(evaluation)}"
+    slugs = evaluation["sets"]["raw"]["judge"]["per_tissue"]
+    table = build_class_table(evaluation, generation, {slug: slug for slug in slugs}).select_columns(0, 3, 4, 9, 11)
+    return f"Raw images, classified by the judge\n\n{to_text(table)}\n\n{headlines(evaluation)}"
 
 
 def headlines(evaluation: Mapping[str, Any]) -> str:
@@ -32,9 +32,9 @@ def headlines(evaluation: Mapping[str, Any]) -> str:
     Args:
         evaluation: contents of metrics/evaluation.json.
     """
-    sets = to_text(build_set_table(evaluation).select_columns(0, 1, 5))
+    sets = to_text(build_set_table(evaluation).select_columns(0, 1, 2, 6))
     lines = [sets, "", to_text(build_comparison_table(evaluation))]
-    per_class = evaluation["realism"]["raw"]["per_tissue"]
+    per_class = evaluation["sets"]["raw"]["features"]["per_tissue"]
     if missing := [slug for slug, scores in per_class.items() if not scores["n_images"]]:
         lines += ["", f"{len(missing)} of {len(per_class)} classes have no images and count as 0: {', '.join(missing)}"]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 By default these are the last commit and the experiments that started from it. A run counts only if its scores were made with
 its own parameters, and by the same code as the commit that it started from; the others are named on stderr. With all commits,
-runs of other code count too: they are configurations of their own.
+runs of other code count too, as other configurations.
 """
 
 from __future__ import annotations
@@ -29,33 +29,37 @@ if TYPE_CHECKING:
 ReadFile = Callable[[str, str], bytes | None]
 Tree = dict[str, Any]
 
-# Column: the metrics file and the keys that lead to the value.
+_RAW = ("evaluation", "sets", "raw")
+USEFUL_GAIN = ("usefulness", "probe", "test", "gain", "mean")
+# Column: the metrics file and the keys that lead to the value. Scores refer to raw images unless the name states otherwise.
 SCORES: dict[str, tuple[str, ...]] = {
-    "macro_f1": ("evaluation", "macro_f1"),
-    "macro_f1_low": ("evaluation", "macro_f1_low"),
-    "macro_f1_high": ("evaluation", "macro_f1_high"),
-    "judge_f1": ("evaluation", "judge", "macro_f1"),
-    "judge_f1_low": ("evaluation", "judge", "macro_f1_low"),
-    "judge_f1_high": ("evaluation", "judge", "macro_f1_high"),
-    "filtered_judge_f1": ("evaluation", "filtered_judge", "macro_f1"),
-    "untuned_f1": ("evaluation", "untuned", "macro_f1"),
+    "judge_f1": (*_RAW, "judge", "macro_f1"),
+    "judge_f1_low": (*_RAW, "judge", "macro_f1_low"),
+    "judge_f1_high": (*_RAW, "judge", "macro_f1_high"),
+    "open_set_f1": (*_RAW, "open_set", "macro_f1"),
+    "macro_f1": (*_RAW, "gate", "macro_f1"),
+    "macro_f1_low": (*_RAW, "gate", "macro_f1_low"),
+    "macro_f1_high": (*_RAW, "gate", "macro_f1_high"),
+    "accepted_judge_f1": ("evaluation", "sets", "accepted", "judge", "macro_f1"),
+    "untuned_f1": ("evaluation", "sets", "untuned", "judge", "macro_f1"),
+    "paraphrased_f1": ("evaluation", "sets", "paraphrased", "judge", "macro_f1"),
     "judge_on_real": ("evaluation", "real_images", "judge", "test"),
-    "frechet_distance": ("evaluation", "realism", "raw", "frechet_distance"),
-    "kernel_distance": ("evaluation", "realism", "raw", "kernel_distance"),
-    "coverage": ("evaluation", "realism", "raw", "coverage"),
-    "useful_f1": ("usefulness", "synthetic", "macro_f1_mean"),
-    "useful_f1_std": ("usefulness", "synthetic", "macro_f1_std"),
-    "real_f1": ("usefulness", "real", "macro_f1_mean"),
-    "n_images": ("evaluation", "n_images"),
+    "precision": (*_RAW, "features", "precision"),
+    "coverage": (*_RAW, "features", "coverage"),
+    "kernel_distance": (*_RAW, "features", "kernel_distance"),
+    "structure_distance": (*_RAW, "structure", "kernel_distance"),
+    "copies": (*_RAW, "copying", "pixels", "share"),
+    "useful_gain": USEFUL_GAIN,
+    "memorisation_auc": ("memorisation", "lora", "auc"),
+    "n_images": (*_RAW, "n_images"),
     "acceptance_rate": ("generation", "acceptance_rate"),
     "unfilled": ("generation", "unfilled"),
     "trainable_parameters": ("lora", "trainable_parameters"),
+    "images_seen": ("lora", "images_seen"),
 }
-FILES = ("evaluation", "generation", "usefulness", "lora")
-SAVED = ("benchmark", "lora", "prompts", "config", "seed", *SCORES)
-# The stages that metrics/evaluation.json depends on.
-SCORING_STAGES = ("train_classifier@gate", "train_classifier@judge", "train_lora", "generate_filtered", "evaluate")
-CODE = ("pathsynth/", "stages/", "base/")
+FILES = ("evaluation", "generation", "usefulness", "memorisation", "lora")
+SAVED = ("benchmark", "lora", "prompts", "config", "training", *SCORES)
+CODE = ("pathsynth", "stages", "base")
 DIGITS = 8
 MAX_NAMED = 8
 
@@ -72,8 +76,9 @@ def collect_runs(read: ReadFile, all_commits: bool) -> pd.DataFrame:
         all_commits: also runs of earlier commits, whatever code they ran with.
 
     Returns:
-        One row per run with the columns SAVED, `tissues`, `dataset`, `texts`, `code` and `rev`, the best macro F1 first. Of
-        runs with the same parameters, code and seed the first stays.
+        One row per run with the columns SAVED, `tissues`, `dataset`, `code` and `rev`, the best macro F1 by the judge first.
+        `config` is a digest of code and parameters without `seeds.training`. Of runs with equal parameters and code the first
+        stays.
 
     Raises:
         DataError: there is no repository or no finished run.
@@ -103,8 +108,8 @@ def to_frame(runs: list[Tree]) -> pd.DataFrame:
 
     frame = pd.DataFrame(runs)
     frame[list(SCORES)] = frame[list(SCORES)].apply(pd.to_numeric, errors="coerce")
-    frame = frame.drop_duplicates(["config", "seed"]).convert_dtypes()
-    return frame.sort_values(["benchmark", "macro_f1"], ascending=[True, False], kind="stable", ignore_index=True)
+    frame = frame.drop_duplicates(["config", "training"]).convert_dtypes()
+    return frame.sort_values(["benchmark", "judge_f1"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
 @contextmanager
@@ -166,48 +171,70 @@ def read_run(revision: str, read: ReadFile) -> Tree:
         LeftOut: it has no scores, or scores that its parameters did not make.
     """
     metrics = {name: _read_details(revision, f"metrics/{name}.json", read) for name in FILES}
-    scores = {name: get_nested(metrics, keys) for name, keys in SCORES.items()}
-    if scores["macro_f1"] is None:
+    if not metrics["evaluation"]:
         raise LeftOut("no scores")
     params, lora = _read_params(revision, read)
     lock = _read_lock(revision, read)
-    if not ran_with(lock, params):
+    current = {name: details for name, details in metrics.items() if is_current(lock, f"metrics/{name}.json", params)}
+    if "evaluation" not in current:
         raise LeftOut("scores of other parameters than theirs; finish the run with `dvc exp run`")
-    if not learned_from_own_images(lock):
-        scores |= {name: None for name, keys in SCORES.items() if keys[0] == "usefulness"}
+    scores = {name: get_nested(current, keys) for name, keys in SCORES.items()}
+    if scores["judge_f1"] is None:
+        raise LeftOut("no scores of raw images by the judge")
     selected = params["params.yaml"]
     benchmark, prompts = (params[f"{folder}/{selected['benchmark']}.yaml"] for folder in (BENCHMARKS, PROMPTS))
     code = code_checksums(lock)
+    seeds = {name: seed for name, seed in selected["seeds"].items() if name != "training"}
+    names = selected["benchmark"], selected["lora"]
     return {
         "benchmark": selected["benchmark"],
         "lora": selected["lora"],
         "prompts": lora["prompts"],
-        "config": _digest(selected["deterministic"], selected["benchmark"], selected["lora"], benchmark, prompts, lora, code),
-        "seed": selected["seed"],
+        "config": _digest(seeds, selected["deterministic"], *names, benchmark, prompts, lora, code),
+        "training": selected["seeds"]["training"],
         **scores,
-        "tissues": {"gate": _class_f1(metrics["evaluation"]), "judge": _class_f1(metrics["evaluation"].get("judge"))},
+        "tissues": {by: _class_f1(get_nested(current, (*_RAW, by))) for by in ("judge", "gate")},
         "dataset": merge_list(benchmark["dataset"]),
-        "texts": prompts.get(lora["prompts"]),
         "code": code,
         "rev": revision,
     }
 
 
-def ran_with(lock: Tree, params: Mapping[str, Tree]) -> bool:
-    """Whether the scores were made with these parameters, by the values that dvc.lock recorded.
+def is_current(lock: Tree, path: str, params: Mapping[str, Tree]) -> bool:
+    """Whether dvc.lock records that a file was made with these parameters, by its stage and by all stages before it.
 
-    After `dvc exp run -S benchmark=other prepare` the scores are still those of the commit before.
+    After `dvc exp run -S benchmark=other prepare` the scores are still those of the commit before. After
+    `dvc exp run -S lora=other evaluate` the usefulness is still that of images of the LoRA before.
 
     Args:
         lock: the stages of dvc.lock by name.
+        path: an output of a stage.
         params: the selected parameters by file.
     """
-    return all(
-        get_nested(params.get(file), _keys(key)) == value
-        for stage in SCORING_STAGES
-        for file, recorded in (get_nested(lock, (stage, "params")) or {}).items()
-        for key, value in recorded.items()
+    stages = _stages_behind(lock, path)
+    checksums = {entry["path"]: entry["md5"] for stage in lock.values() for entry in stage.get("outs", [])}
+    return bool(stages) and all(
+        all(
+            get_nested(params.get(file), _keys(key)) == value
+            for file, recorded in stage.get("params", {}).items()
+            for key, value in recorded.items()
+        )
+        and all(checksums.get(entry["path"], entry["md5"]) == entry["md5"] for entry in stage.get("deps", []))
+        for stage in stages
     )
+
+
+def _stages_behind(lock: Tree, path: str) -> list[Tree]:
+    """The stage that writes a file, and all stages whose outputs it depends on."""
+    behind: Tree = {}
+    paths = [path]
+    while paths:
+        path = paths.pop()
+        for name, stage in lock.items():
+            if name not in behind and any(entry["path"] == path for entry in stage.get("outs", [])):
+                behind[name] = stage
+                paths += [entry["path"] for entry in stage.get("deps", [])]
+    return list(behind.values())
 
 
 def _keys(dotted: str) -> tuple[str, ...]:
@@ -217,19 +244,9 @@ def _keys(dotted: str) -> tuple[str, ...]:
 
 def code_checksums(lock: Tree) -> dict[str, str]:
     """Checksums, by path, of the code and the base that the scores were made with."""
-    entries = [entry for stage in SCORING_STAGES for entry in get_nested(lock, (stage, "deps")) or []]
+    stages = _stages_behind(lock, "metrics/evaluation.json")
+    entries = [entry for stage in stages for entry in stage.get("deps", [])]
     return {entry["path"]: entry["md5"] for entry in entries if entry["path"].startswith(CODE)}
-
-
-def learned_from_own_images(lock: Tree) -> bool:
-    """Whether usefulness was measured on the images of the same run; after `dvc repro evaluate` it may not be."""
-    checksums = [
-        entry["md5"]
-        for stage, kind in (("measure_usefulness", "deps"), ("generate_filtered", "outs"))
-        for entry in get_nested(lock, (stage, kind)) or []
-        if entry["path"] == "data/generated"
-    ]
-    return len(set(checksums)) <= 1
 
 
 def _read_params(revision: str, read: ReadFile) -> tuple[dict[str, Tree], Tree]:
@@ -238,9 +255,12 @@ def _read_params(revision: str, read: ReadFile) -> tuple[dict[str, Tree], Tree]:
         tree = _parse(revision, "params.yaml", read)
         if "benchmarks" in tree:
             raise LeftOut("benchmarks in params.yaml instead of configs/, as earlier versions had them")
+        if "seed" in tree:
+            raise LeftOut("seed instead of seeds in params.yaml, as earlier versions had it")
         lora = resolve_lora(Path("params.yaml"), tree, tree["lora"])
         files = [f"{folder}/{tree['benchmark']}.yaml" for folder in (BENCHMARKS, PROMPTS)]
-        selected = {**tree, "loras": {tree["lora"]: merge_list(tree["loras"])[tree["lora"]]}}
+        loras, seeds = merge_list(tree["loras"]), merge_list(tree["seeds"])
+        selected = {**tree, "seeds": seeds, "loras": {tree["lora"]: loras[tree["lora"]]}}
         return {"params.yaml": selected, **{file: _parse(revision, file, read) for file in files}}, lora
     except (ParamsError, KeyError) as error:
         raise LeftOut(f"unreadable parameters ({one_line(error)})") from error

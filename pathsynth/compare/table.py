@@ -1,4 +1,4 @@
-"""Groups runs that differ only in the seed, and writes them: as a table, as experiments.csv, and between marks in Markdown."""
+"""Groups trainings of one configuration, and writes them: as a table, as experiments.csv, and between marks in Markdown."""
 
 from __future__ import annotations
 
@@ -14,99 +14,94 @@ from pathsynth.compare.experiments import SAVED
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import write_csv
 from pathsynth.core.metric_files import read_details
-from pathsynth.report.pages import decimals, interval, percent, significant, whole
-from pathsynth.report.tables import Cell, Table, score_table, to_markdown
+from pathsynth.evaluation.statistics import MeanInterval, mean_interval
+from pathsynth.report.anchors import build_anchor_table
+from pathsynth.report.pages import MISSING, decimals, interval, percent, significant, whole
+from pathsynth.report.tables import Cell, Row, Table, score_table, to_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Format = Callable[[float | None], str]
+# The score that sorts and ranks: the gate filters, so it cannot also grade.
+RANKED = "judge_f1"
 # Head, score, format.
-COLUMNS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
-    ("Raw, gate", "macro_f1", decimals),
-    ("Raw, judge", "judge_f1", decimals),
-    ("Accepted, judge", "filtered_judge_f1", decimals),
-    ("Untuned, judge", "untuned_f1", decimals),
+COLUMNS: tuple[tuple[str, str, Format], ...] = (
+    ("Open-set F1", "open_set_f1", decimals),
+    ("Gate F1", "macro_f1", decimals),
+    ("Accepted (judge)", "accepted_judge_f1", decimals),
+    ("Untuned", "untuned_f1", decimals),
+    ("Paraphrased", "paraphrased_f1", decimals),
     ("Judge on real images", "judge_on_real", percent),
-    ("Fréchet distance", "frechet_distance", significant),
-    ("Kernel distance", "kernel_distance", significant),
+    ("Precision", "precision", decimals),
     ("Coverage", "coverage", decimals),
-    ("Acceptance rate", "acceptance_rate", partial(percent, digits=0)),
+    ("Kernel distance", "kernel_distance", significant),
+    ("Structure distance", "structure_distance", significant),
+    ("Copies", "copies", percent),
+    ("Usefulness gain", "useful_gain", decimals),
+    ("Memorisation AUC", "memorisation_auc", decimals),
+    ("Acceptance", "acceptance_rate", partial(percent, digits=0)),
     ("Unfilled", "unfilled", significant),
-    ("Usefulness F1", "useful_f1", decimals),
-    ("F1 of real images", "real_f1", decimals),
     ("Parameters", "trainable_parameters", whole),
-    ("Images per seed", "n_images", whole),
+    ("Images seen in training", "images_seen", whole),
+    ("Images per training", "n_images", whole),
 )
-SHORT_COLUMNS = (
-    "macro_f1", "judge_f1", "filtered_judge_f1", "untuned_f1", "useful_f1", "acceptance_rate", "unfilled", "n_images",
-)  # fmt: skip
+SHORT = ("open_set_f1", "macro_f1", "accepted_judge_f1", "untuned_f1", "acceptance_rate", "n_images")
 TEXT_COLUMNS = ("benchmark", "lora", "prompts", "config")
 END = "<!-- end -->"
 # A mark, its name, what stands below it, and what ends that: the end mark, or wrongly another mark or the end of the file.
-MARKED = re.compile(rf"(<!-- (results|scores): ([\w/.-]+) -->\n)(.*?)({END}|<!-- (?:results|scores): |\Z)", re.DOTALL)
+KINDS = "results|scores|anchors"
+MARKED = re.compile(rf"(<!-- ({KINDS}): ([\w/.-]+) -->\n)(.*?)({END}|<!-- (?:{KINDS}): |\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ only in the seed.
+    """Trainings of one configuration: runs that differ only in `seeds.training`.
 
     Attributes:
         name: the LoRA's name, with the digest of params and code where several configurations share it.
-        runs: one row per run as `pathsynth.compare.experiments.collect_runs` gives them, by rising seed.
+        runs: one row per training as `pathsynth.compare.experiments.collect_runs` gives them, by rising seed.
     """
 
     name: str
     runs: pd.DataFrame
 
     @property
-    def repeated(self) -> bool:
-        """Whether it was run with several seeds."""
-        return len(self.runs) > 1
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of the runs, rising."""
-        return [int(seed) for seed in self.runs["seed"]]
-
-    @property
-    def single_runs(self) -> list[Configuration]:
-        """Each run as a configuration, named by its seed and revision."""
-        rows = [self.runs.iloc[[row]] for row in range(len(self.runs))]
-        return [Configuration(f"seed {row['seed'].item()}, {row['rev'].item()[:7]}", row) for row in rows]
+    def trainings(self) -> list[int]:
+        """The seeds of the trainings, rising."""
+        return [int(seed) for seed in self.runs["training"]]
 
     def __getitem__(self, column: str) -> Any:
         """A value that all runs share, such as the benchmark."""
         return self.runs[column].iloc[0]
 
-    def run(self, seed: int | None) -> dict[str, Any]:
-        """The run of that seed, or of the lowest where there is none; `name` is its name on the page."""
-        row = self.runs.iloc[self.seeds.index(seed) if seed in self.seeds else 0].to_dict()
-        return row | {"name": f"{self.name}, seed {row['seed']}" if self.repeated else self.name}
+    def run(self, training: int) -> dict[str, Any]:
+        """The run of that training, or of the lowest where there is none; `name` is its name on the page."""
+        row = self.runs.iloc[self.trainings.index(training) if training in self.trainings else 0].to_dict()
+        return row | {"name": f"{self.name}, training {row['training']}" if len(self.runs) > 1 else self.name}
 
-    def count(self, score: str) -> int:
-        """Number of runs that have the score."""
-        return int(self.runs[score].count())
+    def scores(self, score: str) -> dict[int, float]:
+        """The score by training, without trainings that lack it."""
+        known = self.runs[["training", score]].dropna()
+        return {int(training): float(value) for training, value in zip(known["training"], known[score], strict=True)}
 
-    def mean(self, score: str) -> float | None:
-        """Mean over the runs that have the score, or None."""
-        return float(self.runs[score].mean()) if self.count(score) else None
-
-    def deviation(self, score: str) -> float | None:
-        """Sample standard deviation over the runs that have the score, or None for fewer than two."""
-        return float(self.runs[score].std()) if self.count(score) > 1 else None
+    def summarize(self, score: str) -> MeanInterval | None:
+        """Mean over the trainings that have the score, see `mean_interval`; None where none has it."""
+        values = list(self.scores(score).values())
+        return mean_interval(values) if values else None
 
 
-def group_seeds(runs: pd.DataFrame) -> list[Configuration]:
-    """Groups runs that differ only in the seed.
+def group_trainings(runs: pd.DataFrame) -> list[Configuration]:
+    """Groups runs that differ only in the training.
 
     Args:
         runs: as `pathsynth.compare.experiments.collect_runs` returns them, or as `read_saved` does.
 
     Returns:
-        Configurations by benchmark, in each the best mean macro F1 first.
+        Configurations by benchmark, in each the best mean macro F1 by the judge first.
     """
-    groups = [group.sort_values("seed", ignore_index=True) for _, group in runs.groupby("config", sort=False)]
-    groups.sort(key=lambda group: (group["benchmark"].iloc[0], -group["macro_f1"].mean()))
+    groups = [group.sort_values("training", ignore_index=True) for _, group in runs.groupby("config", sort=False)]
+    groups.sort(key=lambda group: (group["benchmark"].iloc[0], -group[RANKED].mean()))
     names = Counter((group["benchmark"].iloc[0], group["lora"].iloc[0]) for group in groups)
     return [Configuration(_name(group.iloc[0], names), group) for group in groups]
 
@@ -115,41 +110,65 @@ def _name(row: pd.Series, names: Counter) -> str:
     return f"{row['lora']}, {row['config']}" if names[row["benchmark"], row["lora"]] > 1 else row["lora"]
 
 
-def lowest_common_seed(configurations: Sequence[Configuration]) -> int | None:
-    """The lowest seed that all of them were run with, or None."""
-    return min(set.intersection(*(set(one.seeds) for one in configurations)), default=None)
-
-
-def most_common_seed(configurations: Sequence[Configuration]) -> int:
-    """The seed that most of them were run with, of several the lowest."""
-    counts = Counter(seed for one in configurations for seed in one.seeds)
+def most_common_training(configurations: Sequence[Configuration]) -> int:
+    """The training that most of them have, of several the one of the lowest seed."""
+    counts = Counter(seed for one in configurations for seed in one.trainings)
     return min(counts, key=lambda seed: (-counts[seed], seed))
 
 
-def build_table(configurations: Sequence[Configuration]) -> Table:
-    """Builds the table of one benchmark's configurations."""
+def build_table(configurations: Sequence[Configuration], short: bool = False) -> Table:
+    """Builds the table of one benchmark's configurations.
+
+    Args:
+        configurations: its rows.
+        short: only the columns that fit a terminal and a Markdown file.
+    """
+    columns = [column for column in COLUMNS if column[1] in SHORT or not short]
     rows = [
-        (one.name, one["prompts"], str(len(one.runs)), *(_score_cell(one, score, form) for _, score, form in COLUMNS))
+        (
+            one.name,
+            one["prompts"],
+            str(len(one.runs)),
+            *_ranked_cells(one),
+            *(_score_cell(one, *column[1:]) for column in columns),
+        )
         for one in configurations
     ]
-    return Table(("LoRA", "Prompts", "Seeds", *(head for head, _, _ in COLUMNS)), rows)
+    head = ("LoRA", "Prompts", "Trainings", "Judge F1 (mean)", "sd", "95 % interval", *(head for head, _, _ in columns))
+    return Table(head, rows)
 
 
-def build_short_table(configurations: Sequence[Configuration]) -> Table:
-    """Builds the same table with the columns that fit a terminal and a Markdown file."""
-    columns = [3 + place for place, (_, score, _) in enumerate(COLUMNS) if score in SHORT_COLUMNS]
-    return build_table(configurations).select_columns(0, 1, 2, *columns)
+def build_training_table(configurations: Sequence[Configuration]) -> Table:
+    """Builds the table of single trainings, in which intervals are over images."""
+    rows: list[Row] = []
+    for one in configurations:
+        for training in one.trainings:
+            run = one.runs[one.runs["training"] == training]
+            single = Configuration(one.name, run)
+            over_images = interval(*(run[f"{RANKED}_{end}"].item() for end in ("low", "high")))
+            cells = (_score_cell(single, score, form) for _, score, form in COLUMNS)
+            rows.append((one.name, str(training), run["rev"].item()[:7], decimals(run[RANKED].item()), over_images, *cells))
+    over_images = "95 % interval over images, this training"
+    return Table(("LoRA", "Training", "Revision", "Judge F1", over_images, *(head for head, _, _ in COLUMNS)), rows)
 
 
-def _score_cell(one: Configuration, score: str, form: Callable[[float | None], str]) -> Cell:
-    """Mean ± standard deviation over the seeds; for a single run its value and its interval, where it has one."""
-    count, deviation = one.count(score), one.deviation(score)
-    # counts are a matter of the parameters, not of the seed
-    spread = "" if deviation is None or form is whole else f" ± {form(deviation)}"
-    note = f"n={count}" if 0 < count < len(one.runs) else ""
-    if not one.repeated and f"{score}_low" in one.runs:
-        note = interval(one.mean(f"{score}_low"), one.mean(f"{score}_high"))
-    return Cell(form(one.mean(score)) + spread, note, alert=score == "unfilled" and bool(one.mean(score)))
+def _ranked_cells(one: Configuration) -> list[Cell | str]:
+    """Mean, standard deviation and interval over trainings, each in a cell; only the value of a single training."""
+    mean, sd, low, high = one.summarize(RANKED) or (None,) * 4
+    return [Cell(decimals(mean), _count_note(one, RANKED)), decimals(sd), interval(low, high) or MISSING]
+
+
+def _score_cell(one: Configuration, score: str, form: Format) -> Cell:
+    """Mean ± standard deviation over the trainings; only the value of a single training."""
+    mean, sd, _, _ = one.summarize(score) or (None,) * 4
+    # counts depend on the parameters, not on the training
+    spread = "" if sd is None or form is whole else f" ± {form(sd)}"
+    return Cell(form(mean) + spread, _count_note(one, score), alert=score == "unfilled" and bool(mean))
+
+
+def _count_note(one: Configuration, score: str) -> str:
+    count = len(one.scores(score))
+    return f"n={count}" if 0 < count < len(one.runs) else ""
 
 
 def save(path: Path, runs: pd.DataFrame) -> None:
@@ -175,7 +194,8 @@ def fill_tables(text: str, name: object, runs: pd.DataFrame, folder: Path) -> st
     """Replaces what stands between marks of a Markdown file and their `<!-- end -->`.
 
     Below `<!-- results: BENCHMARK -->` goes the table of a benchmark's configurations, below `<!-- scores: FOLDER -->` the
-    other scores of one run.
+    other scores of one run, and below `<!-- anchors: BENCHMARK -->` metrics/anchors/BENCHMARK.json beside the scores in
+    results/BENCHMARK, or in metrics where there are none.
 
     Args:
         text: the content of the file.
@@ -191,19 +211,25 @@ def fill_tables(text: str, name: object, runs: pd.DataFrame, folder: Path) -> st
         mark, kind, what, _, end = match.groups()
         if end != END:
             raise DataError(name, f"`{mark.strip()}` has no `{END}`. Add it below the table.")
-        return mark + (_results(what) if kind == "results" else _scores(folder / what)) + end
+        try:
+            return mark + builders[kind](what) + end
+        except KeyError as error:
+            raise DataError(name, f"`{mark.strip()}`: the scores lack {error}. Run the stage `evaluate` again.") from error
 
     def _results(benchmark: str) -> str:
         selected = runs[runs["benchmark"] == benchmark]
         if selected.empty:
             raise DataError(name, f"has a mark for {benchmark}, which has no saved run")
-        return to_markdown(build_short_table(group_seeds(selected)))
+        return to_markdown(build_table(group_trainings(selected), short=True))
 
+    def _scores(of: str) -> str:
+        return score_table(*(read_details(folder / of / f"{file}.json") for file in ("evaluation", "usefulness")))
+
+    def _anchors(benchmark: str) -> str:
+        saved = folder / "results" / benchmark / "evaluation.json"
+        evaluation = saved if saved.is_file() else folder / "metrics" / "evaluation.json"
+        anchors = folder / "metrics" / "anchors" / f"{benchmark}.json"
+        return to_markdown(build_anchor_table(read_details(anchors), read_details(evaluation)))
+
+    builders = {"results": _results, "scores": _scores, "anchors": _anchors}
     return MARKED.sub(replace, text)
-
-
-def _scores(folder: Path) -> str:
-    try:
-        return score_table(read_details(folder / "evaluation.json"), read_details(folder / "usefulness.json"))
-    except KeyError as error:
-        raise DataError(folder, f"its scores lack {error.args[0]!r}. Run the stage `evaluate` again.") from error

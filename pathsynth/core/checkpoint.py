@@ -130,6 +130,7 @@ def open_checkpoint(
     scratch: Path,
     stage: str,
     params: Params,
+    seed: int,
     settings: Mapping[str, Any],
     inputs: Sequence[Path],
     processes: Processes = ALONE,
@@ -139,7 +140,8 @@ def open_checkpoint(
     Args:
         scratch: folder for temporary files; checkpoints are in its folder `resume`.
         stage: name of the stage.
-        params: parameters, for their seed and `deterministic`.
+        params: parameters, for `deterministic`.
+        seed: the seed that the stage uses.
         settings: all other settings that the result depends on: sections and plain values by name.
         inputs: files and folders that the stage reads.
         processes: processes that share the work; the main process saves.
@@ -149,7 +151,7 @@ def open_checkpoint(
     """
     folder = None
     if processes.main:
-        folder = scratch / "resume" / f"{stage}-{_compute_key(params, settings, inputs, processes)}"
+        folder = scratch / "resume" / f"{stage}-{_compute_key(params, seed, settings, inputs, processes)}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
@@ -163,9 +165,9 @@ def open_checkpoint(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _compute_key(params: Params, settings: Mapping[str, Any], inputs: Sequence[Path], processes: Processes) -> str:
+def _compute_key(params: Params, seed: int, settings: Mapping[str, Any], inputs: Sequence[Path], processes: Processes) -> str:
     content = {
-        "seed": params.seed,
+        "seed": seed,
         "deterministic": params.deterministic,
         "settings": {key: value.model_dump() if isinstance(value, Section) else value for key, value in settings.items()},
         "processes": processes.count,

@@ -26,7 +26,7 @@ from pathsynth.core.errors import ParamsError, one_line
 
 BENCHMARKS = Path("configs/benchmarks")
 PROMPTS = Path("configs/prompts")
-TOP_LEVEL_KEYS = ("seed", "deterministic", "processes", "benchmark", "lora", "lora_families", "loras")
+TOP_LEVEL_KEYS = ("seeds", "deterministic", "processes", "benchmark", "lora", "lora_families", "loras")
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -83,13 +83,32 @@ class HubModel(Section):
         return self
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Seeds(Section):
+    """Seeds by purpose, so that another training keeps data, classifiers and noise.
+
+    Attributes:
+        data: phantoms that are drawn.
+        observers: gate, judge, colour control, usefulness, and all resampling of the evaluation.
+        training: the LoRA.
+        drawing: noise of generated images.
+    """
+
+    data: Seed
+    observers: Seed
+    training: Seed
+    drawing: Seed
+
+
 @dataclass(frozen=True)
 class Params:
     """params.yaml with the benchmark and the LoRA configuration that it selects.
 
     Attributes:
         path: the parameter file.
-        seed: global seed, 0 to 2**32 - 1.
+        seeds: seeds by purpose.
         deterministic: whether a GPU is restricted to kernels that sum in a fixed order.
         processes: number of processes on this machine for LoRA training and generation.
         benchmark_name: the selected benchmark.
@@ -98,7 +117,7 @@ class Params:
     """
 
     path: Path
-    seed: int
+    seeds: Seeds
     deterministic: bool
     processes: int
     benchmark_name: str
@@ -158,7 +177,7 @@ class Params:
     def values(self) -> dict[str, Any]:
         """Returns all selected values as plain data, without `processes`, which affects no result."""
         return {
-            "seed": self.seed,
+            "seeds": self.seeds.model_dump(),
             "deterministic": self.deterministic,
             "benchmark_name": self.benchmark_name,
             "lora_name": self.lora_name,
@@ -189,7 +208,7 @@ def load_params(path: Path) -> Params:
     check_selected(path, "lora", tree["lora"], lora_names(path, tree), "an entry of loras")
     return Params(
         path=path,
-        seed=validate(path, "seed", Annotated[int, Field(strict=True, ge=0, lt=2**32)], tree["seed"]),
+        seeds=validate(path, "seeds", Seeds, tree["seeds"]),
         deterministic=validate(path, "deterministic", Annotated[bool, Field(strict=True)], tree["deterministic"]),
         processes=validate(path, "processes", Annotated[int, Field(strict=True, ge=1, le=1024)], tree["processes"]),
         benchmark_name=tree["benchmark"],

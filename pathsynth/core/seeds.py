@@ -22,6 +22,7 @@ class Stream(IntEnum):
     LORA_ROTATIONS = 8
     USEFULNESS = 9
     DRAWN = 10
+    MEMORISATION = 11
 
 
 def mix_seed(stream: Stream, *seed: int) -> int:

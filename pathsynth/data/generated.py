@@ -1,9 +1,9 @@
-"""Generated images as they are evaluated: raw, accepted and untuned ones, and those that the gate rejected."""
+"""Generated images as they are evaluated, and those that the gate rejected."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,14 +52,20 @@ class GeneratedSets:
     Attributes:
         raw: the first attempt at every requested image.
         accepted: the images that the gate accepted; may be empty.
-        untuned: one attempt at every requested image by the base without LoRA; may be empty.
+        controls: one attempt at every requested image by name: "untuned" by the base without LoRA, "paraphrased" by the LoRA
+            from sentences that it was not trained with. Empty for a set from a different generator.
         attempts: the table of attempts, or None for a set without one.
     """
 
     raw: LabelledImages
     accepted: LabelledImages
-    untuned: LabelledImages
+    controls: Mapping[str, LabelledImages] = field(default_factory=dict)
     attempts: pd.DataFrame | None = None
+
+    @property
+    def by_name(self) -> dict[str, LabelledImages]:
+        """All sets by name."""
+        return {"raw": self.raw, "accepted": self.accepted, **self.controls}
 
     def slots(self, name: str) -> np.ndarray:
         """Returns the slot of every "raw" or "accepted" image within its tissue, int64 (N,); without a table, its position."""
@@ -69,19 +75,25 @@ class GeneratedSets:
         return self.attempts.loc[rows, "slot"].to_numpy(np.int64)
 
 
-def read_sets(generated: Path, untuned: Path, scratch: Path) -> GeneratedSets:
-    """Opens the outputs of generate_filtered and generate_untuned.
+def read_sets(generated: Path, untuned: Path, paraphrased: Path, scratch: Path) -> GeneratedSets:
+    """Opens the outputs of the stages that generate images.
 
     Args:
-        generated, untuned: their folders.
+        generated, untuned, paraphrased: their folders.
         scratch: folder for the unpacked images; it must outlive them.
 
     Raises:
         DataError: if a file is missing or damaged.
     """
-    paths = {"raw": generated / "raw.npz", "accepted": generated / "accepted.npz", "untuned": untuned / "raw.npz"}
+    paths = {
+        "raw": generated / "raw.npz",
+        "accepted": generated / "accepted.npz",
+        "untuned": untuned / "raw.npz",
+        "paraphrased": paraphrased / "raw.npz",
+    }
     sets = {name: LabelledImages(*unpack_split(path, scratch / name)) for name, path in paths.items()}
-    return GeneratedSets(**sets, attempts=read_attempts(generated / "attempts.csv"))
+    raw, accepted = sets.pop("raw"), sets.pop("accepted")
+    return GeneratedSets(raw, accepted, sets, attempts=read_attempts(generated / "attempts.csv"))
 
 
 def check_labels(path: object, labels: np.ndarray, slugs: Sequence[str]) -> None:

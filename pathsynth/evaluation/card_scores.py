@@ -8,15 +8,16 @@ from typing import Any
 from pathsynth.data.provenance import SCORES_PLACEHOLDER
 
 _SCORES = """\
-| macro F1 of prompted against predicted class | value | 95 % interval |
+| macro F1 of prompted against predicted class | value | 95 % interval over images |
 |---|---|---|
 {rows}
 
-The gate's accuracy is {gate_val:.1%} on the data set's validation images and {gate_test:.1%} on its test images. The judge has
-another architecture and took no part in filtering; its accuracy on the test images is {judge:.1%}.
-In feature space {closer} of the accepted images are closer to a training image than 99 % of validation images (expected: 1 %).
-Fréchet distance to the training images {frechet}, kernel distance {kernel}, coverage {coverage}; validation images have
-{real_frechet}, {real_kernel} and {real_coverage}."""
+The judge has another architecture than the gate and took no part in filtering. On the data set's test images the judge's
+accuracy is {judge:.1%}, the gate's {gate:.1%}. Open set: images unlike their class count as wrong.
+Close to a training image in pixels: {copies} of the accepted images; expected: {expected}. The check finds {control} of copies
+that were moved and restained.
+Kernel distance of the accepted images to the training images: {kernel} in features, {structure} in structure; of validation
+images: {real_kernel} and {real_structure}."""
 
 
 def fill_scores(card: str, evaluation: Mapping[str, Any]) -> str:
@@ -30,34 +31,43 @@ def fill_scores(card: str, evaluation: Mapping[str, Any]) -> str:
 
 
 def _format_scores(evaluation: Mapping[str, Any]) -> str:
-    sets = {
-        "raw images by the gate": evaluation,
-        "raw images by the judge": evaluation["judge"],
-        "accepted images by the judge": evaluation["filtered_judge"],
-        "raw images by colour alone": evaluation["colour"],
+    sets = evaluation["sets"]
+    observed = {
+        "raw images by the judge": ("raw", "judge"),
+        "raw images by the judge, open set": ("raw", "open_set"),
+        "raw images by the gate": ("raw", "gate"),
+        "raw images by colour alone": ("raw", "colour"),
+        "accepted images by the judge": ("accepted", "judge"),
     }
-    rows = [
-        f"| {name} | {scores['macro_f1']:.3f} | {scores['macro_f1_low']:.3f} to {scores['macro_f1_high']:.3f} |"
-        if scores["n_images"]
-        else f"| {name} | no images | |"
-        for name, scores in sets.items()
-    ]
-    accepted, real = evaluation["realism"]["accepted"], evaluation["realism"]["val"]
-    copies = evaluation["copying"]["accepted"]["features"]
+    rows = []
+    for name, (key, by) in observed.items():
+        scores = sets[key][by] if sets[key]["n_images"] else None
+        rows.append(
+            f"| {name} | {scores['macro_f1']:.3f} | {scores['macro_f1_low']:.3f} to {scores['macro_f1_high']:.3f} |"
+            if scores
+            else f"| {name} | no images | |"
+        )
+    copies = sets["accepted"].get("copying", {}).get("pixels", {})
+    distances = {key: _kernel_distances(sets[key]) for key in ("accepted", "val")}
     return _SCORES.format(
         rows="\n".join(rows),
-        gate_val=evaluation["real_images"]["gate"]["val"],
-        gate_test=evaluation["real_images"]["gate"]["test"],
+        gate=evaluation["real_images"]["gate"]["test"],
         judge=evaluation["real_images"]["judge"]["test"],
-        closer=f"{copies['share_below']:.1%}" if "share_below" in copies else "an unknown share",
-        frechet=_format_score(accepted, "frechet_distance"),
-        kernel=_format_score(accepted, "kernel_distance"),
-        coverage=_format_score(accepted, "coverage"),
-        real_frechet=_format_score(real, "frechet_distance"),
-        real_kernel=_format_score(real, "kernel_distance"),
-        real_coverage=_format_score(real, "coverage"),
+        copies=_format_share(copies, "share"),
+        expected=_format_share(copies, "expected"),
+        control=_format_share(evaluation["copying_control"]["pixels"], "share"),
+        kernel=distances["accepted"][0],
+        structure=distances["accepted"][1],
+        real_kernel=distances["val"][0],
+        real_structure=distances["val"][1],
     )
 
 
-def _format_score(scores: Mapping[str, Any], name: str) -> str:
-    return f"{scores[name]:.3f}" if name in scores else "not defined"
+def _kernel_distances(scored: Mapping[str, Any]) -> list[str]:
+    """Formats the kernel distances of a set in features and in structure."""
+    known = [scored.get(space, {}).get("kernel_distance") for space in ("features", "structure")]
+    return ["not defined" if value is None else f"{value:.3f}" for value in known]
+
+
+def _format_share(found: Mapping[str, Any], name: str) -> str:
+    return f"{found[name]:.1%}" if name in found else "an unknown share"

@@ -24,7 +24,7 @@ COLUMNS, ROWS = 3, 6
 SHEET_IMAGES = COLUMNS * ROWS
 OVERVIEW_IMAGES = 4
 DATA_SET, RAW = "data set", "raw (first attempts)"
-SPACES = {"features": "closest by features", "pixels": "closest by pixels"}
+SPACES = {"pixels": "closest by pixels", "structure": "closest by structure"}
 # The text chunk of a PNG with the bounding boxes of its blocks.
 BLOCKS = "pathsynth:blocks"
 
@@ -139,7 +139,7 @@ def draw_pairs(pairs: Mapping[str, Pairs], generated: Rows, train: Rows, caption
     """Draws the generated images closest to training images beside these, closest first, a row per space.
 
     Args:
-        pairs: by "features" and "pixels".
+        pairs: by "pixels" and "structure".
         generated, train: uint8 (N, H, W, 3), which the pairs index.
         caption: one line at the foot.
     """

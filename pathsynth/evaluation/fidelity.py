@@ -1,27 +1,29 @@
 """Fidelity and variety of generated images: distances and shares between their features and those of real images.
 
-Features are float64 (N, D) in memory; pairwise distances are computed in chunks. All intervals hold the reference fixed, so
-they only compare sets that were scored against the same real images.
+Sets have a fixed number of images of each tissue, so distances and intervals are stratified by tissue. Features are float64
+(N, D) in memory; pairs of images are compared in blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 
 from pathsynth.classifiers.metrics import DIGITS
+from pathsynth.data.sampling import proportional_counts, subsample_per_class
 from pathsynth.evaluation.statistics import bootstrap_mean
 
-# Prefixes of the interval keys, and the score that each belongs to.
-INTERVALS = {"frechet": "frechet_distance", "kernel": "kernel_distance", "precision": "precision", "density": "density"}
 # Kernel distances are small.
 KERNEL_DIGITS = 8
 # k of precision, recall, density and coverage, as Naeem et al. (ICML 2020) recommend.
 NEAREST_NEIGHBOURS = 5
 JACKKNIFE_GROUPS = 10
+# With fewer images, a large part of the Fréchet distance is bias.
+IMAGES_PER_DIMENSION = 10
 # Factor on radii: a neighbour at exactly the radius is outside the ball, even if rounding makes its distance slightly smaller.
 TIE = 1.0 - 1e-9
 # |x|^2 + |y|^2 - 2xy of equal rows leaves a rounding error; distances below this share of the row's length count as 0.
@@ -30,6 +32,8 @@ MEBIBYTES = 256
 CHUNK = 1024
 
 Moments = dict[str, np.ndarray]
+# Scores by name; a string is the reason why the score is undefined.
+Scores = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -38,130 +42,141 @@ class RealFeatures:
 
     Attributes:
         features: float64 (M, D).
-        neighbours: k of precision, recall, density and coverage, at least 1.
+        labels: tissues, integers (M,) in [0, tissues).
+        tissues: number of tissues.
     """
 
     features: np.ndarray
-    neighbours: int = NEAREST_NEIGHBOURS
+    labels: np.ndarray
+    tissues: int
 
     @cached_property
-    def moments(self) -> Moments:
-        """Mean and covariance, see `compute_moments`."""
-        return compute_moments(self.features)
+    def cells(self) -> np.ndarray:
+        """Tissue and jackknife group of each image, one-hot, see `assign_cells`."""
+        return assign_cells(self.labels, self.tissues)
 
     @cached_property
-    def radii(self) -> np.ndarray:
-        """Distance of each image to its k-th nearest neighbour, float64 (M,)."""
-        return compute_radii(self.features, self.neighbours)
+    def counts(self) -> np.ndarray:
+        """Number of images of each tissue, int64 (tissues,)."""
+        return np.bincount(self.labels, minlength=self.tissues)
+
+    @cached_property
+    def kernel_sums(self) -> np.ndarray:
+        """Sums of the kernel over pairs of different images, see `sum_kernel_within`."""
+        return sum_kernel_within(self.features, self.cells)
+
+    def draw_proportional(self, counts: np.ndarray, *seed: int) -> np.ndarray:
+        """Draws features (n, D) of as many images as there are in the tissue proportions of `counts`, integers (tissues,)."""
+        return self.features[subsample_per_class(self.labels, proportional_counts(self.counts, counts), *seed)]
 
 
-def fidelity_scores(
-    features: np.ndarray,
-    labels: np.ndarray,
-    real: RealFeatures,
-    real_per_class: Sequence[RealFeatures],
-    *,
-    slugs: Sequence[str],
-    seed: int,
-    kernel_subsets: int,
-    kernel_subset_size: int,
-) -> dict:
+def fidelity_scores(features: np.ndarray, labels: np.ndarray, real: RealFeatures, *, slugs: Sequence[str], seed: int) -> dict:
     """Scores images against real ones, over all tissues and tissue by tissue.
 
     Args:
         features: float64 (N, D); N may be 0.
         labels: integers (N,), indices into `slugs`.
-        real: real images for the scores over all tissues.
-        real_per_class: real images of each tissue, in the order of `slugs`.
+        real: real images of the same tissues.
         slugs: names of all tissues.
-        seed: non-negative seed; each tissue and each score has a separate random stream.
-        kernel_subsets: subsets of the kernel distance.
-        kernel_subset_size: maximum images of a subset.
+        seed: non-negative seed; each draw has a separate random stream.
 
     Returns:
-        n_images, n_reference, frechet_distance, frechet_bias, frechet_full_rank (whether both sets have more images than
-        dimensions, without which most of the distance is bias), kernel_distance, precision, recall, density, coverage;
-        {name}_low and {name}_high of the 95 % intervals of frechet, kernel, precision and density; per_tissue.{slug} with the
-        same scores without intervals. A score that cannot be computed is absent, and `undefined` gives the reason.
+        n_images, n_reference (all real images) and dimensions; kernel_distance from all real images; precision, recall, density
+        and coverage, with as many images of each tissue on either side; frechet_distance from real images in the tissue
+        proportions of the set, and frechet_bias; {name}_low and {name}_high of the 95 % intervals of kernel, precision, density
+        and frechet; per_tissue.{slug} with the same scores except Fréchet distances and intervals; mean_per_tissue, the means
+        over tissues that have the score. A score that cannot be computed is absent, and `undefined` gives the reason.
     """
-    subsets = (kernel_subsets, kernel_subset_size)
-    scores = _score_set(features, real, subsets, (seed, 0), labels)
-    scores["per_tissue"] = {
-        slug: _score_set(features[labels == i], real_per_class[i], subsets, (seed, i + 1)) for i, slug in enumerate(slugs)
+    counts = np.bincount(labels, minlength=len(slugs))
+    equal = np.minimum(counts, real.counts)
+    rows, real_rows = subsample_per_class(labels, equal, seed, 0), subsample_per_class(real.labels, equal, seed, 1)
+    own, own_labels, others, other_labels = features[rows], labels[rows], real.features[real_rows], real.labels[real_rows]
+    kernel, kernel_per_tissue = _kernel_scores(features, labels, real, slugs)
+    balls = _ball_scores(own, others, len(features), len(real.features), own_labels, seed)
+    per_tissue = {}
+    for i, (slug, n, m) in enumerate(zip(slugs, counts.tolist(), real.counts.tolist(), strict=True)):
+        in_tissue = _ball_scores(own[own_labels == i], others[other_labels == i], n, m)
+        scores = {"kernel_distance": kernel_per_tissue[i], **in_tissue}
+        per_tissue[slug] = {"n_images": n, "n_reference": m, **_round_scores(scores)}
+    means: Scores = {}
+    for name in ("kernel_distance", "precision", "recall", "density", "coverage"):
+        values = [row[name] for row in per_tissue.values() if name in row]
+        means |= {name: float(np.mean(values))} if values else {}
+    return {
+        "n_images": len(features),
+        "n_reference": len(real.features),
+        "dimensions": features.shape[1],
+        **_round_scores(kernel | balls | _frechet_scores(features, labels, real, slugs, seed)),
+        "mean_per_tissue": _round_scores(means),
+        "per_tissue": per_tissue,
     }
-    return scores
-
-
-def _score_set(
-    features: np.ndarray,
-    real: RealFeatures,
-    subsets: tuple[int, int],
-    seed: tuple[int, int],
-    labels: np.ndarray | None = None,
-) -> dict:
-    """Scores of one set, with intervals if there are labels; reasons for those that are missing."""
-    n, m, k = len(features), len(real.features), real.neighbours
-    bias, kernel, precision, density = (np.random.default_rng((*seed, purpose)) for purpose in range(4))
-    groups = None if labels is None or n < JACKKNIFE_GROUPS else jackknife_groups(labels, JACKKNIFE_GROUPS)
-    strata = None if groups is None else labels
-    parts: tuple[tuple[tuple[str, ...], str, Callable[[], dict]], ...] = (
-        (("frechet_distance",), _too_few(n, m, 2, 2), partial(_frechet_scores, features, real, groups)),
-        (("frechet_bias",), _too_few(n, m, 2, 2 * n), lambda: {"frechet_bias": frechet_bias(n, real.features, bias)}),
-        (("kernel_distance",), _too_few(n, m, 2, 2), partial(_kernel_scores, features, real, groups, subsets, kernel)),
-        (
-            ("precision", "density", "coverage"),
-            _too_few(n, m, 1, k + 1) or _all_equal(real),
-            partial(_ball_scores, features, real, strata, (precision, density)),
-        ),
-        (("recall",), _too_few(n, m, k + 1, 1), lambda: {"recall": recall(features, real.features, k)}),
-    )
-    scores: dict = {"n_images": n, "n_reference": m}
-    undefined: dict[str, str] = {}
-    for names, reason, compute in parts:
-        if reason:
-            undefined |= dict.fromkeys(names, reason)
-        else:
-            scores |= compute()
-    if labels is not None:
-        missing = [(end, score) for name, score in INTERVALS.items() for end in _ends(name, 0, 0) if end not in scores]
-        undefined |= {end: undefined.get(score) or _too_few(n, m, JACKKNIFE_GROUPS, 2) for end, score in missing}
-    return _round_scores(scores) | ({"undefined": undefined} if undefined else {})
-
-
-def _frechet_scores(features: np.ndarray, real: RealFeatures, groups: np.ndarray | None) -> dict:
-    distance = frechet_distance(compute_moments(features), real.moments)
-    full_rank = min(len(features), len(real.features)) > features.shape[1]
-    scores = {"frechet_distance": distance, "frechet_full_rank": full_rank}
-    if groups is None:
-        return scores
-    half = frechet_half_width(features, groups, real.moments)
-    return scores | _ends("frechet", max(0.0, distance - half), distance + half)
 
 
 def _kernel_scores(
-    features: np.ndarray,
-    real: RealFeatures,
-    groups: np.ndarray | None,
-    subsets: tuple[int, int],
-    rng: np.random.Generator,
-) -> dict:
-    distance, variance = kernel_distance(features, real.features, *subsets, rng)
-    if groups is None:
-        return {"kernel_distance": distance}
-    half = kernel_half_width(features, groups, real.features, variance)
-    return {"kernel_distance": distance, **_ends("kernel", distance - half, distance + half)}
+    features: np.ndarray, labels: np.ndarray, real: RealFeatures, slugs: Sequence[str]
+) -> tuple[Scores, list[float | str]]:
+    """Kernel distance with its interval, and the kernel distance of each tissue."""
+    distance, half, by_tissue = kernel_distance(features, labels, real)
+    counts = np.bincount(labels, minlength=len(slugs))
+    sides = ((counts, "image"), (real.counts, "real image"))
+    undefined = _too_few(len(labels), 1) or _tissue_shortage(slugs, 2 * (counts > 0), *sides)
+    no_interval = (
+        undefined
+        or _too_few(len(labels), JACKKNIFE_GROUPS)
+        or _too_few(len(real.labels), JACKKNIFE_GROUPS, "real image")
+        # without any group, two images of each tissue have to be left
+        or _tissue_shortage(slugs, 3 * (counts > 0), *sides)
+    )
+    scores: Scores = {"kernel_distance": undefined or distance}
+    return scores | _interval("kernel", no_interval, distance - half, distance + half), [
+        _too_few(n, 2) or _too_few(m, 2, "real image") or value
+        for n, m, value in zip(counts, real.counts, by_tissue.tolist(), strict=True)
+    ]
 
 
 def _ball_scores(
-    features: np.ndarray, real: RealFeatures, strata: np.ndarray | None, rngs: tuple[np.random.Generator, np.random.Generator]
-) -> dict:
-    counts, occupied = count_balls(features, real.features, real.radii)
-    values = {"precision": (counts > 0).astype(np.float64), "density": counts / real.neighbours}
-    scores = {name: float(value.mean()) for name, value in values.items()} | {"coverage": float(occupied.mean())}
-    if strata is not None:
-        for (name, value), rng in zip(values.items(), rngs, strict=True):
-            scores |= _ends(name, *bootstrap_mean(value, strata, rng))
+    features: np.ndarray, real: np.ndarray, n: int, m: int, strata: np.ndarray | None = None, seed: int = 0
+) -> Scores:
+    """Precision, recall, density and coverage of equally many of n images and m real ones, with intervals if given strata."""
+    k = NEAREST_NEIGHBOURS
+    names = ("precision", "density", "coverage", *({} if strata is None else _interval("precision") | _interval("density")))
+    reason = _too_few(n, k + 1) or _too_few(m, k + 1, "real image") or _too_few(len(features), k + 1, "same-tissue pair")
+    if reason:
+        return dict.fromkeys(("recall", *names), reason)
+    near, _ = count_balls(real, features, compute_radii(features))
+    scores: Scores = {"recall": float((near > 0).mean())}
+    radii = compute_radii(real)
+    if not radii.any():
+        return scores | dict.fromkeys(names, f"every real image has {k} others with the same features")
+    counts, occupied = count_balls(features, real, radii)
+    scores["coverage"] = float(occupied.mean())
+    for i, (name, values) in enumerate({"precision": (counts > 0).astype(np.float64), "density": counts / k}.items()):
+        scores[name] = float(values.mean())
+        if strata is not None:
+            ends = bootstrap_mean(values, strata, np.random.default_rng((seed, i)))
+            scores |= _interval(name, _too_few(len(values), JACKKNIFE_GROUPS), *ends)
     return scores
+
+
+def _frechet_scores(features: np.ndarray, labels: np.ndarray, real: RealFeatures, slugs: Sequence[str], seed: int) -> Scores:
+    """Fréchet distance with its interval and its bias."""
+    counts, dimensions = np.bincount(labels, minlength=len(slugs)), features.shape[1]
+    selected = real.draw_proportional(counts, seed, 2)
+    needed, why = IMAGES_PER_DIMENSION * dimensions, f", {IMAGES_PER_DIMENSION} for each of {dimensions} dimensions,"
+    reason = _too_few(len(features), needed, why=why) or _too_few(len(selected), needed, "real image", why)
+    if reason:
+        return {"frechet_distance": reason, **_interval("frechet", reason), "frechet_bias": reason}
+    moments = compute_moments(selected)
+    distance = frechet_distance(compute_moments(features), moments)
+    groups = jackknife_groups(labels)
+    left_out = (compute_moments(features[groups != group]) for group in range(JACKKNIFE_GROUPS))
+    half = jackknife_half_width([frechet_distance(each, moments) for each in left_out])
+    no_bias = _tissue_shortage(slugs, 2 * counts, (real.counts, "real image"))
+    return {
+        "frechet_distance": distance,
+        **_interval("frechet", "", max(0.0, distance - half), distance + half),
+        "frechet_bias": no_bias or frechet_bias(counts, real, seed),
+    }
 
 
 def compute_moments(features: np.ndarray) -> Moments:
@@ -183,131 +198,128 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     return max(0.0, fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
 
 
-def frechet_half_width(features: np.ndarray, groups: np.ndarray, real: Moments) -> float:
-    """Half the width of the 95 % interval of the Fréchet distance, by the delete-a-group jackknife.
-
-    The interval covers how the distance varies between sets of this size and includes their bias; see `frechet_bias`.
-
-    Args:
-        features: (N, D).
-        groups: integers (N,), see `jackknife_groups`.
-        real: moments of the real images.
-    """
-    left_out = (compute_moments(features[groups != group]) for group in range(groups.max() + 1))
-    return jackknife_half_width([frechet_distance(moments, real) for moments in left_out])
-
-
-def frechet_bias(count: int, real: np.ndarray, rng: np.random.Generator) -> float:
-    """Fréchet distance of `count` real images from the other real images, which would approach 0 as their number grows.
+def frechet_bias(counts: np.ndarray, real: RealFeatures, seed: int) -> float:
+    """Fréchet distance of real images from other real images, which would approach 0 as their number grows.
 
     A Fréchet distance of that few images contains about this much bias (Chong and Forsyth, CVPR 2020).
 
     Args:
-        count: images to draw without replacement, 2 to M / 2.
-        real: features (M, D).
-        rng: source of the draw.
+        counts: images of each tissue to draw without replacement, integers (tissues,), at most half of the real ones; the
+            others are drawn in the same proportions.
+        real: the real images.
+        seed: non-negative seed.
     """
-    drawn = np.zeros(len(real), bool)
-    drawn[rng.choice(len(real), count, replace=False)] = True
-    return frechet_distance(compute_moments(real[drawn]), compute_moments(real[~drawn]))
+    drawn = np.zeros(len(real.labels), bool)
+    drawn[subsample_per_class(real.labels, counts, seed, 3)] = True
+    others = RealFeatures(real.features[~drawn], real.labels[~drawn], real.tissues).draw_proportional(counts, seed, 4)
+    return frechet_distance(compute_moments(real.features[drawn]), compute_moments(others))
 
 
-def kernel_distance(
-    features: np.ndarray, real: np.ndarray, subsets: int, size: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Kernel distance: mean unbiased squared maximum mean discrepancy of subsets (Bińkowski et al., ICLR 2018, section 4).
+def kernel_distance(features: np.ndarray, labels: np.ndarray, real: RealFeatures) -> tuple[float, float, np.ndarray]:
+    """Kernel distance: unbiased squared maximum mean discrepancy of sets with a fixed number of images of each tissue.
 
-    The kernel is (xy / D + 1)^3; torch-fidelity's estimate may be below 0.
+    The kernel is (xy / D + 1)^3 (Bińkowski et al., ICLR 2018, section 4). With w_t the share of tissue t in the set, the same
+    for the real images, the estimate is the sum over tissues s and t of w_s w_t times the mean kernel of pairs within the set,
+    plus that of pairs within the real images, minus twice that of pairs across. Pairs of an image with itself are left out: a
+    U-statistic in each tissue. It has mean 0 for equal distributions, so it may be below 0. With one tissue it is the usual
+    U-statistic; that of all pairs would be biased downwards, because images drawn by tissue resemble each other less.
 
     Args:
-        features: (N, D), N >= 2.
-        real: (M, D), M >= 2.
-        subsets: number of subsets.
-        size: images of a subset, limited by the smaller set.
-        rng: source of the draws, each subset without replacement.
-
-    Returns:
-        The mean, and its variance due to the choice of the subsets alone.
-    """
-    from torch_fidelity.metric_kid import kernel_mmd
-
-    size = min(size, len(features), len(real))
-    values = np.empty(subsets)
-    for i in range(subsets):
-        real_subset, subset = (rows[np.sort(rng.choice(len(rows), size, replace=False))] for rows in (real, features))
-        values[i] = kernel_mmd(real_subset, subset)
-    return float(values.mean()), float(values.var(ddof=1) / subsets) if subsets > 1 else 0.0
-
-
-def kernel_half_width(features: np.ndarray, groups: np.ndarray, real: np.ndarray, subset_variance: float) -> float:
-    """Half the width of the 95 % interval of the kernel distance.
-
-    Subsets overlap, so their spread says nothing about other images. Given the images, the mean over subsets scatters around
-    the estimate from all pairs of images (it is an incomplete U-statistic: Blom, Biometrika 1976). Its variance is therefore
-    that of the estimate from all pairs, by the delete-a-group jackknife, plus the variance due to the choice of subsets.
-
-    Args:
-        features: (N, D).
-        groups: integers (N,), see `jackknife_groups`.
-        real: (M, D).
-        subset_variance: variance due to the choice of the subsets.
-    """
-    within, across = _sum_kernel_by_group(features, groups, real)
-    left = len(features) - np.bincount(groups)
-    pairs = within.sum() - 2.0 * within.sum(axis=1) + np.diag(within)
-    estimates = pairs / (left * (left - 1)) - 2.0 * (across.sum() - across) / (left * len(real))
-    return jackknife_half_width(estimates, subset_variance)
-
-
-def _sum_kernel_by_group(features: np.ndarray, groups: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the kernel over pairs of different images by group (G, G), and over pairs with real images (G,)."""
-    from sklearn.metrics.pairwise import polynomial_kernel
-    from sklearn.utils import gen_batches
-
-    member = np.eye(groups.max() + 1)[groups]
-    within, across = np.zeros((member.shape[1],) * 2), np.zeros(member.shape[1])
-    for rows in gen_batches(len(features), CHUNK):
-        within += member[rows].T @ polynomial_kernel(features[rows], features) @ member
-        across += member[rows].T @ polynomial_kernel(features[rows], real).sum(axis=1)
-    with_itself = (np.square(features).sum(axis=1) / features.shape[1] + 1.0) ** 3
-    return within - np.diag(member.T @ with_itself), across
-
-
-def jackknife_groups(labels: np.ndarray, groups: int) -> np.ndarray:
-    """Assigns images to groups of equal size, stratified by tissue.
-
-    Args:
+        features: float64 (N, D), with at least two images of each tissue that occurs.
         labels: tissues, integers (N,).
-        groups: number of groups G.
+        real: the real images, with at least two of each of these tissues.
 
     Returns:
-        Groups int64 (N,) from 0; sizes differ by at most 1, also within a tissue.
+        The distance; half the width of its 95 % interval by the delete-a-group jackknife, which covers the choice of the scored
+        and of the real images; and the distance of each tissue alone, float64 (tissues,).
     """
+    cells, by_tissue = assign_cells(labels, real.tissues), np.eye(real.tissues)
+    within, across = sum_kernel_within(features, cells), sum_kernel(features, cells, real.features, real.cells)
+    n, m = cells.sum(axis=0), real.cells.sum(axis=0)
+    weights = np.bincount(labels, minlength=real.tissues) / max(len(labels), 1)
+
+    def compare(groups: np.ndarray, real_groups: np.ndarray) -> np.ndarray:
+        """Discrepancies (tissues, tissues) of the images of some groups, given as weights 0 or 1 (G,)."""
+        own, others = np.kron(by_tissue, groups), np.kron(by_tissue, real_groups)
+        a, b = own @ n, others @ m
+        # pairs that do not exist have the sum 0
+        return (
+            own @ within @ own.T / np.maximum(np.outer(a, a) - np.diag(a), 1.0)
+            + others @ real.kernel_sums @ others.T / np.maximum(np.outer(b, b) - np.diag(b), 1.0)
+            - 2.0 * own @ across @ others.T / np.maximum(np.outer(a, b), 1.0)
+        )
+
+    everything, left = np.ones(JACKKNIFE_GROUPS), 1.0 - np.eye(JACKKNIFE_GROUPS)
+    discrepancies = compare(everything, everything)
+    half = jackknife_half_width(
+        [weights @ compare(groups, everything) @ weights for groups in left],
+        [weights @ compare(everything, groups) @ weights for groups in left],
+    )
+    return float(weights @ discrepancies @ weights), half, np.diag(discrepancies)
+
+
+def sum_kernel(features: np.ndarray, cells: np.ndarray, others: np.ndarray, other_cells: np.ndarray) -> np.ndarray:
+    """Sums the kernel (xy / D + 1)^3 over pairs of images by the cells of both.
+
+    Args:
+        features: float64 (N, D).
+        cells: one-hot (N, C), see `assign_cells`.
+        others: float64 (M, D).
+        other_cells: one-hot (M, C).
+
+    Returns:
+        float64 (C, C).
+    """
+    from sklearn.metrics.pairwise import polynomial_kernel
+
+    sums = np.zeros((cells.shape[1], other_cells.shape[1]))
+    blocks = [[slice(i, i + CHUNK) for i in range(0, len(rows), CHUNK)] for rows in (features, others)]
+    for i, j in product(*blocks):
+        sums += cells[i].T @ (polynomial_kernel(features[i], others[j]) @ other_cells[j])
+    return sums
+
+
+def sum_kernel_within(features: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Sums the kernel as `sum_kernel` does, over pairs of different images of one set."""
+    with_itself = (np.square(features).sum(axis=1) / features.shape[1] + 1.0) ** 3
+    return sum_kernel(features, cells, features, cells) - np.diag(with_itself @ cells)
+
+
+def assign_cells(labels: np.ndarray, tissues: int) -> np.ndarray:
+    """Cells of images (N,), one for each tissue and jackknife group, one-hot float64 (N, tissues x G)."""
+    cells = np.ravel_multi_index((labels, jackknife_groups(labels)), (tissues, JACKKNIFE_GROUPS))
+    return np.eye(tissues * JACKKNIFE_GROUPS)[cells]
+
+
+def jackknife_groups(labels: np.ndarray) -> np.ndarray:
+    """Assigns images to G groups, int64 (N,), whose sizes differ by at most 1, also within each tissue of labels (N,)."""
     assigned = np.empty(len(labels), np.int64)
-    assigned[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % groups
+    assigned[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % JACKKNIFE_GROUPS
     return assigned
 
 
-def jackknife_half_width(estimates: Sequence[float] | np.ndarray, extra_variance: float = 0.0) -> float:
-    """Half the width of a 95 % interval from G estimates that leave out one group each.
+def jackknife_half_width(*samples: Sequence[float]) -> float:
+    """Half the width of a 95 % interval from G estimates that leave out one group each, for each of some independent samples.
 
-    The variance is (G - 1) / G times the sum of squares about their mean; the factor is that of Student's t distribution with
-    G - 1 degrees of freedom (Kott, Journal of Official Statistics 2001).
+    The variance due to a sample is (G - 1) / G times the sum of squares about the mean of its estimates, and those of several
+    samples add up; the factor is that of Student's t distribution with G - 1 degrees of freedom (Kott, Journal of Official
+    Statistics 2001).
     """
     from scipy.stats import t
 
-    values = np.asarray(estimates, np.float64)
-    count = len(values)
-    variance = (count - 1) / count * np.square(values - values.mean()).sum() + extra_variance
+    estimates = np.array(samples)
+    count = estimates.shape[1]
+    variance = (count - 1) * estimates.var(axis=1).sum()
     return float(t.ppf(0.975, count - 1) * np.sqrt(variance))
 
 
 def count_balls(features: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts the balls around other images that each image lies in.
 
-    With the k-th nearest neighbour as the radius, precision is the share of images in any ball (Kynkäänniemi et al., NeurIPS
-    2019), density the mean number of balls an image is in, divided by k, and coverage the share of balls that hold an image
-    (Naeem et al., ICML 2020).
+    With the k-th nearest neighbour as the radius, precision is the share of images in any ball around a real one, recall that
+    of real images in any ball around a generated one (Kynkäänniemi et al., NeurIPS 2019), density the mean number of balls
+    around real images that an image is in, divided by k, and coverage the share of these balls that hold an image (Naeem et
+    al., ICML 2020).
 
     Args:
         features: (N, D), N >= 1.
@@ -325,17 +337,11 @@ def count_balls(features: np.ndarray, centres: np.ndarray, radii: np.ndarray) ->
     return np.concatenate(counts), occupied
 
 
-def recall(features: np.ndarray, real: np.ndarray, neighbours: int = NEAREST_NEIGHBOURS) -> float:
-    """Share of real images (M, D) in the balls around generated ones (N, D), N > k (Kynkäänniemi et al., NeurIPS 2019)."""
-    counts, _ = count_balls(real, features, compute_radii(features, neighbours))
-    return float((counts > 0).mean())
-
-
-def compute_radii(rows: np.ndarray, neighbours: int) -> np.ndarray:
+def compute_radii(rows: np.ndarray) -> np.ndarray:
     """Distance of each row (N, D), N > k, to its k-th nearest among the others, float64 (N,)."""
+    k = NEAREST_NEIGHBOURS
     # each row is its own nearest, at index 0
-    nearest = [np.partition(distances, neighbours, axis=1)[:, neighbours] for distances in _iter_distances(rows, rows)]
-    return np.concatenate(nearest)
+    return np.concatenate([np.partition(distances, k, axis=1)[:, k] for distances in _iter_distances(rows, rows)])
 
 
 def _iter_distances(rows: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
@@ -348,25 +354,33 @@ def _iter_distances(rows: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray
         yield distances
 
 
-def _too_few(n: int, m: int, minimum: int, minimum_real: int) -> str:
-    """Returns why n images and m real ones cannot be compared, or an empty string."""
-    for count, needed, kind in ((n, minimum, "images"), (m, minimum_real, "real images")):
-        if count < needed:
-            return f"no {kind}" if count == 0 else f"{kind}: {count}, at least {needed} are needed"
+def _too_few(count: int, needed: int, noun: str = "image", why: str = "") -> str:
+    """Returns why a number of images is too small, or an empty string."""
+    if count >= needed:
+        return ""
+    return f"{count} {noun}{'s' if count > 1 else ''}: at least {needed}{why} are needed" if count else f"no {noun}s"
+
+
+def _tissue_shortage(slugs: Sequence[str], needed: np.ndarray, *sides: tuple[np.ndarray, str]) -> str:
+    """Returns which tissue has too few images on which side, or an empty string."""
+    for counts, noun in sides:
+        for slug, count, minimum in zip(slugs, counts, needed, strict=True):
+            if reason := _too_few(count, minimum, noun):
+                return f"{slug} has {reason}"
     return ""
 
 
-def _all_equal(real: RealFeatures) -> str:
-    return "" if real.radii.any() else f"every real image has {real.neighbours} others with the same features"
+def _interval(name: str, undefined: str = "", low: float = 0.0, high: float = 0.0) -> Scores:
+    return {f"{name}_low": undefined or low, f"{name}_high": undefined or high}
 
 
-def _ends(name: str, low: float, high: float) -> dict[str, float]:
-    return {f"{name}_low": low, f"{name}_high": high}
-
-
-def _round_scores(scores: dict) -> dict:
-    return {
-        # adding 0.0 converts a rounded -0.0 to 0.0
-        name: round(value, KERNEL_DIGITS if name.startswith("kernel") else DIGITS) + 0.0 if isinstance(value, float) else value
-        for name, value in scores.items()
-    }
+def _round_scores(scores: Scores) -> dict:
+    """Rounds scores, and separates those that are undefined."""
+    result: dict = {}
+    for name, value in scores.items():
+        if isinstance(value, str):
+            result.setdefault("undefined", {})[name] = value
+        else:
+            # adding 0.0 converts a rounded -0.0 to 0.0
+            result[name] = round(value, KERNEL_DIGITS if name.startswith("kernel") else DIGITS) + 0.0
+    return result

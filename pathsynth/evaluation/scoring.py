@@ -19,7 +19,7 @@ from pathsynth.data.provenance import caption
 from pathsynth.data.settings import AnyDataset
 from pathsynth.evaluation.contact_sheets import draw_contact_sheets, draw_pairs
 from pathsynth.evaluation.evaluate import Evaluation, evaluate
-from pathsynth.evaluation.settings import FidelitySettings
+from pathsynth.evaluation.set_scores import SetScorer
 from pathsynth.features.extractors import load_extractor
 from pathsynth.features.observe import Observed, Observers, observe, open_real
 from pathsynth.features.settings import ObservationSettings
@@ -34,7 +34,7 @@ class References:
 
     Attributes:
         prepared: the real images.
-        real: their observations by split.
+        real: their observations by split, and those of altered copies of training images.
         observers: classifiers and feature extractor.
     """
 
@@ -62,6 +62,11 @@ def open_references(params: Params, prepared: Path, observed: Path, gate: Path, 
     return References(data, real, Observers(gate_model, judge_model, colour, extractor))
 
 
+def open_scorer(params: Params, references: References) -> SetScorer:
+    """Prepares the scores of any set against the real images."""
+    return SetScorer(references.real, references.prepared.slugs, params.seeds.observers)
+
+
 def score_sets(
     sets: GeneratedSets, params: Params, references: References, scratch: Path
 ) -> tuple[Evaluation, dict[str, Image.Image]]:
@@ -83,18 +88,15 @@ def score_sets(
     prepared, observers = references.prepared, references.observers
     observed = {
         name: observe(scratch / "observed", name, images.images, images.labels, observers)
-        for name, images in (("raw", sets.raw), ("accepted", sets.accepted), ("untuned", sets.untuned))
+        for name, images in sets.by_name.items()
     }
     result = evaluate(
         sets,
         observed,
-        references.real,
-        slugs=prepared.slugs,
+        open_scorer(params, references),
         extractor=observers.extractor.name,
-        fidelity=params.section("evaluation.fidelity", FidelitySettings),
         images_per_tissue=params.section("generation.images_per_tissue", PositiveInt),
         max_attempts=params.section("generation.max_attempts", PositiveInt),
-        seed=params.seed,
     )
     text = caption(params.benchmark_name, prepared.stand_in)
     val = LabelledImages(prepared.images("val"), prepared.labels_of("val"))

@@ -1,22 +1,21 @@
-"""Intervals and tests of macro F1: pure functions, arrays in, plain numbers out.
+"""Intervals and tests: pure functions, arrays in, plain numbers out.
 
-Macro averages run over every tissue of the benchmark: a tissue that was neither prompted nor predicted counts as 0.
+The bootstrap resamples images, so its intervals cover one training; Student's t covers repeated trainings. Macro averages run
+over every tissue of the benchmark: a tissue that was neither prompted nor predicted counts as 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 from pathsynth.classifiers.metrics import check_labels, confusion_matrix, round_score
 
 RESAMPLES = 2000
-PERMUTATIONS_AT_ONCE = 500
-
-# Function from a size to that many random pairs of confusion matrices, each (size, n, n).
-Draw = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 def bootstrap_counts(table: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
@@ -116,87 +115,55 @@ def bootstrap_difference(y_true: np.ndarray, first: np.ndarray, second: np.ndarr
     return {"difference": round_score(_difference(pairs)), "low": round_score(low), "high": round_score(high)}
 
 
-def paired_permutation_test(
-    y_true: np.ndarray, first: np.ndarray, second: np.ndarray, n_classes: int, seed: int, permutations: int = 2000
-) -> float:
-    """p-value of equal macro F1 of two predictions that are paired image by image.
+class MeanInterval(NamedTuple):
+    """Mean of independent repeats, their sample standard deviation, and the 95 % interval of the mean; see `mean_interval`."""
 
-    Under the null hypothesis the two predictions of a prompt and seed are exchangeable. Each pair is swapped or not at random;
-    p is the share of such tables, the observed one included, whose difference is at least as large (Good, Permutation Tests,
-    2nd ed. 2000, chapter 3; Phipson and Smyth, 2010). Images with the same truth and the same two predictions are swapped by
-    one binomial draw.
-
-    Args:
-        y_true: integers (N,) in [0, n_classes).
-        first: predictions for one set of images, integers (N,) in [0, n_classes).
-        second: predictions for the other set, or by another classifier, in the same order.
-        n_classes: number of tissues.
-        seed: non-negative seed of the permutations.
-        permutations: number of random tables, at least 1.
-
-    Returns:
-        p in (0, 1], two-sided.
-
-    Raises:
-        ValueError: no images, unequal lengths, or labels outside [0, n_classes).
-    """
-    pairs = _count_pairs(y_true, first, second, n_classes)
-    one, other = pairs.sum(axis=2), pairs.sum(axis=1)
-    tissue, a, b = np.nonzero(pairs)
-    counts = pairs[tissue, a, b]
-    cells = np.arange(len(counts))
-    # how swapping one image of a cell changes the first table
-    moves = np.zeros((len(counts), n_classes * n_classes), np.int64)
-    np.add.at(moves, (cells, tissue * n_classes + a), -1)
-    np.add.at(moves, (cells, tissue * n_classes + b), 1)
-    rng = np.random.default_rng(seed)
-
-    def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
-        moved = (rng.binomial(counts, 0.5, size=(size, len(counts))) @ moves).reshape(size, n_classes, n_classes)
-        return one + moved, other - moved
-
-    return _permutation_p(one, other, draw, permutations)
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
 
 
-def unpaired_permutation_test(
-    y_true_a: np.ndarray,
-    pred_a: np.ndarray,
-    y_true_b: np.ndarray,
-    pred_b: np.ndarray,
-    n_classes: int,
-    seed: int,
-    permutations: int = 2000,
-) -> float:
-    """p-value of equal macro F1 of two sets of images that share neither prompts nor seeds.
-
-    The images of each true tissue are split at random into two sets of the observed sizes, by one multivariate hypergeometric
-    draw of their predictions; otherwise as `paired_permutation_test`.
+def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """Mean of independent repeats, such as trainings, with the 95 % interval of Student's t distribution.
 
     Args:
-        y_true_a: integers (N,) in [0, n_classes).
-        pred_a: integers (N,) in [0, n_classes).
-        y_true_b: integers (M,) in [0, n_classes).
-        pred_b: integers (M,) in [0, n_classes).
-        n_classes: number of tissues.
-        seed: non-negative seed of the permutations.
-        permutations: number of random tables, at least 1.
+        values: one number per repeat, at least one.
 
     Returns:
-        p in (0, 1], two-sided.
+        The mean, the sample standard deviation (n - 1), and the ends of the interval; the last three are None for one value.
 
     Raises:
-        ValueError: as `paired_permutation_test`.
+        ValueError: no values.
     """
-    one, other = confusion_matrix(y_true_a, pred_a, n_classes), confusion_matrix(y_true_b, pred_b, n_classes)
-    pooled, sizes = one + other, one.sum(axis=1)
-    rng = np.random.default_rng(seed)
+    n = len(values)
+    if not n:
+        raise ValueError("no values")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return MeanInterval(mean, None, None, None)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
+    return MeanInterval(mean, sd, mean - half, mean + half)
 
-    def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = [rng.multivariate_hypergeometric(pooled[t], sizes[t], size, method="marginals") for t in range(n_classes)]
-        first = np.stack(rows, axis=1)
-        return first, pooled - first
 
-    return _permutation_p(one, other, draw, permutations)
+def paired_t_test(differences: Sequence[float]) -> float:
+    """p-value of a zero mean of paired differences: the paired t-test, as `scipy.stats.ttest_rel`.
+
+    Args:
+        differences: one number per pair, at least two, not all equal.
+
+    Returns:
+        p in [0, 1], two-sided.
+
+    Raises:
+        ValueError: fewer than two differences, or all equal.
+    """
+    mean, sd, _, _ = mean_interval(differences)
+    if not sd:
+        raise ValueError("the differences do not vary")
+    n = len(differences)
+    return float(2.0 * stdtr(n - 1, -abs(mean) / sd * math.sqrt(n)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -216,26 +183,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return [round_score(value) for value in adjusted]
-
-
-def difference_sentence(difference: float, p: float, n: int, names: tuple[str, str], level: float = 0.05) -> str:
-    """States which of two sets is better, or that the difference is not significant.
-
-    Args:
-        difference: macro F1 of the first minus that of the second, in [-1, 1].
-        p: p-value of no difference.
-        n: number of images of each set.
-        names: of the first and of the second.
-        level: largest p that counts as significant.
-
-    Returns:
-        A sentence without a full stop.
-    """
-    numbers = f"(macro F1 {difference:+.3f}, p = {p:.2g})"
-    if p > level or difference == 0.0:
-        return f"no significant difference at n = {n} {numbers}"
-    better, worse = names if difference > 0.0 else names[::-1]
-    return f"{better} is better than {worse} at n = {n} {numbers}"
 
 
 def _f1(matrices: np.ndarray) -> Any:
@@ -261,14 +208,3 @@ def _count_pairs(y_true: np.ndarray, first: np.ndarray, second: np.ndarray, n: i
     if not len(y_true) == len(first) == len(second):
         raise ValueError(f"y_true, first and second have {len(y_true)}, {len(first)} and {len(second)} labels")
     return np.bincount((y_true * n + first) * n + second, minlength=n**3).reshape(n, n, n)
-
-
-def _permutation_p(one: np.ndarray, other: np.ndarray, draw: Draw, permutations: int) -> float:
-    """p-value of the observed difference of macro F1 among those of the tables that `draw` makes."""
-    # the same sum in a different order may differ in its last digits
-    observed = abs(_macro_f1(one) - _macro_f1(other)) - 1e-12
-    hits = 0
-    for start in range(0, permutations, PERMUTATIONS_AT_ONCE):
-        first, second = draw(min(PERMUTATIONS_AT_ONCE, permutations - start))
-        hits += int((np.abs(_macro_f1(first) - _macro_f1(second)) >= observed).sum())
-    return round_score((1 + hits) / (1 + permutations))

@@ -10,6 +10,7 @@ import numpy as np
 
 from pathsynth.classifiers.metrics import round_score
 from pathsynth.core.io import write_csv
+from pathsynth.core.metric_files import get_nested
 from pathsynth.evaluation.calibration import reliability, threshold_curve
 from pathsynth.evaluation.copying import Pairs
 from pathsynth.features.observe import OBSERVERS, Observed
@@ -17,6 +18,16 @@ from pathsynth.features.observe import OBSERVERS, Observed
 if TYPE_CHECKING:
     import pandas as pd
 
+# Columns of the table per tissue: prefix, set and observer.
+SCORED = (
+    ("raw_gate", "raw", "gate"),
+    ("raw_judge", "raw", "judge"),
+    ("raw_colour", "raw", "colour"),
+    ("accepted_judge", "accepted", "judge"),
+    ("accepted_colour", "accepted", "colour"),
+    ("untuned_judge", "untuned", "judge"),
+    ("paraphrased_judge", "paraphrased", "judge"),
+)
 SCORES = ("precision", "recall", "f1", "f1_low", "f1_high")
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
@@ -40,19 +51,18 @@ def images_table(observed: Observed, slots: np.ndarray, slugs: Sequence[str]) ->
     return pd.DataFrame({"tissue": names[observed.labels], "slot": slots, **predicted})
 
 
-def per_tissue_table(scored: Mapping[tuple[str, str], dict], slugs: Sequence[str]) -> pd.DataFrame:
+def per_tissue_table(scored: Mapping[str, dict], slugs: Sequence[str]) -> pd.DataFrame:
     """One row per tissue; columns such as `raw_judge_f1` for every set and score, empty for a set without images.
 
     Args:
-        scored: scores by set and observer, see `score_set`.
+        scored: scores by set, see `SetScorer.score`.
         slugs: names of all tissues.
     """
-    none = dict.fromkeys(SCORES)
     rows = [
         {"tissue": slug}
         | {
-            f"{name}_{by}_{score}": scores.get("per_tissue", {}).get(slug, none)[score]
-            for (name, by), scores in scored.items()
+            f"{prefix}_{score}": get_nested(scored, (name, by, "per_tissue", slug, score))
+            for prefix, name, by in SCORED
             for score in SCORES
         }
         for slug in slugs

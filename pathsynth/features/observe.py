@@ -1,4 +1,4 @@
-"""Observations of images: predictions of gate, judge and colour control, features and thumbnails, one .npy file each."""
+"""Observations of images: predictions of gate, judge and colour control, features, structure and thumbnails, as .npy files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.lib import format as npy
 
 from pathsynth.classifiers.model import WEIGHTS, Classifier
 from pathsynth.core.errors import DataError
-from pathsynth.core.io import atomic_write, compute_sha256, read_json, read_npy, write_json
+from pathsynth.core.io import atomic_write, compute_sha256, read_json, read_npy, write_json, write_npy_chunks
 from pathsynth.core.progress import progress_bar
 from pathsynth.core.rows import Rows
 from pathsynth.data.archives import SPLITS
+from pathsynth.data.generated import LabelledImages
 from pathsynth.data.images import as_batch, as_images
 from pathsynth.data.prepared import Prepared
 from pathsynth.data.sampling import subsample_per_class
@@ -28,9 +29,13 @@ from pathsynth.features.colour import (
     save_colour_control,
 )
 from pathsynth.features.extractors import Extractor, JudgeExtractor
+from pathsynth.features.structure import structure_features
 
 CARD, COLOURS = "card.json", "colours.npz"
 OBSERVERS = ("gate", "judge", "colour")
+ARRAYS = ("features", "structure", "pixels")
+# Name of the copies of training images in the folder of the real images.
+COPIES = "copies"
 # Side of the thumbnails whose pixels are compared: small enough for 90 000 in memory, large enough to recognize copies.
 PIXELS = 32
 # Images are observed in chunks of about this size, in whole batches of the classifiers.
@@ -51,7 +56,8 @@ class Observers:
         """Observes images uint8 (n, H, W, 3).
 
         Returns:
-            Probabilities float32 (n, tissues) by observer, features float32 (n, D) and pixels uint8 (n, 32, 32, 3).
+            Probabilities float32 (n, tissues) by observer, features float32 (n, D), structure float32 (n, 45) and pixels
+            uint8 (n, 32, 32, 3).
         """
         if isinstance(self.extractor, JudgeExtractor):
             judged, features = self.extractor.predict_with_features(images)
@@ -59,7 +65,7 @@ class Observers:
             judged, features = self.judge.probabilities(images), self.extractor(images)
         probabilities = {"gate": self.gate.probabilities(images), "judge": judged, "colour": self.colour.probabilities(images)}
         pixels = as_images(as_batch(images, "cpu", PIXELS)) if len(images) else np.zeros((0, PIXELS, PIXELS, 3), np.uint8)
-        return {**probabilities, "features": features, "pixels": pixels}
+        return {**probabilities, "features": features, "structure": structure_features(images), "pixels": pixels}
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,15 @@ class Observed:
     Attributes:
         labels: true or prompted tissue, int64 (N,).
         probabilities: by observer, float32 (N, tissues), rows sum to 1.
-        features: float32 (N, D), mapped from disk.
+        features: of the extractor, float32 (N, D), mapped from disk.
+        structure: `structure_features`, float32 (N, 45), mapped from disk.
         pixels: uint8 (N, 32, 32, 3), mapped from disk.
     """
 
     labels: np.ndarray
     probabilities: Mapping[str, np.ndarray]
     features: np.ndarray
+    structure: np.ndarray
     pixels: np.ndarray
 
     def predicted(self, observer: str) -> np.ndarray:
@@ -85,6 +93,11 @@ class Observed:
     def confidence(self, observer: str) -> np.ndarray:
         """Probabilities of the predicted tissues, float64 (N,)."""
         return self.probabilities[observer].max(axis=1).astype(np.float64)
+
+    def select(self, indices: np.ndarray) -> Observed:
+        """The observations of some of the images, in memory."""
+        probabilities = {observer: rows[indices] for observer, rows in self.probabilities.items()}
+        return Observed(self.labels[indices], probabilities, *(getattr(self, kind)[indices] for kind in ARRAYS))
 
 
 def observe(folder: Path, name: str, images: Rows, labels: np.ndarray, observers: Observers) -> Observed:
@@ -124,21 +137,24 @@ def open_observed(folder: Path, name: str, labels: np.ndarray) -> Observed:
     Raises:
         DataError: a file is missing, damaged, or does not have one row per label.
     """
-    rows = {kind: read_npy(_path(folder, name, kind)) for kind in (*OBSERVERS, "features", "pixels")}
+    rows = {kind: read_npy(_path(folder, name, kind)) for kind in (*OBSERVERS, *ARRAYS)}
     for kind, array in rows.items():
         if len(array) != len(labels):
             problem = f"has {len(array)} rows for {len(labels)} images; run the stage observe_real again"
             raise DataError(_path(folder, name, kind), problem)
     probabilities = {observer: np.array(rows[observer]) for observer in OBSERVERS}
-    return Observed(np.asarray(labels, np.int64), probabilities, rows["features"], rows["pixels"])
+    return Observed(np.asarray(labels, np.int64), probabilities, *(rows[kind] for kind in ARRAYS))
 
 
-def observe_real(folder: Path, prepared: Prepared, observers: Observers, models: Sequence[Path]) -> None:
-    """Observes every real image; `open_real` opens the files.
+def observe_real(
+    folder: Path, prepared: Prepared, copies: LabelledImages, observers: Observers, models: Sequence[Path]
+) -> None:
+    """Observes every real image, and copies of training images; `open_real` opens the files.
 
     Args:
         folder: output folder.
         prepared: the real images.
+        copies: altered copies of training images, which a check for copies should find.
         observers: classifiers and feature extractor.
         models: folders of gate and judge, whose checksums go into the card.
 
@@ -148,6 +164,8 @@ def observe_real(folder: Path, prepared: Prepared, observers: Observers, models:
     save_colour_control(folder / COLOURS, observers.colour)
     for split in SPLITS:
         observe(folder, split, prepared.images(split), prepared.labels_of(split), observers)
+    observe(folder, COPIES, copies.images, copies.labels, observers)
+    write_npy_chunks(folder / f"{COPIES}_labels.npy", copies.labels.shape, np.dtype(np.int64), [copies.labels])
     write_json(folder / CARD, _describe(prepared, observers.extractor, models))
 
 
@@ -163,7 +181,7 @@ def fit_control(prepared: Prepared, max_per_tissue: int, seed: int) -> ColourCon
 def open_real(
     folder: Path, prepared: Prepared, extractor: Extractor, models: Sequence[Path]
 ) -> tuple[ColourControl, dict[str, Observed]]:
-    """Opens the colour control and the observations of the real images by split.
+    """Opens the colour control, and the observations of the real images by split and of the copies (`COPIES`).
 
     Raises:
         DataError: a file is missing or damaged, or was made with different data, classifiers or extractor.
@@ -173,7 +191,8 @@ def open_real(
         differing = ", ".join(key for key in expected if card.get(key) != expected[key]) or "keys"
         raise DataError(folder / CARD, f"does not match the current {differing}; run the stage observe_real again")
     colour = load_colour_control(folder / COLOURS, len(prepared.slugs))
-    return colour, {split: open_observed(folder, split, prepared.labels_of(split)) for split in SPLITS}
+    labels = {split: prepared.labels_of(split) for split in SPLITS} | {COPIES: read_npy(folder / f"{COPIES}_labels.npy")}
+    return colour, {name: open_observed(folder, name, of_name) for name, of_name in labels.items()}
 
 
 def _describe(prepared: Prepared, extractor: Extractor, models: Sequence[Path]) -> dict[str, str | int]:

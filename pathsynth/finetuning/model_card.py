@@ -29,7 +29,7 @@ Research only. Not for diagnosis. Every image made with it is synthetic.
 - trained on: {images} images of {dataset}, {size} px, train split only: {source}; licence: {licence}
 - prompt set: `{prompts}`
 - trainable parameters: {trainable_parameters:,}; images seen: {images_seen:,}; loss over the last tenth: {loss:.4f}
-- settings: `lora_config.json`; seed {seed}
+- settings: `lora_config.json`; training seed {seed}
 
 ```python
 from diffusers import StableDiffusionPipeline

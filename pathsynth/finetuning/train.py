@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
-from pathsynth.core.devices import catch_out_of_memory, dtype, training_attention
+from pathsynth.core.devices import catch_out_of_memory, dtype, supported_precision, training_attention
 from pathsynth.core.distributed import ALONE, Processes, shared_folder
 from pathsynth.core.errors import TrainingError
 from pathsynth.core.progress import progress_bar
@@ -24,7 +24,7 @@ from pathsynth.finetuning.batches import BatchSchedule, StepBatch, check_process
 from pathsynth.finetuning.latents import Latents, encode_images, latent_shape
 from pathsynth.finetuning.objective import Objective
 from pathsynth.finetuning.schedule import build_schedule
-from pathsynth.finetuning.settings import LoraSettings
+from pathsynth.finetuning.settings import LoraSettings, TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -214,7 +214,7 @@ def _prepare_training(
     settings = schedule.settings
     training = settings.training
     parts = micro_batches(training.train_batch_size, training.gradient_accumulation_steps, processes.index, processes.count)
-    accelerator = _create_accelerator(training.mixed_precision, len(parts))
+    accelerator = _create_accelerator(training, len(parts))
     torch.manual_seed(mix_seed(Stream.LORA_WEIGHTS, schedule.seed))
     pipeline.unet.to(dtype(training.weight_dtype))
     parameters = add_lora(pipeline.unet, settings.adapter)
@@ -241,17 +241,21 @@ def _build_optimizer(parameters: list[torch.nn.Parameter], settings: LoraSetting
     return torch.optim.AdamW(parameters, options.learning_rate, BETAS, EPSILON, options.weight_decay, fused=fused)
 
 
-def _create_accelerator(mixed_precision: str, accumulation: int) -> Accelerator:
+def _create_accelerator(training: TrainingSettings, accumulation: int) -> Accelerator:
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     gpu = torch.cuda.is_available()
-    if mixed_precision == "fp16" and not gpu:
+    precision: str = training.mixed_precision
+    if precision == "fp16" and not gpu:
         raise TrainingError("training.mixed_precision: 'fp16' needs a GPU; allowed without one: 'no', 'bf16'")
+    # weights in bf16 need autocast, since the adapter is in fp32
+    if training.weight_dtype == "fp32":
+        precision = supported_precision("cuda" if gpu else "cpu", precision)
     # accelerate keeps the mixed precision of the first Accelerator in a process
     AcceleratorState._reset_state()
     try:
-        return Accelerator(cpu=not gpu, mixed_precision=mixed_precision, gradient_accumulation_steps=accumulation)
+        return Accelerator(cpu=not gpu, mixed_precision=precision, gradient_accumulation_steps=accumulation)
     except ValueError as error:
-        raise TrainingError(f"training.mixed_precision: {mixed_precision!r}: {error}") from error
+        raise TrainingError(f"training.mixed_precision: {training.mixed_precision!r}: {error}") from error

@@ -27,7 +27,7 @@ and teaching only.
 - files: `accepted.npz` (images that the gate accepted) and `raw.npz` (the first attempt at every slot), in MedMNIST's format,
   split `train`, {recipe.dataset.image_size} px; `attempts.csv`, one row per attempt with its seed
 - generator: base `{base}` with LoRA `{recipe.lora}`, prompt set `{recipe.prompt_set}`, {sampler.scheduler},
-  {sampler.num_inference_steps} steps, guidance {sampler.guidance_scale}, seed {recipe.seed}
+  {sampler.num_inference_steps} steps, guidance {sampler.guidance_scale}, noise seed {recipe.seed}
 - training data of generator and gate: {source}
 - licence: training data, {licence}; base, {base_licence}. Check both before you redistribute images.
 - gate: a {recipe.gate} that accepts an image if it predicts the prompted class
@@ -71,7 +71,7 @@ class Recipe:
 
     Attributes:
         benchmark, lora: names of the benchmark and the LoRA configuration.
-        seed: global seed.
+        seed: seed of the noise.
         prompt_set: `plain` or `described`.
         prompts: one per tissue, in label order.
         gate: architecture of the gate.

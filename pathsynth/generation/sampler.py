@@ -24,11 +24,12 @@ class Sampler:
 
     Args:
         pipeline: converted to `settings.weight_dtype` in place, which cannot be undone.
-        prompts: one per tissue.
+        prompts: one per tissue, or several, those of a tissue side by side; its slots take them in turn.
         settings: sampler settings.
-        seed: global seed.
+        seed: seed of the noise, `seeds.drawing`.
         image_size: side length in pixels.
         channels: 1 averages the channels, for grey images.
+        prompts_per_tissue: number of prompts per tissue.
 
     Attributes:
         batch_size: images per batch; on a CPU rounded up by `pad_batch_size`.
@@ -45,24 +46,28 @@ class Sampler:
         seed: int,
         image_size: int,
         channels: int = 3,
+        prompts_per_tissue: int = 1,
     ):
         check_image_size(pipeline, image_size)
         set_scheduler(pipeline, settings.scheduler)
         self.pipeline = pipeline.to(dtype(settings.weight_dtype))
         self.settings, self.seed, self.image_size, self.channels = settings, seed, image_size, channels
+        self.prompts_per_tissue = prompts_per_tissue
         self.batch_size = pad_batch_size(settings.batch_size, pipeline.device.type)
         self.positive = encode_prompts(pipeline, prompts)
         self.negative = encode_prompts(pipeline, [settings.negative_prompt])
 
     def __call__(self, attempts: Sequence[Attempt]) -> np.ndarray:
         """Returns the images of any number of attempts, uint8 (N, size, size, 3)."""
-        return self.sample([attempt.tissue for attempt in attempts], [attempt.seed(self.seed) for attempt in attempts])
+        count = self.prompts_per_tissue
+        prompts = [attempt.tissue * count + attempt.slot % count for attempt in attempts]
+        return self.sample(prompts, [attempt.seed(self.seed) for attempt in attempts])
 
-    def sample(self, tissues: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+    def sample(self, prompts: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         """Samples N images in batches.
 
         Args:
-            tissues: index of the prompt of each image.
+            prompts: index of the prompt of each image.
             seeds: seed of the noise of each image.
 
         Returns:
@@ -74,19 +79,19 @@ class Sampler:
         """
         starts = range(0, len(seeds), self.batch_size)
         return np.concatenate(
-            [self._sample_batch(tissues[i : i + self.batch_size], seeds[i : i + self.batch_size]) for i in starts]
+            [self._sample_batch(prompts[i : i + self.batch_size], seeds[i : i + self.batch_size]) for i in starts]
         )
 
-    def _sample_batch(self, tissues: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+    def _sample_batch(self, prompts: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         padding = pad_batch_size(len(seeds), self.pipeline.device.type) - len(seeds)
-        images = self._run_pipeline([*tissues, *[tissues[-1]] * padding], [*seeds, *[seeds[-1]] * padding])[: len(seeds)]
+        images = self._run_pipeline([*prompts, *[prompts[-1]] * padding], [*seeds, *[seeds[-1]] * padding])[: len(seeds)]
         if not images.isfinite().all():
             raise ModelError("base or LoRA", "sampler produced NaN pixels; try a lower learning rate")
         if self.channels == 1:
             images = images.float().mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
         return as_images(images)
 
-    def _run_pipeline(self, tissues: list[int], seeds: list[int]) -> torch.Tensor:
+    def _run_pipeline(self, prompts: list[int], seeds: list[int]) -> torch.Tensor:
         """Returns NCHW images in [0, 1]."""
         import torch
 
@@ -97,7 +102,7 @@ class Sampler:
             catch_out_of_memory(hint),
         ):
             return self.pipeline(
-                prompt_embeds=self.positive[tissues],
+                prompt_embeds=self.positive[prompts],
                 negative_prompt_embeds=self.negative.expand(len(seeds), -1, -1),
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 height=self.image_size,

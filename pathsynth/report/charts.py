@@ -1,8 +1,8 @@
 """Charts as inline SVG, with colours and font from the page's style sheet.
 
 matplotlib draws in placeholder colours, each of which stands for a CSS variable, so a chart follows light mode, dark mode and
-print. Series also differ in hatching, marker and dash, for greyscale print and colour-blind readers. The palette is that of
-Okabe and Ito (Color Universal Design, 2008).
+print. Series also differ in marker and dash, for greyscale print and colour-blind readers. The palette is that of Okabe and Ito
+(Color Universal Design, 2008).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 WIDTH, PLOT_HEIGHT = 480, 250
 UNITS_PER_INCH = 72
 LEFT, RIGHT, TOP, FOOT = 66, 20, 8, 50
-# Bars stand below the label of their group, which may be long.
-BARS_LEFT, BAR, LABEL_HEIGHT, GROUP_GAP = 22, 13, 20, 8
+# Dots stand below the label of their group, which may be long.
+DOTS_LEFT, DOT, LABEL_HEIGHT, GROUP_GAP = 22, 12, 20, 8
+# Room on both sides of fitted values, as a share of their range.
+MARGIN = 0.06
 # Width of a legend entry without its text, and the width of a letter of a wide font.
 LEGEND_LINE, LEGEND_HANDLE, LETTER = 22, 54, 7.4
 MAX_LABEL = 60
@@ -40,7 +42,6 @@ SERIES = tuple(f"#0500{number:02x}" for number in range(1, 8))
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", RULE: "var(--rule)", CARD: "var(--card)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)
 }
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 3)), (0, (2, 3)))
 
@@ -53,7 +54,6 @@ STYLE: dict[Any, Any] = {
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 13,
     "text.parse_math": False,
-    "hatch.linewidth": 1.2,
     "axes.axisbelow": True,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": FAINT,
@@ -76,7 +76,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """One value per label of a bar chart, or per point of a line.
+    """One value per label of a dot chart, or per point of a line.
 
     Attributes:
         name: text of the legend.
@@ -84,7 +84,7 @@ class Series:
         low, high: ends of the intervals, as many as values, or empty.
         x: positions of the points of a line, as many as values.
         thin: whether a line is thin and without markers, such as measurements behind their mean.
-        style: index of the colour, hatching and marker; by default the position among the series.
+        style: index of the colour and marker; by default the position among the series.
     """
 
     name: str
@@ -98,14 +98,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """The name of an axis, its limits (None: fitted to the values), and whether shares are written as percentages."""
+    """The name of an axis, its limits (None: no limit), and whether shares are written as percentages."""
 
     name: str
     limits: tuple[float | None, float | None] = (0.0, 1.0)
     percent: bool = False
 
 
-def bars(
+def dots(
     key: str,
     labels: Sequence[str],
     series: Sequence[Series],
@@ -113,45 +113,48 @@ def bars(
     title: str,
     number: Callable[[float | None], str] = lambda value: decimals(value, 2),
 ) -> str:
-    """Draws horizontal bars, one group per label, with whiskers for intervals.
+    """Draws horizontal dots, one group per label, with whiskers for intervals. Dots without intervals share a line.
 
     Args:
         key: a name that is unique on the page; all ids depend on it.
         labels: names of the groups, from top to bottom.
-        series: the bars of each group, from top to bottom, at most seven.
-        axis: of the values.
+        series: the dots of each group, from top to bottom, at most seven.
+        axis: of the values, fitted to them within its limits.
         title: begins the alternative text, which lists all values.
         number: formats a value of the alternative text.
 
     Returns:
         An <svg> element; equal arguments give equal text.
     """
-    step = LABEL_HEIGHT + BAR * len(series) + GROUP_GAP
-    with _figure(key, series, len(labels) * step, BARS_LEFT) as (figure, axes):
+    spread = any(len(one.low) for one in series)
+    step = LABEL_HEIGHT + DOT * (len(series) if spread else 1) + GROUP_GAP
+    with _figure(key, series, len(labels) * step, DOTS_LEFT) as (figure, axes):
         axes.set_yticks([])
         for row, label in enumerate(labels):
             axes.text(0, row * step + LABEL_HEIGHT - 5, _shorten(label), transform=axes.get_yaxis_transform())
         for place, one in enumerate(series):
-            offset = LABEL_HEIGHT + BAR * (place + 0.5)
-            _draw_bars(axes, one, place, [row * step + offset for row in range(len(labels))])
+            offset = LABEL_HEIGHT + DOT * (place * spread + 0.5)
+            _draw_dots(axes, one, place, [row * step + offset for row in range(len(labels))])
+        for row in range(1, len(labels)):
+            axes.axhline(row * step - GROUP_GAP / 2, color=RULE, linewidth=1)
         axes.set_ylim(len(labels) * step, 0)
         axes.xaxis.grid(True)
-        _set_axis(axes, "x", axis)
-        return _to_svg(figure, f"{title}. {_describe_bars(labels, series, number)}")
+        _set_axis(axes, "x", replace(axis, limits=_fit_limits(series, axis.limits)))
+        return _to_svg(figure, f"{title}. {_describe_dots(labels, series, number)}")
 
 
 def lines(key: str, series: Sequence[Series], x: Axis, y: Axis, title: str, diagonal: bool = False) -> str:
     """Draws lines through points.
 
     Args:
-        key: as in `bars`.
+        key: as in `dots`.
         series: the lines, at most seven; a None leaves a gap.
         x, y: the axes.
         title: begins the alternative text, which gives the first and the last point of each line.
         diagonal: whether to draw the line where both axes are equal.
 
     Returns:
-        As `bars`.
+        As `dots`.
     """
     with _figure(key, series, PLOT_HEIGHT, LEFT) as (figure, axes):
         if diagonal:
@@ -184,25 +187,28 @@ def _figure(key: str, series: Sequence[Series], height: float, left: float) -> I
         yield figure, axes
 
 
-def _draw_bars(axes: Axes, series: Series, place: int, y: list[float]) -> None:
-    index = place if series.style is None else series.style
-    values = _with_nan(series.values)
-    look: Any = {"facecolor": SERIES[index % len(SERIES)], "hatch": HATCHES[index % len(HATCHES)]}
-    axes.barh(y, values, height=BAR - 2, label=_shorten(series.name), edgecolor=CARD, linewidth=0, **look)
+def _draw_dots(axes: Axes, series: Series, place: int, y: list[float]) -> None:
+    style = _line_style(series, place) | {"linestyle": "none", "markevery": 1, "clip_on": False, "zorder": 3}
+    axes.plot(_with_nan(series.values), y, label=_shorten(series.name), **style)
     for position, value in zip(y, series.values, strict=True):
         if value is None:
             axes.text(0.004, position, "none", transform=axes.get_yaxis_transform(), va="center", color=FAINT, fontsize=11)
-    # a zero-width whisker would suggest certainty
-    known = [
-        (position, value, low, high)
-        for position, value, low, high in zip(y, values, series.low, series.high, strict=False)
-        if low is not None and high is not None and low < high
-    ]
-    if known:
-        places, centres, lows, highs = zip(*known, strict=True)
-        widths = ([a - b for a, b in zip(centres, lows, strict=True)], [b - a for a, b in zip(centres, highs, strict=True)])
-        for colour, width in ((CARD, 3.0), (INK, 1.3)):
-            axes.errorbar(centres, places, xerr=widths, fmt="none", ecolor=colour, elinewidth=width, capsize=3, capthick=width)
+    for position, low, high in zip(y, series.low, series.high, strict=False):
+        # a zero-width whisker would suggest certainty
+        if low is not None and high is not None and low < high:
+            axes.plot((low, high), (position, position), color=style["color"], linewidth=1.6, clip_on=False)
+
+
+def _fit_limits(series: Sequence[Series], limits: tuple[float | None, float | None]) -> tuple[float, float]:
+    """Fits an axis to values and intervals, with a margin on both sides, within the given limits."""
+    known = [value for one in series for values in (one.values, one.low, one.high) for value in values if value is not None]
+    least, most = (min(known), max(known)) if known else (0.0, 1.0)
+    margin = MARGIN * ((most - least) or abs(most) or 1.0)
+    low, high = limits
+    return (
+        least - margin if low is None else max(low, least - margin),
+        most + margin if high is None else min(high, most + margin),
+    )
 
 
 def _line_style(series: Series, place: int) -> dict[str, Any]:
@@ -215,7 +221,7 @@ def _line_style(series: Series, place: int) -> dict[str, Any]:
         "linestyle": DASHES[index % len(DASHES)],
         "marker": MARKERS[index % len(MARKERS)],
         "markevery": max(1, len(series.values) // MAX_MARKERS),
-        "markersize": 6,
+        "markersize": 7,
         "markeredgecolor": CARD,
         "markeredgewidth": 0.8,
     }
@@ -227,15 +233,14 @@ def _set_axis(axes: Axes, which: str, of: Axis) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xlim if which == "x" else axes.set_ylim)(*of.limits)
     axis.set_label_text(of.name)
-    if None in of.limits:
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     if of.percent:
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
 def _legend_columns(series: Sequence[Series]) -> int:
     widest = max((LEGEND_HANDLE + LETTER * len(_shorten(one.name)) for one in series), default=WIDTH)
-    return max(1, min(len(series), int((WIDTH - BARS_LEFT) // widest)))
+    return max(1, min(len(series), int((WIDTH - DOTS_LEFT) // widest)))
 
 
 def _draw_legend(figure: Figure) -> None:
@@ -246,7 +251,7 @@ def _draw_legend(figure: Figure) -> None:
             handles,
             names,
             loc="upper left",
-            bbox_to_anchor=(BARS_LEFT / WIDTH, 1),
+            bbox_to_anchor=(DOTS_LEFT / WIDTH, 1),
             ncols=_legend_columns([Series(name, ()) for name in names]),
             borderpad=0,
             borderaxespad=0.3,
@@ -267,8 +272,8 @@ def _to_svg(figure: Figure, description: str) -> str:
     )
 
 
-def _describe_bars(labels: Sequence[str], series: Sequence[Series], number: Callable[[float | None], str]) -> str:
-    """Lists all values of a bar chart, with their intervals."""
+def _describe_dots(labels: Sequence[str], series: Sequence[Series], number: Callable[[float | None], str]) -> str:
+    """Lists all values of a dot chart, with their intervals."""
 
     def value(one: Series, row: int) -> str:
         ends = interval(one.low[row], one.high[row]) if len(one.low) else ""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from pathsynth.report import charts
-from pathsynth.report.accuracy import View, accuracy_text
+from pathsynth.report.accuracy import View, judge_accuracy_text
 from pathsynth.report.charts import Axis, Series
 from pathsynth.report.inputs import ReportInput, Scores
 from pathsynth.report.pages import Chart, decimals, percent, significant, whole
@@ -31,7 +31,7 @@ def calibration(content: ReportInput) -> View:
         "ece": content.evaluation["calibration"].get("gate", {}),
         "thresholds": _threshold_table(content),
         "charts": list(_threshold_charts(content)),
-        "judge_accuracy": accuracy_text(content, "judge"),
+        "judge_accuracy": judge_accuracy_text(content),
     }
 
 
@@ -83,8 +83,11 @@ def robustness(content: ReportInput) -> View | None:
     for kind in CORRUPTIONS:
         cases += [(_name_case(kind, case), gate[kind][case], judge[kind][case]) for case in gate[kind] if case != "undefined"]
     names = [name for name, *_ in cases]
-    series = [Series(by, [both[place]["macro_f1"] for _, *both in cases]) for place, by in enumerate(("gate", "judge"))]
-    svg = charts.bars("robustness", names, series, Axis("macro F1"), "Macro F1 on real test images")
+    series = [
+        Series(by, [both[place]["macro_f1"] for _, *both in cases], style=style)
+        for place, (by, style) in enumerate((("gate", 2), ("judge", 0)))
+    ]
+    svg = charts.dots("robustness", names, series, Axis("macro F1"), "Macro F1 on real test images")
     rows = [
         (name, *(decimals(scores[score]) for scores in both for score in ("accuracy", "macro_f1"))) for name, *both in cases
     ]
@@ -112,7 +115,11 @@ def training(content: ReportInput) -> View | None:
         series = [Series("loss", losses, x=steps, thin=True), Series("running mean", mean, x=steps)]
         svg = charts.lines("loss", series, Axis("steps", (0.0, None)), Axis("loss", (None, None)), "Loss of the LoRA")
         drawn.append(Chart(svg, "Loss of the LoRA. It says little about the images, since each step draws new noise."))
-    series = [Series(by, content.curves[by][1], x=content.curves[by][0]) for by in ("gate", "judge") if by in content.curves]
+    series = [
+        Series(by, content.curves[by][1], x=content.curves[by][0], style=style)
+        for by, style in (("gate", 2), ("judge", 0))
+        if by in content.curves
+    ]
     if series:
         axes = Axis("epoch", (None, None)), Axis("macro F1", (None, None))
         svg = charts.lines("learning", series, *axes, "Macro F1 on validation images")

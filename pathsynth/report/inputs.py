@@ -16,8 +16,9 @@ from pathsynth.core.io import catch_read_errors
 from pathsynth.core.metric_files import read_details
 from pathsynth.core.params import Params
 from pathsynth.data import labels
-from pathsynth.data.settings import AnyDataset
-from pathsynth.report.pages import Picture, read_picture
+from pathsynth.data.settings import AnyDataset, MedmnistDataset
+from pathsynth.evaluation.contact_sheets import CELL, DATA_SET, GAP, PAPER, RAW, read_boxes
+from pathsynth.report.pages import Picture, embed_image, read_picture
 
 # File in metrics/, and the stage that writes it.
 STAGES = {
@@ -26,6 +27,7 @@ STAGES = {
     "judge": "train_classifier",
     "generation": "generate_filtered",
     "lora": "train_lora",
+    "memorisation": "measure_memorisation",
     "robustness": "observe_real",
     "usefulness": "measure_usefulness",
 }
@@ -45,6 +47,9 @@ TABLES: dict[str, dict[str, type]] = {
     },
 }
 OPTIONAL_TABLES = ("filled", "pairs")
+ANCHORS_REMEDY = "Run `python -m pathsynth anchors`."
+# Side of the paper's images in pixels.
+PAPER_SIZE = 224
 CURVES = {"lora": ("loss", "train_lora"), "gate": ("macro_f1", "train_classifier"), "judge": ("macro_f1", "train_classifier")}
 
 Scores = Mapping[str, Any]
@@ -62,14 +67,17 @@ class ReportInput:
         labels: names of the classes.
         slugs: their slugs, in the same order.
         stand_in: whether the data stand in for medical images, as phantoms do.
+        is_published: whether the images are those of the paper, PathMNIST's official splits at its size.
         evaluation: contents of metrics/evaluation.json.
         classifiers: contents of metrics/gate.json and metrics/judge.json, by "gate" and "judge".
-        generation, lora, robustness, usefulness: contents of the files of these names in metrics/, or None.
+        generation, lora, memorisation, robustness, usefulness: contents of the files of these names in metrics/, or None.
+        anchors: contents of the benchmark's file in metrics/anchors, or None.
         confusion: int (n, n) by (set, observer), such as ("raw", "gate"); row: prompted, column: predicted class.
         tables: rows of the tables of plots/evaluation/, by name.
         curves: steps and values of loss or macro F1, by "lora", "gate" and "judge".
         logs: measurements of each stage, such as seconds and memory.
         contact_sheets: a picture per slug, `overview` and `pairs`; or none at all.
+        examples: a real and a raw generated image side by side, by slug, from contact sheets that record their places.
         parameters: nested dict of the values of the run.
         checkpoints: which epoch was kept, "best" or "last", by "gate" and "judge".
     """
@@ -80,17 +88,21 @@ class ReportInput:
     labels: tuple[str, ...]
     slugs: tuple[str, ...]
     stand_in: bool
+    is_published: bool
     evaluation: Scores
     classifiers: Mapping[str, Scores]
     generation: Scores | None
     lora: Scores | None
+    memorisation: Scores | None
     robustness: Scores | None
     usefulness: Scores | None
+    anchors: Scores | None
     confusion: Mapping[tuple[str, str], np.ndarray]
     tables: Mapping[str, Rows]
     curves: Mapping[str, tuple[list[float], list[float | None]]]
     logs: Mapping[str, Scores]
     contact_sheets: Mapping[str, Picture]
+    examples: Mapping[str, Picture]
     parameters: Mapping[str, Any]
     checkpoints: Mapping[str, str]
 
@@ -115,7 +127,9 @@ class ReportInput:
         return dict(zip(self.slugs, self.labels, strict=True))
 
 
-def read_report(params: Params, metrics: Path, plots: Path, logs: Path, subject: str | None = None) -> ReportInput:
+def read_report(
+    params: Params, metrics: Path, plots: Path, logs: Path, anchors: Path | None = None, subject: str | None = None
+) -> ReportInput:
     """Reads the files of one run.
 
     evaluation.json, gate.json, judge.json and the tables of plots/evaluation/ are required. The other files may be absent.
@@ -124,7 +138,8 @@ def read_report(params: Params, metrics: Path, plots: Path, logs: Path, subject:
         params: the parameters that made the files.
         metrics: folder of the metrics files.
         plots: folder with `evaluation` and `curves`.
-        logs: folder of BENCHMARK/LORA/STAGE.json. A log counts if it has the seed and the fingerprint of `params`.
+        logs: folder of BENCHMARK/LORA/STAGE.json. A log counts if it has the fingerprint of `params`.
+        anchors: folder of BENCHMARK.json with the scores of damaged real images; the file may be absent.
         subject: name of a set from a different generator, for which nothing about the LoRA is read; None for the LoRA's images.
 
     Raises:
@@ -140,12 +155,16 @@ def read_report(params: Params, metrics: Path, plots: Path, logs: Path, subject:
         labels=dataset.label_names,
         slugs=dataset.slugs,
         stand_in=dataset.stand_in,
+        is_published=isinstance(dataset, MedmnistDataset)
+        and (dataset.flag, dataset.archive_size, dataset.image_size) == ("pathmnist", PAPER_SIZE, PAPER_SIZE),
         evaluation=found["evaluation"] or {},
         classifiers={role: found[role] or {} for role in ("gate", "judge")},
         generation=found["generation"],
         lora=found["lora"] if of_lora else None,
+        memorisation=found["memorisation"] if of_lora else None,
         robustness=found["robustness"],
         usefulness=found["usefulness"],
+        anchors=None if anchors is None else _read_anchors(anchors / f"{params.benchmark_name}.json"),
         confusion={
             (name, by): counts
             for name in ("raw", "accepted")
@@ -159,6 +178,7 @@ def read_report(params: Params, metrics: Path, plots: Path, logs: Path, subject:
         curves=_read_curves(plots / "curves", of_lora),
         logs=_read_logs(logs, params) if of_lora else {},
         contact_sheets=_read_contact_sheets(tables / "plates", dataset.slugs),
+        examples=_read_examples(tables / "plates", dataset.slugs),
         parameters={key: value for key, value in params.values().items() if of_lora or key not in ("lora", "lora_name")},
         checkpoints={role: params.section(f"classifiers.{role}", ClassifierSettings).checkpoint for role in ("gate", "judge")},
     )
@@ -167,16 +187,27 @@ def read_report(params: Params, metrics: Path, plots: Path, logs: Path, subject:
 @contextmanager
 def _name_stage(path: Path, stage: str) -> Iterator[None]:
     """Appends the stage to run to an error about a file."""
+    with _append_remedy(path, f"Run the stage {stage}."):
+        yield
+
+
+@contextmanager
+def _append_remedy(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(path, f"{str(error).removeprefix(f'{path}: ')}. Run the stage {stage}.") from error
+        raise DataError(path, f"{str(error).removeprefix(f'{path}: ')}. {remedy}") from error
 
 
 def _read_metrics(path: Path, stage: str) -> Scores | None:
     required = path.stem in ("evaluation", "gate", "judge")
     with _name_stage(path, stage):
         return read_details(path) if required or path.exists() else None
+
+
+def _read_anchors(path: Path) -> Scores | None:
+    with _append_remedy(path, ANCHORS_REMEDY):
+        return read_details(path) if path.exists() else None
 
 
 def _read_table(path: Path, stage: str, columns: Mapping[str, type], separator: str = ",") -> Rows:
@@ -218,7 +249,7 @@ def _read_logs(folder: Path, params: Params) -> dict[str, Scores]:
     for path in sorted((folder / params.benchmark_name / params.lora_name).glob("*.json")):
         with _name_stage(path, path.stem):
             log = read_details(path)
-        if (log.get("seed"), log.get("fingerprint")) == (params.seed, params.fingerprint()):
+        if log.get("fingerprint") == params.fingerprint():
             found[path.stem] = log
     return found
 
@@ -234,3 +265,20 @@ def _read_contact_sheets(folder: Path, slugs: Sequence[str]) -> dict[str, Pictur
         with _name_stage(path, "evaluate"):
             pictures[path.stem] = read_picture(path)
     return pictures
+
+
+def _read_examples(folder: Path, slugs: Sequence[str]) -> dict[str, Picture]:
+    """Cuts the first real and the first raw image of each class out of its contact sheet."""
+    from PIL import Image
+
+    examples = {}
+    for slug in slugs if folder.is_dir() else ():
+        with Image.open(folder / f"{slug}.png", formats=["PNG"]) as sheet:
+            boxes = read_boxes(sheet)
+            if {DATA_SET, RAW} <= set(boxes):
+                pair = Image.new("RGB", (2 * CELL + GAP, CELL), PAPER)
+                for place, title in enumerate((DATA_SET, RAW)):
+                    left, top, *_ = boxes[title].rows(1)
+                    pair.paste(sheet.crop((left, top, left + CELL, top + CELL)), (place * (CELL + GAP), 0))
+                examples[slug] = embed_image(pair)
+    return examples

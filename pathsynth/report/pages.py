@@ -14,6 +14,7 @@ from pathsynth.core.io import read_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from PIL.Image import Image
 
 MISSING = "-"
 MINUTE, HOUR = 60, 3600
@@ -66,6 +67,13 @@ def read_picture(path: Path) -> Picture:
     return embed_png(path, read_bytes(path))
 
 
+def embed_image(image: Image) -> Picture:
+    """Embeds an image as a PNG."""
+    with io.BytesIO() as buffer:
+        image.save(buffer, format="PNG", optimize=True)
+        return _to_picture(buffer.getvalue(), *image.size)
+
+
 def embed_png(name: object, data: bytes) -> Picture:
     """Embeds the bytes of a PNG after decoding them completely.
 
@@ -77,9 +85,13 @@ def embed_png(name: object, data: bytes) -> Picture:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()
-            width, height = image.size
+            size = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(name, "is not a PNG file, or it is damaged") from error
+    return _to_picture(data, *size)
+
+
+def _to_picture(data: bytes, width: int, height: int) -> Picture:
     return Picture("data:image/png;base64," + base64.b64encode(data).decode("ascii"), width, height)
 
 

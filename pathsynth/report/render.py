@@ -11,25 +11,30 @@ from pathsynth.core.errors import DataError, one_line
 from pathsynth.core.io import portable_path, write_text
 from pathsynth.data.provenance import caption
 from pathsynth.report import pages
-from pathsynth.report.accuracy import ARXIV, View, classes, confusion, headline, scores
+from pathsynth.report.accuracy import ARXIV, View, agreement, classes, confusion, headline, scores
+from pathsynth.report.anchors import build_anchor_table
 from pathsynth.report.classifiers import calibration, classifiers, robustness, training
+from pathsynth.report.copying import copying
 from pathsynth.report.cost import cost
-from pathsynth.report.inputs import ReportInput, read_report
-from pathsynth.report.realism import copying, find_small_sets, realism, usefulness
+from pathsynth.report.inputs import ANCHORS_REMEDY, ReportInput, read_report
+from pathsynth.report.realism import realism
+from pathsynth.report.usefulness import usefulness
 
 __all__ = ["ReportInput", "read_report", "render_report", "write_report"]
 
-# The file and the stage to name where a section fails; by default those of the stage evaluate.
-EVALUATION = ("metrics/evaluation.json", "evaluate")
+# The files to name where a section fails, and what to do; by default those of the stage evaluate.
+EVALUATION = ("metrics/evaluation.json", "Run the stage evaluate.")
 SOURCES = {
-    "classes": ("metrics/evaluation.json or metrics/generation.json", "evaluate"),
-    "heading": ("metrics/evaluation.json or metrics/generation.json", "evaluate"),
-    "usefulness": ("metrics/usefulness.json", "measure_usefulness"),
-    "cost": ("metrics/evaluation.json, metrics/generation.json, metrics/lora.json or logs", "evaluate"),
-    "robustness": ("metrics/robustness.json", "observe_real"),
-    "training": ("plots/curves", "train_lora"),
-    "classifiers": ("metrics/gate.json or metrics/judge.json", "train_classifier"),
-    "parameters": ("logs", "train_lora"),
+    "classes": ("metrics/evaluation.json or metrics/generation.json", "Run the stage evaluate."),
+    "heading": ("metrics/evaluation.json or metrics/generation.json", "Run the stage evaluate."),
+    "anchors": ("metrics/anchors", ANCHORS_REMEDY),
+    "usefulness": ("metrics/usefulness.json", "Run the stage measure_usefulness."),
+    "copying": ("metrics/evaluation.json or metrics/memorisation.json", "Run the stages evaluate and measure_memorisation."),
+    "cost": ("metrics/evaluation.json, metrics/generation.json, metrics/lora.json or logs", "Run the stage evaluate."),
+    "robustness": ("metrics/robustness.json", "Run the stage observe_real."),
+    "training": ("plots/curves", "Run the stage train_lora."),
+    "classifiers": ("metrics/gate.json or metrics/judge.json", "Run the stage train_classifier."),
+    "parameters": ("logs", "Run the stage train_lora."),
 }
 
 
@@ -66,10 +71,12 @@ def _render_sections(content: ReportInput) -> Iterator[dict[str, str]]:
         ("headline", f"Macro F1 of prompted against predicted {noun}", headline),
         ("scores", "All scores", scores),
         ("classes", f"Scores per {noun}", classes),
+        ("agreement", "Agreement of gate and judge", agreement),
         ("confusion", "Confusion matrices", confusion),
         ("realism", "Realism and variety", realism),
-        ("usefulness", "Usefulness for training", usefulness),
+        ("anchors", "Scores of damaged real images", anchors),
         ("copying", "Copies of training images", copying),
+        ("usefulness", "Usefulness for training", usefulness),
         ("calibration", "Calibration of the gate", calibration),
         ("cost", "Cost", cost),
         ("robustness", "Robustness of gate and judge", robustness),
@@ -99,9 +106,9 @@ def _name_source(section: str) -> Iterator[None]:
     try:
         yield
     except (UndefinedError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        source, stage = SOURCES.get(section, EVALUATION)
+        source, remedy = SOURCES.get(section, EVALUATION)
         problem = f"a value that the section {section} needs is missing or has the wrong type ({one_line(error)})"
-        raise DataError(source, f"{problem}. Run the stage {stage}.") from error
+        raise DataError(source, f"{problem}. {remedy}") from error
 
 
 def pictures(content: ReportInput) -> View | None:
@@ -112,12 +119,17 @@ def pictures(content: ReportInput) -> View | None:
     return {"overview": sheets["overview"], "sheets": [(slug, label, sheets[slug]) for slug, label in content.names.items()]}
 
 
+def anchors(content: ReportInput) -> View | None:
+    """Shows the scores of real images that were damaged in known ways, unless other data or classifiers gave them."""
+    found = content.anchors
+    if found is None or found["real_images"] != content.evaluation["real_images"]:
+        return None
+    return {"table": build_anchor_table(found, content.evaluation)}
+
+
 def limits(content: ReportInput) -> View:
     """States what the scores do not show."""
-    return {
-        "judge_features": "judge" in str(content.evaluation["realism"]["extractor"]),
-        "few": bool(find_small_sets(content)),
-    }
+    return {"judge_features": "judge" in str(content.evaluation["extractor"])}
 
 
 def parameters(content: ReportInput) -> View:

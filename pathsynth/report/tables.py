@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pathsynth.data.provenance import escape_markdown
-from pathsynth.report.pages import MISSING, decimals, interval, percent, probability, significant, whole
+from pathsynth.report.pages import MISSING, decimals, interval, percent, signed, significant, whole
 
 Scores = Mapping[str, Any]
 
-# Key in evaluation.json ("" for the top level), name, and the observer: a classifier, or the colour control.
-SETS = (
-    ("", "Raw, gate", "gate"),
-    ("judge", "Raw, judge", "judge"),
-    ("colour", "Raw, colour only", "colour"),
-    ("filtered_judge", "Accepted, judge", "judge"),
-    ("filtered_colour", "Accepted, colour only", "colour"),
-    ("untuned", "Untuned base, judge", "judge"),
-)
+# Set of images and observer (a classifier, or the colour control) of each row of scores, and its name. The gate's score of the
+# images that it accepted is 100 % by construction, so it is no row.
+SETS = {
+    ("raw", "judge"): "Raw, judge",
+    ("raw", "gate"): "Raw, gate",
+    ("raw", "colour"): "Raw, colour only",
+    ("accepted", "judge"): "Accepted, judge",
+    ("accepted", "colour"): "Accepted, colour only",
+    ("untuned", "judge"): "Untuned base, judge",
+    ("paraphrased", "judge"): "Paraphrased prompts, judge",
+    ("val", "judge"): "Real validation, judge",
+    ("val", "gate"): "Real validation, gate",
+    ("val", "colour"): "Real validation, colour only",
+    ("test", "judge"): "Real test, judge",
+    ("test", "gate"): "Real test, gate",
+    ("test", "colour"): "Real test, colour only",
+}
+CLASS_SCORES = (
+    ("raw", "judge"), ("raw", "open_set"), ("raw", "gate"), ("raw", "colour"), ("accepted", "judge"), ("test", "judge")
+)  # fmt: skip
+# Feature spaces of fidelity; the first is named after the extractor.
+SPACES = {"features": "features of {}", "structure": "structure features"}
 
 
 @dataclass(frozen=True)
@@ -116,10 +129,14 @@ def score_cell(scores: Scores | None, name: str, count: int | None = None) -> Ce
     return Cell(decimals(value), interval(scores.get(f"{name}_low"), scores.get(f"{name}_high"), count))
 
 
-def find_sets(evaluation: Scores) -> list[tuple[str, str, str, Scores]]:
-    """Lists the scored sets of images: key, name, observer and scores. A set from a different generator has no untuned base."""
-    sets = ((key, name, by, evaluation.get(key) if key else evaluation) for key, name, by in SETS)
-    return [(key, name, by, scores) for key, name, by, scores in sets if scores is not None]
+def find_scores(evaluation: Scores, name: str, by: str) -> Scores:
+    """Returns the scores of a set by an observer or in a feature space; empty for a set that is missing or has no images.
+
+    Raises:
+        KeyError: a set with images has no such scores.
+    """
+    scored = evaluation["sets"].get(name, {"n_images": 0})
+    return scored[by] if scored["n_images"] else {}
 
 
 def build_set_table(evaluation: Scores) -> Table:
@@ -131,17 +148,14 @@ def build_set_table(evaluation: Scores) -> Table:
     Raises:
         KeyError: a value is missing.
     """
-    averages = ("macro_f1", "macro_precision", "macro_recall", "accuracy")
-    rows: list[Row] = [
-        (
-            name,
-            *(score_cell(scores, average, scores["n_images"]) for average in averages),
-            whole(scores["n_images"]),
-            percent(evaluation["real_images"].get(by, {}).get("test")),
-        )
-        for _, name, by, scores in find_sets(evaluation)
-    ]
-    return Table(("Set", "Macro F1", "Precision", "Recall", "Accuracy", "Images", "Accuracy on real test images"), rows)
+    rows: list[Row] = []
+    for (key, by), name in SETS.items():
+        if key in evaluation["sets"]:
+            scores, count = find_scores(evaluation, key, by), evaluation["sets"][key]["n_images"]
+            averages = [score_cell(scores, average, count) for average in ("macro_precision", "macro_recall", "accuracy")]
+            open_set = score_cell(find_scores(evaluation, key, "open_set"), "macro_f1", count) if by == "judge" else MISSING
+            rows.append((name, score_cell(scores, "macro_f1", count), open_set, *averages, whole(count)))
+    return Table(("Set", "Macro F1", "Open-set F1", "Precision", "Recall", "Accuracy", "Images"), rows)
 
 
 def build_class_table(
@@ -163,44 +177,40 @@ def build_class_table(
     Raises:
         KeyError: a value is missing.
     """
-    observers = ("judge", "colour", "filtered_judge")
-    rows: list[Row] = []
-    for place, (slug, name) in enumerate(names.items()):
-        n = {key: values[place] for key, values in (counts or {}).items()}
-        gate = evaluation["per_tissue"][slug]
-        judge, colour, accepted = (evaluation[by]["per_tissue"][slug] if evaluation[by]["n_images"] else {} for by in observers)
-        rows.append(
-            (
-                name,
-                decimals(gate["precision"]),
-                decimals(gate["recall"]),
-                score_cell(gate, "f1", n.get("raw")),
-                score_cell(judge, "f1", n.get("raw")),
-                decimals(colour.get("f1")),
-                score_cell(accepted, "f1", n.get("accepted")),
-                *([] if generation is None else _count_cells(generation["per_tissue"][slug])),
-            )
+    sets = [find_scores(evaluation, name, by) for name, by in CLASS_SCORES]
+    rows = [
+        _class_row(
+            name,
+            "",
+            [scores["per_tissue"][slug] if scores else {} for scores in sets],
+            {key: values[place] for key, values in (counts or {}).items()},
+            generation and generation["per_tissue"][slug],
         )
-    judge, colour, accepted = (evaluation[by] for by in observers)
-    total = (
-        "all",
-        decimals(evaluation["macro_precision"]),
-        decimals(evaluation["macro_recall"]),
-        score_cell(evaluation, "macro_f1", evaluation["n_images"]),
-        score_cell(judge, "macro_f1", judge["n_images"]),
-        decimals(colour.get("macro_f1")),
-        score_cell(accepted, "macro_f1", accepted["n_images"]),
-        *([] if generation is None else _count_cells(generation)),
-    )
-    filtering = ("Accepted", "Attempts", "Unfilled") if generation is not None else ()
-    head = (noun.capitalize(), "Precision", "Recall", "F1", "Judge", "Colour", "Judge", *filtering)
-    groups = (
-        ("Raw, gate", 3),
-        ("F1 of raw images", 2),
-        ("F1 of accepted", 1),
-        *((("Filtering", 3),) if generation is not None else ()),
-    )
+        for place, (slug, name) in enumerate(names.items())
+    ]
+    images = {key: evaluation["sets"][key]["n_images"] for key in ("raw", "accepted")}
+    total = _class_row("all", "macro_", sets, images, generation)
+    filtering = ("Share accepted", "Attempts", "Unfilled") if generation is not None else ()
+    head = (noun.capitalize(), "Precision", "Recall", "F1", "Open set", "Gate", "Colour", "Accepted", "Real test", *filtering)
+    groups = [("Raw, judge", 4), ("F1 of raw", 2), ("F1 by the judge", 2), *([("Filtering", 3)] if filtering else [])]
     return Table(head, rows, total, groups)
+
+
+def _class_row(name: str, prefix: str, sets: Sequence[Scores], images: Mapping[str, int], counts: Scores | None) -> Row:
+    """Formats one row of `build_class_table` from the scores of CLASS_SCORES, whose keys begin with `prefix`."""
+    judge, open_set, gate, colour, accepted, test = sets
+    f1 = f"{prefix}f1"
+    return (
+        name,
+        *(decimals(judge.get(f"{prefix}{score}")) for score in ("precision", "recall")),
+        score_cell(judge, f1, images.get("raw")),
+        decimals(open_set.get(f1)),
+        score_cell(gate, f1, images.get("raw")),
+        decimals(colour.get(f1)),
+        score_cell(accepted, f1, images.get("accepted")),
+        decimals(test.get(f1)),
+        *([] if counts is None else _count_cells(counts)),
+    )
 
 
 def _count_cells(counts: Scores) -> list[Cell | str]:
@@ -209,7 +219,7 @@ def _count_cells(counts: Scores) -> list[Cell | str]:
 
 
 def build_comparison_table(evaluation: Scores, usefulness: Scores | None = None) -> Table:
-    """Builds the table of realism, variety, copies and usefulness: generated images beside real ones.
+    """Builds the table of accuracy, realism, copies and usefulness: raw generated images beside real ones.
 
     Args:
         evaluation: contents of metrics/evaluation.json.
@@ -218,27 +228,34 @@ def build_comparison_table(evaluation: Scores, usefulness: Scores | None = None)
     Raises:
         KeyError: a value is missing.
     """
-    colour, realism, copies = evaluation["colour"], evaluation["realism"], evaluation["copying"]["accepted"]["features"]
-    accepted, test = realism["accepted"], evaluation["real_images"].get("colour", {}).get("test")
-    rows: list[Row] = [
-        ("Macro F1 of raw images by colour alone", score_cell(colour, "macro_f1"), f"accuracy {percent(test)} on test"),
-        (f"Kernel distance of accepted images, features of {realism['extractor']}", *_distance_cells(realism, "kernel")),
-        (f"Fréchet distance of {accepted['n_images']} accepted images", *_distance_cells(realism, "frechet")),
-        *((name.capitalize(), _format_score(accepted, name), _format_real(realism, name)) for name in ("recall", "coverage")),
-        ("Closer to a training image than 99 % of validation images", _format_copies(copies), "1 % by definition"),
-    ]
-    if usefulness is not None:
-        sources = ("real", "synthetic", "real_and_synthetic", "twice_real")
-        trained = {source: _format_trained(usefulness[source]) for source in sources}
-        rows += [
-            ("Accuracy on test of a classifier trained on them", trained["synthetic"], f"trained on real {trained['real']}"),
+    measures = (
+        ("Macro F1 by the judge", "judge", "macro_f1", decimals),
+        ("Open-set macro F1", "open_set", "macro_f1", decimals),
+        ("Macro F1 by colour alone", "colour", "macro_f1", decimals),
+        *((f"Kernel distance, {name}", space, "kernel_distance", significant) for space, name in SPACES.items()),
+        ("Precision", "features", "precision", decimals),
+        ("Coverage (variety)", "features", "coverage", decimals),
+    )
+    rows: list[Row] = []
+    for name, by, score, write in measures:
+        raw, val, test = (find_scores(evaluation, key, by) for key in ("raw", "val", "test"))
+        real = f"validation {_format_score(val, score, write)}, test {_format_score(test, score, write)}"
+        rows.append((name.format(evaluation["extractor"]), _interval_cell(raw, score, write), real))
+    for space in ("pixels", "structure"):
+        found, control = evaluation["sets"]["raw"]["copying"][space], evaluation["copying_control"][space]
+        real = f"{percent(found.get('expected'))} expected, {copies_cell(control).text} of moved copies"
+        rows.append((f"Close to a training image, {space}", copies_cell(found), real))
+    for kind in ("network", "probe") if usefulness is not None else ():
+        assert usefulness is not None
+        gain, more = (gain_cell(usefulness[kind]["test"][key]) for key in ("gain", "gain_of_more_real"))
+        rows.append(
             (
-                "The same with these real images added",
-                trained["real_and_synthetic"],
-                f"twice as many real {trained['twice_real']}",
-            ),
-        ]
-    return Table(("Measure", "Generated images", "Real images"), rows)
+                f"Macro F1 that {usefulness['trained_on']} images add to few real ones, {kind}",
+                gain,
+                f"more real images add {more}",
+            )
+        )
+    return Table(("Measure", "Generated images, raw", "Real images"), rows)
 
 
 def score_table(evaluation: Scores, usefulness: Scores) -> str:
@@ -246,35 +263,25 @@ def score_table(evaluation: Scores, usefulness: Scores) -> str:
     return to_markdown(build_comparison_table(evaluation, usefulness))
 
 
-def _distance_cells(realism: Scores, name: str) -> tuple[Cell, str]:
-    scores, key = realism["accepted"], f"{name}_distance"
-    low, high = (scores.get(f"{name}_{end}") for end in ("low", "high"))
-    note = "" if None in (low, high) else f"{significant(low)} to {significant(high)}"
-    return Cell(_format_score(scores, key), note), _format_real(realism, key)
+def copies_cell(found: Scores) -> Cell:
+    """Formats the share of images close to a training image with its interval, or the reason why there is none."""
+    if "share" not in found:
+        return Cell(MISSING, found["undefined"])
+    return Cell(percent(found["share"]), f"{percent(found['low'])} to {percent(found['high'])}")
 
 
-def _format_real(realism: Scores, name: str) -> str:
-    """Formats the score of validation and test images, with their number where it differs, because distances depend on it."""
-    parts = []
-    for split, key in (("validation", "val"), ("test", "floor")):
-        count = realism[key]["n_images"]
-        note = "" if count == realism["accepted"]["n_images"] else f" ({count} images)"
-        parts.append(f"{split} {_format_score(realism[key], name)}{note}")
-    return ", ".join(parts)
+def gain_cell(gain: Scores) -> Cell:
+    """Formats a difference of macro F1 with its interval, or the reason why there is none."""
+    if "mean" not in gain:
+        return Cell(MISSING, gain["undefined"])
+    return Cell(signed(gain["mean"]), f"{signed(gain['low'])} to {signed(gain['high'])}")
 
 
-def _format_score(scores: Scores, name: str) -> str:
-    return significant(scores[name]) if name in scores else f"not defined ({scores['undefined'][name]})"
+def _interval_cell(scores: Scores, name: str, write: Callable[[float | None], str]) -> Cell:
+    low, high = (scores.get(f"{name.removesuffix('_distance')}_{end}") for end in ("low", "high"))
+    note = "" if low is None or high is None or low == high else f"{write(low)} to {write(high)}"
+    return Cell(_format_score(scores, name, write), note)
 
 
-def _format_copies(scores: Scores) -> str:
-    if "share_below" not in scores:
-        return f"not defined ({scores['undefined']['share_below']})"
-    ends = f"{percent(scores['low'])} to {percent(scores['high'])}"
-    return f"{percent(scores['share_below'])} ({ends}), p = {probability(scores['p_more'])}"
-
-
-def _format_trained(scores: Scores) -> str:
-    if "accuracy_mean" not in scores:
-        return f"not defined ({scores['undefined']})"
-    return f"{decimals(scores['accuracy_mean'])} ± {decimals(scores['accuracy_std'])} ({scores['n_images']} images)"
+def _format_score(scores: Scores, name: str, write: Callable[[float | None], str]) -> str:
+    return write(scores[name]) if name in scores else f"not defined ({scores.get('undefined', {}).get(name, 'no images')})"

@@ -1,4 +1,4 @@
-"""Phantoms of the nine PathMNIST tissues: H&E-like images drawn from a seed, which differ in structure and not in colour.
+"""Phantoms of the nine PathMNIST tissues: H&E-like images drawn from a seed, which differ in structure, and also in colour.
 
 A renderer draws doses of haematoxylin, eosin and dirt, not colours. The stain of the image converts them to colours at the
 end, by the Beer-Lambert law as in Ruifrok and Johnston (Anal. Quant. Cytol. Histol. 2001). So stains vary as strongly as

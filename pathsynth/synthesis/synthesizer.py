@@ -43,7 +43,7 @@ class Artifacts:
 
     Attributes:
         benchmark, lora: names of the benchmark and of the LoRA configuration.
-        seed: default global seed.
+        seed: default seed of the noise.
         deterministic: whether a GPU is restricted to deterministic kernels.
         dataset, base, generation: the sections.
         prompts: the prompts that the LoRA was trained with, in label order.
@@ -142,7 +142,7 @@ def load_artifacts(
     return Artifacts(
         benchmark=selected.benchmark_name,
         lora=lora_name,
-        seed=selected.seed,
+        seed=selected.seeds.drawing,
         deterministic=selected.deterministic,
         dataset=dataset,
         base=selected.section("base", BaseModelSettings),

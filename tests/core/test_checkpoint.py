@@ -93,7 +93,8 @@ def test_invalid_interval_is_one_line_error(tmp_path, monkeypatch):
 
 def _found(scratch: Path, params, inputs=(), *, settings=None, fails: bool = True, **options) -> bool:
     """Runs a stage that saves and then fails, or not; returns whether an earlier checkpoint was found."""
-    run = open_checkpoint(scratch, options.pop("stage", "stage"), params, settings or {}, inputs, **options)
+    stage, seed = options.pop("stage", "stage"), options.pop("seed", 7)
+    run = open_checkpoint(scratch, stage, params, seed, settings or {}, inputs, **options)
     with pytest.raises(Killed) if fails else nullcontext(), run as checkpoint:
         found = checkpoint.load("training") is not None
         checkpoint.save("training", {})
@@ -126,7 +127,7 @@ def test_any_change_starts_over(tmp_path, monkeypatch):
     assert not _found(tmp_path, params, inputs, settings=settings, stage="other")
     assert not _found(tmp_path, params, inputs, settings={"lora": LoraSettings.model_validate(tiny_lora(rank=9))})
     assert not _found(tmp_path, params, inputs, settings=settings, processes=TwoProcesses(0, 2))
-    assert not _found(tmp_path, _params(tmp_path, seed=8), inputs, settings=settings)
+    assert not _found(tmp_path, params, inputs, settings=settings, seed=8)
     for name in ("package_versions", "_describe_machine", "compute_sha256"):
         with monkeypatch.context() as patched:
             patched.setattr(checkpoints, name, lambda *_: "another")
@@ -141,7 +142,7 @@ def test_abandoned_checkpoints_are_removed_after_a_week(tmp_path):
     _found(tmp_path, _params(tmp_path))
     (old,) = (tmp_path / "resume").iterdir()
     os.utime(old, (1, 1))
-    _found(tmp_path, _params(tmp_path, seed=8))
+    _found(tmp_path, _params(tmp_path), seed=8)
     assert not old.exists() and len(list((tmp_path / "resume").iterdir())) == 1
 
 
@@ -149,7 +150,7 @@ def test_folder_that_cannot_be_created_is_one_line_error(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(DataError, match="could not be created: Not a directory"),
-        open_checkpoint(tmp_path / "file", "stage", _params(tmp_path), {}, []),
+        open_checkpoint(tmp_path / "file", "stage", _params(tmp_path), 7, {}, []),
     ):
         pass
 

@@ -46,12 +46,12 @@ def test_paper_v9_is_the_published_configuration():
     assert (schedule.lr_scheduler, schedule.restart_steps, schedule.restart_mult) == ("cosine_warm_restarts", 500, 2)
     assert (lora.objective.noise_offset, lora.objective.snr_gamma) == (0.15, None)
     assert (lora.objective.caption_dropout, lora.objective.flips, training.mixed_precision) == (0.0, False, "no")
-    assert COMMITTED["seed"] == 1337
+    assert COMMITTED["seeds"] == {"data": 1337, "observers": 1337, "training": 1, "drawing": 1337}
 
 
 def test_selected_entries_are_loaded(tmp_path):
     params = load_params(write_params(tmp_path / "params.yaml", tiny_tree()))
-    assert (params.seed, params.benchmark_name, params.lora_name) == (7, "tiny", "r2")
+    assert (params.seeds.training, params.benchmark_name, params.lora_name) == (7, "tiny", "r2")
     assert params.section("lora", LoraSettings).adapter.rank == 2
     assert params.section("dataset", AnyDataset).image_size == 32
 
@@ -135,13 +135,16 @@ MISTAKES = {
         lambda tree: tree["loras"]["r2"]["adapter"].update(rnk=tree["loras"]["r2"]["adapter"].pop("rank")), P,
         "loras.r2.adapter.rnk: unknown key; allowed: rank, lora_alpha",
     ),
-    "unknown top key": (_set("sede", 1), P, "sede: unknown key; allowed: seed, deterministic, processes, benchmark"),
-    "missing top key": (_set("seed", KeyError), P, "seed: missing"),
+    "unknown top key": (_set("sede", 1), P, "sede: unknown key; allowed: seeds, deterministic, processes, benchmark"),
+    "missing top key": (_set("seeds", KeyError), P, "seeds: missing"),
+    "one seed for all": (_set("seeds", 7), P, "seeds: 7: input should be a valid dictionary"),
+    "missing seed": (_set("seeds", "training", KeyError), P, "seeds.training: missing"),
+    "unknown seed": (_set("seeds", "noise", 1), P, "seeds.noise: unknown key; allowed: data, observers, training, drawing"),
     "unknown lora": (_set("lora", "r9"), P, "lora: 'r9' is not an entry of loras; allowed: r2, r3"),
     "unknown benchmark": (_set("benchmark", "moon"), P, "benchmark: 'moon' is not a file in configs/benchmarks; allowed: tiny"),
-    "seed is text": (_set("seed", "one"), P, "seed: 'one': input should be a valid integer"),
-    "seed is true": (_set("seed", True), P, "seed: True: input should be a valid integer"),
-    "negative seed": (_set("seed", -1), P, "seed: -1: input should be greater than or equal to 0"),
+    "seed is text": (_set("seeds", "data", "one"), P, "seeds.data: 'one': input should be a valid integer"),
+    "seed is true": (_set("seeds", "data", True), P, "seeds.data: True: input should be a valid integer"),
+    "negative seed": (_set("seeds", "training", -1), P, "seeds.training: -1: input should be greater than or equal to 0"),
     "deterministic is a word": (_set("deterministic", "maybe"), P, "deterministic: 'maybe': input should be a valid boolean"),
     "no process": (_set("processes", 0), P, "processes: 0: input should be greater than or equal to 1"),
     "name with a dot": (_set("loras", "r1.5", {}), P, "loras: 'r1.5': DVC splits names at dots"),
@@ -301,5 +304,5 @@ def test_fingerprint_follows_every_value_but_the_number_of_processes(tmp_path):
 
     same = fingerprint("a")
     assert fingerprint("b", _set("processes", 2)) == same
-    changes = (_set("seed", 8), _set(*L, "adapter", "rank", 3), _set(*SAMPLER, "batch_size", 7), _set("lora", "r3"))
+    changes = (_set("seeds", "drawing", 8), _set(*L, "adapter", "rank", 3), _set(*SAMPLER, "batch_size", 7), _set("lora", "r3"))
     assert same not in {fingerprint(f"c{number}", change) for number, change in enumerate(changes)}

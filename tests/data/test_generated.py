@@ -32,17 +32,18 @@ def attempts() -> pd.DataFrame:
 
 
 def test_sets_are_read_from_the_outputs_of_the_stages(attempts: pd.DataFrame, tmp_path: Path):
-    for name in ("generated/raw", "generated/accepted", "untuned/raw"):
+    for name in ("generated/raw", "generated/accepted", "untuned/raw", "paraphrased/raw"):
         write_archive(tmp_path / f"{name}.npz", IMAGES.images, IMAGES.labels)
     write_csv(tmp_path / "generated" / "attempts.csv", attempts)
-    sets = read_sets(tmp_path / "generated", tmp_path / "untuned", tmp_path / "unpacked")
-    for images in (sets.raw, sets.accepted, sets.untuned):
+    sets = read_sets(*(tmp_path / name for name in ("generated", "untuned", "paraphrased", "unpacked")))
+    assert list(sets.by_name) == ["raw", "accepted", "untuned", "paraphrased"]
+    for images in sets.by_name.values():
         np.testing.assert_array_equal(images.images, IMAGES.images)
     assert sets.slots("raw").tolist() == sets.slots("accepted").tolist() == [0, 1] * 3
 
 
 def test_slots_without_a_table_are_counted():
-    assert GeneratedSets(IMAGES, IMAGES, IMAGES).slots("raw").tolist() == [0, 1] * 3
+    assert GeneratedSets(IMAGES, IMAGES).slots("raw").tolist() == [0, 1] * 3
 
 
 def test_label_outside_the_tissues_is_one_line_error():

@@ -1,17 +1,25 @@
-"""The base: a folder that is incomplete or mixed is a one-line error, and its image sizes are checked."""
+"""The base: a folder that is incomplete or mixed is a one-line error, its image sizes are checked, and it knows its prompts."""
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, tiny_lora, tiny_tree, write_params
 from safetensors.torch import load_file, save_file
 
-from pathsynth.core.errors import ModelError
+from pathsynth.core.errors import ModelError, ParamsError
+from pathsynth.core.params import config_names, read_yaml, validate
+from pathsynth.data import labels
+from pathsynth.data.settings import AnyDataset
 from pathsynth.diffusion.base import check_image_size, load_base
+from pathsynth.diffusion.settings import Prompts
 from pathsynth.finetuning.latents import latent_shape
+from pathsynth.finetuning.settings import LoraSettings
 
 
 @pytest.fixture
@@ -71,3 +79,65 @@ class TestImageSize:
         for size in sizes:
             with pytest.raises(ModelError, match=f"{size} does not fit the base; allowed: multiples of {allowed}"):
                 check_image_size(pipeline, size)
+
+
+PROMPTS = ROOT / "configs" / "prompts"
+
+
+def read_prompts(name: str) -> Prompts:
+    return validate(PROMPTS / f"{name}.yaml", "", Prompts, read_yaml(PROMPTS / f"{name}.yaml"))
+
+
+class TestParaphrases:
+    @pytest.mark.parametrize("name", config_names(PROMPTS))
+    def test_no_sentence_occurs_twice(self, name):
+        prompts = read_prompts(name)
+        sentences = [*prompts.described.values(), *(text for pair in prompts.paraphrased.values() for text in pair)]
+        assert len(sentences) == 3 * len(prompts.described) == len(set(sentences))
+
+    @pytest.mark.parametrize("name", ["phantom", "pathmnist_small"])
+    def test_bundled_base_knows_every_word(self, name):
+        """Each word of the descriptions is one token, an unknown word several; no tissue is named."""
+        from transformers import CLIPTokenizer
+
+        tokenizer, prompts = CLIPTokenizer.from_pretrained(ROOT / "base" / "tokenizer"), read_prompts(name)
+        assert len(tokenizer.tokenize("adipose")) > 1
+        for slug, sentences in {**prompts.paraphrased, "described": list(prompts.described.values())}.items():
+            for sentence in sentences:
+                words = re.findall(r"\w+|,", sentence)
+                assert tokenizer.tokenize(sentence) == [f"{word}</w>" for word in words]
+                assert len(words) + 2 <= tokenizer.model_max_length
+                assert not set(words) & {word for label in labels.PATHMNIST for word in label.split()}, slug
+
+    @pytest.mark.parametrize(
+        ("sentences", "message"),
+        [
+            (["a"], r"paraphrased.mucus: \['a'\]: list should have at least 2 items"),
+            (["a", "b", "c"], r"paraphrased.mucus: \[.*\]: list should have at most 2 items"),
+            (["a", ""], "paraphrased.mucus.1: '': string should have at least 1 character"),
+            (["a", "a"], "paraphrased.mucus: the sentences must differ from each other and from the described one"),
+            (["a", "many pink mucus dots"], "paraphrased.mucus: the sentences must differ"),
+            (None, "paraphrased: needs two sentences for each of adipose, .*; missing or unknown: mucus"),
+        ],
+    )
+    def test_mistake_is_one_line_error(self, sentences, message, tmp_path):
+        from pathsynth.cli.check import find_mistakes
+
+        tree = copy.deepcopy(tiny_tree())
+        paraphrased = tree["benchmarks"]["tiny"]["prompts"]["paraphrased"]
+        if sentences is None:
+            del paraphrased["mucus"]
+        else:
+            paraphrased["mucus"] = sentences
+        (mistake,) = find_mistakes(write_params(tmp_path / "params.yaml", tree))
+        assert re.search(message, str(mistake)) and "\n" not in str(mistake) and "configs/prompts/tiny.yaml" in str(mistake)
+
+    def test_texts_are_side_by_side_in_the_order_of_labels(self):
+        tree = tiny_tree()["benchmarks"]["tiny"]
+        prompts, dataset = Prompts.model_validate(tree["prompts"]), validate("f", "", AnyDataset, tree["dataset"])
+        texts = prompts.texts("paraphrased", dataset)
+        assert len(texts) == 18 and texts[10:12] == prompts.paraphrased["smooth_muscle"]
+
+    def test_no_lora_can_be_trained_with_them(self):
+        with pytest.raises(ParamsError, match="prompts: 'paraphrased': input should be 'plain' or 'described'"):
+            validate("f", "", LoraSettings, tiny_lora() | {"prompts": "paraphrased"})

@@ -26,10 +26,10 @@ def draw() -> dict[str, Image.Image]:
     drawn = LabelledImages(images[order], y_true.ravel()[order])
     predicted = (drawn.labels.astype(np.int64) + (np.arange(len(order)) % 4 == 0)) % len(SLUGS)
     nothing = LabelledImages(drawn.images[:0], drawn.labels[:0])
-    sets = GeneratedSets(drawn, nothing, nothing)
+    sets = GeneratedSets(drawn, nothing)
     sheets = contact_sheets.draw_contact_sheets(sets, predicted, drawn, labels.PATHMNIST, SLUGS, CAPTION)
     none = np.zeros(0, np.int64)
-    pairs = {"features": Pairs(np.array([3, 1]), np.array([4, 0]), np.array([0.1, 0.2])), "pixels": Pairs(none, none, none)}
+    pairs = {"structure": Pairs(np.array([3, 1]), np.array([4, 0]), np.array([0.1, 0.2])), "pixels": Pairs(none, none, none)}
     return {**sheets, "pairs": contact_sheets.draw_pairs(pairs, drawn.images, drawn.images, CAPTION)}
 
 

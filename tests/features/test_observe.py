@@ -12,10 +12,12 @@ from pathsynth.classifiers.model import Classifier, build_card, build_network, s
 from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.core.errors import DataError
 from pathsynth.data.archives import SPLITS
+from pathsynth.data.generated import LabelledImages
 from pathsynth.data.prepared import open_prepared
 from pathsynth.features import colour as colours
 from pathsynth.features.extractors import JudgeExtractor
-from pathsynth.features.observe import PIXELS, Observers, fit_control, observe, observe_real, open_observed, open_real
+from pathsynth.features.observe import COPIES, PIXELS, Observers, fit_control, observe, observe_real, open_observed, open_real
+from pathsynth.features.structure import structure_features
 
 
 def classifier(slugs, architecture: str, seed: int) -> Classifier:
@@ -49,13 +51,16 @@ def observers(pair, tiny_prepared) -> Observers:
 @pytest.fixture(scope="module")
 def observed(observers, models, tiny_prepared, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("observed")
-    observe_real(folder, tiny_prepared, observers, models)
+    copies = LabelledImages(tiny_prepared.images("train")[:5], tiny_prepared.labels_of("train")[:5])
+    observe_real(folder, tiny_prepared, copies, observers, models)
     return folder
 
 
 def test_real_images_are_observed_by_every_model(observed, pair, models, tiny_prepared):
     control, real = open_real(observed, tiny_prepared, JudgeExtractor(pair[1]), models)
-    assert list(real) == list(SPLITS)
+    assert list(real) == [*SPLITS, COPIES]
+    np.testing.assert_array_equal(real[COPIES].pixels, tiny_prepared.images("train")[:5])
+    assert real[COPIES].labels.tolist() == tiny_prepared.labels_of("train")[:5].tolist()
     seen = real["val"]
     images = tiny_prepared.images("val")
     for name, model in (("gate", pair[0]), ("judge", pair[1]), ("colour", control)):
@@ -64,6 +69,10 @@ def test_real_images_are_observed_by_every_model(observed, pair, models, tiny_pr
     assert seen.features.shape == (18, pair[1].dimensions) and seen.pixels.shape == (18, PIXELS, PIXELS, 3)
     assert seen.predicted("gate").tolist() == seen.probabilities["gate"].argmax(axis=1).tolist()
     np.testing.assert_allclose(np.linalg.norm(seen.features, axis=1), np.sqrt(pair[1].dimensions), rtol=1e-5)
+    np.testing.assert_array_equal(seen.structure, structure_features(images))
+    chosen = seen.select(np.array([3, 1]))
+    assert chosen.labels.tolist() == seen.labels[[3, 1]].tolist()
+    np.testing.assert_array_equal(chosen.structure, seen.structure[[3, 1]])
     # the images already have the size of thumbnails
     np.testing.assert_array_equal(seen.pixels, images)
 

@@ -23,7 +23,8 @@ def test_card_states_contents_provenance_and_scores(finished):
     counts = read_details(finished / "metrics" / "generation.json")
     assert f"{counts['accepted']} of {counts['attempted']} attempts" in scored
     scores = read_details(finished / "metrics" / "evaluation.json")
-    assert f"| raw images by the gate | {scores['macro_f1']:.3f} |" in scored and "| value |" not in unscored
+    gate = scores["sets"]["raw"]["gate"]["macro_f1"]
+    assert f"| raw images by the gate | {gate:.3f} |" in scored and "| value |" not in unscored
 
 
 def test_card_escapes_markup_and_shows_medmnist_loader(finished):

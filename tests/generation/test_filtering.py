@@ -161,12 +161,13 @@ def test_memory_and_open_files_do_not_grow_with_the_number_of_images(tmp_path):
 # --- sampler
 
 
-def make_sampler(base, **changes):
+def make_sampler(base, prompts_per_tissue=1, **changes):
     from pathsynth.diffusion.base import load_base
 
     settings = tiny_tree()["benchmarks"]["tiny"]["generation"]["sampler"] | changes
     prompts = [f"an area with {label}" for label in labels.PATHMNIST]
-    return Sampler(load_base(base, "cpu"), prompts, SamplerSettings.model_validate(settings), 7, 32)
+    settings = SamplerSettings.model_validate(settings)
+    return Sampler(load_base(base, "cpu"), prompts, settings, 7, 32, prompts_per_tissue=prompts_per_tissue)
 
 
 def test_an_image_does_not_depend_on_its_batch(tiny_base):
@@ -177,6 +178,15 @@ def test_an_image_does_not_depend_on_its_batch(tiny_base):
     alone = np.concatenate([sampler([attempt]) for attempt in reversed(attempts)])[::-1]
     assert same_pixels(together, alone)
     assert not same_pixels(together[:1], together[1:2], bound=10)
+
+
+def test_slots_take_the_prompts_of_their_tissue_in_turn(tiny_base):
+    attempts = first_attempts(tissues=2, images_per_tissue=4)
+    images = make_sampler(tiny_base, prompts_per_tissue=2)(attempts)
+    by_prompt = make_sampler(tiny_base)
+    seeds = [attempt.seed(7) for attempt in attempts]
+    assert same_pixels(images, by_prompt.sample([0, 1, 0, 1, 2, 3, 2, 3], seeds))
+    assert not same_pixels(images, by_prompt.sample([0, 0, 0, 0, 2, 2, 2, 2], seeds))
 
 
 def test_stock_pipeline_samples_the_same_image_from_the_seed(tiny_base):

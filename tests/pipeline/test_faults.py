@@ -39,6 +39,7 @@ RESUMED = {
     "generate_filtered": "after",
     "generate_untuned@plain": "after",
     "generate_untuned@described": "after",
+    "generate_paraphrased": "after",
     "measure_usefulness": "reusing the result of an earlier run",
 }
 

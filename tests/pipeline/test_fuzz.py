@@ -236,7 +236,9 @@ JSON_READERS: dict[str, Callable[[Path], None]] = {
     "params.yaml": _check_params,
     "configs/benchmarks/tiny.yaml": _check_params,
 }
-REPORTED_METRICS = [f"metrics/{name}.json" for name in ("evaluation", "gate", "generation", "usefulness", "robustness", "lora")]
+REPORTED_METRICS = [
+    f"metrics/{name}.json" for name in ("evaluation", "gate", "generation", "usefulness", "memorisation", "robustness", "lora")
+]
 REPORTED_TABLES = [f"plots/evaluation/{name}.csv" for name in ("raw", "thresholds", "reliability", "filled", "pairs")]
 
 

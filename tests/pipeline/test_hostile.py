@@ -58,7 +58,11 @@ def run(tmp_path_factory, tiny_base) -> Path:
         "source": "medmnist_file", "labels": list(HARMFUL), "channels": 3, "image_size": 32,
         "path": str(archive), "md5": None,
     }  # fmt: skip
-    benchmark["prompts"] = {"plain": PROMPT, "described": {labels.slugify(label): f"{label} dots" for label in HARMFUL}}
+    benchmark["prompts"] = {
+        "plain": PROMPT,
+        "described": {labels.slugify(label): f"{label} dots" for label in HARMFUL},
+        "paraphrased": {labels.slugify(label): [f"spots, {label}", f"dots of {label}"] for label in HARMFUL},
+    }
     run_graph(folder, write_params(folder / "params.yaml", tree))
     return folder
 
@@ -132,23 +136,23 @@ def test_formulas_are_escaped_in_csv(tmp_path):
 
 
 YAML = {
-    "a tag that calls": "seed: !!python/object/apply:os.mkdir [{trap}]",
-    "a tag that imports": "seed: !!python/module:antigravity",
-    "a tag of its own": "seed: !trap {trap}",
-    "a merge of itself": "seed: &a {{<<: *a}}",
-    "a list in itself": "seed: &a [*a]",
-    "a map in itself": "benchmarks: &a {{x: *a}}\nseed: 1\nprocesses: 1\nbenchmark: x\nlora: y\nloras: {{y: *a}}",
-    "deep": "seed: " + "[" * 20_000,
-    "deep and closed": "seed: " + "[" * 5_000 + "]" * 5_000,
-    "a number without end": "seed: " + "9" * 100_000,
-    "a number without end that is read": "seed: 0x" + "f" * 5_000,
+    "a tag that calls": "seeds: !!python/object/apply:os.mkdir [{trap}]",
+    "a tag that imports": "seeds: !!python/module:antigravity",
+    "a tag of its own": "seeds: !trap {trap}",
+    "a merge of itself": "seeds: &a {{<<: *a}}",
+    "a list in itself": "seeds: &a [*a]",
+    "a map in itself": "benchmarks: &a {{x: *a}}\nseeds: 1\nprocesses: 1\nbenchmark: x\nlora: y\nloras: {{y: *a}}",
+    "deep": "seeds: " + "[" * 20_000,
+    "deep and closed": "seeds: " + "[" * 5_000 + "]" * 5_000,
+    "a number without end": "seeds: " + "9" * 100_000,
+    "a number without end that is read": "seeds: 0x" + "f" * 5_000,
     "a million pairs": "a0: &a0 x\n" + "".join(f"a{n}: &a{n} !!pairs [x: *a{n - 1}, y: *a{n - 1}]\n" for n in range(1, 40)),
     "a million laughs": "a0: &a0 [x, x]\n"
     + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
     "laughs where they are used": "".join(
         f"a{n}: &a{n} " + (f"[*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]\n" if n else "[x]\n") for n in range(30)
     )
-    + "seed: *a29\nprocesses: 1\nbenchmark: a\nlora: b\nbenchmarks: {{a: *a29}}\nloras: {{b: *a29}}\n",
+    + "seeds: *a29\nprocesses: 1\nbenchmark: a\nlora: b\nbenchmarks: {{a: *a29}}\nloras: {{b: *a29}}\n",
 }
 
 

@@ -19,8 +19,11 @@ from test_plots import TABLES, unknown_fields
 pytestmark = pytest.mark.slow
 
 TINY = "configs/benchmarks/tiny.yaml"
-AFTER_LORA = {"train_lora", "generate_filtered", "measure_usefulness", "evaluate", "headline", "report"}
-AFTER_SAMPLER = AFTER_LORA - {"train_lora"} | {"generate_untuned@plain", "generate_untuned@described"}
+AFTER_LORA = {
+    "train_lora", "generate_filtered", "generate_paraphrased", "measure_memorisation", "measure_usefulness", "evaluate",
+    "headline", "report",
+}  # fmt: skip
+AFTER_SAMPLER = AFTER_LORA - {"train_lora", "measure_memorisation"} | {"generate_untuned@plain", "generate_untuned@described"}
 
 
 def stages_run(output: str) -> set[str]:
@@ -56,7 +59,7 @@ def test_every_plot_has_data_and_every_field_it_draws(own_workspace, tmp_path):
 @pytest.mark.long
 def test_forced_run_gives_the_same_lock(own_workspace):
     before = lock_of(own_workspace)
-    assert len(stages_run(dvc(own_workspace, "repro", "--force", "--no-run-cache"))) == 12
+    assert len(stages_run(dvc(own_workspace, "repro", "--force", "--no-run-cache"))) == 14
     assert lock_of(own_workspace) == before
 
 

@@ -114,10 +114,11 @@ def test_parameters_are_read_as_written(tmp_path_factory, benchmark, lora, seed,
     folder = tmp_path_factory.mktemp("params")
     shutil.copytree(ROOT / "configs", folder / "configs")
     changed = {"optimizer": {"learning_rate": learning_rate}, "adapter": {"rank": rank}}
-    tree = {**TREE, "benchmark": benchmark, "lora": lora, "seed": seed, "loras": {lora: [*TREE["loras"][lora], changed]}}
+    seeds, loras = dict.fromkeys(TREE["seeds"], seed), {lora: [*TREE["loras"][lora], changed]}
+    tree = {**TREE, "benchmark": benchmark, "lora": lora, "seeds": seeds, "loras": loras}
     params = load_params(write_yaml(folder / "params.yaml", tree))
     resolved = params.section("lora", LoraSettings)
-    assert (params.seed, params.benchmark_name) == (seed, benchmark)
+    assert (params.seeds.training, params.benchmark_name) == (seed, benchmark)
     assert (resolved.optimizer.learning_rate, resolved.adapter.rank) == (learning_rate, rank)
     check_benchmark(folder, benchmark)
 

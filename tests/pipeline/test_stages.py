@@ -17,13 +17,17 @@ from pathsynth.core.metric_files import read_details
 
 def test_evaluation_scores_all_sets(finished):
     scores = read_details(finished / "metrics" / "evaluation.json")
-    assert scores["n_images"] == 18
-    assert 0 <= scores["macro_f1_low"] <= scores["macro_f1_high"] <= 1
-    for name in ("judge", "filtered_judge", "untuned"):
-        assert {"macro_f1", "per_tissue"} <= set(scores[name]) or scores[name]["n_images"] == 0
-    assert set(scores["per_tissue"]["smooth_muscle"]) == {"precision", "recall", "f1", "f1_low", "f1_high"}
+    sets = scores["sets"]
+    assert list(sets) == ["raw", "accepted", "untuned", "paraphrased", "val", "test"]
+    for each in sets.values():
+        assert {"gate", "judge", "open_set", "features", "structure", "copying"} <= set(each) or each["n_images"] == 0
+    gate = sets["raw"]["gate"]
+    assert sets["raw"]["n_images"] == 18 and 0 <= gate["macro_f1_low"] <= gate["macro_f1_high"] <= 1
+    assert set(gate["per_tissue"]["smooth_muscle"]) == {"precision", "recall", "f1", "f1_low", "f1_high"}
+    memorisation = read_details(finished / "metrics" / "memorisation.json")
+    assert memorisation["n_train"] == memorisation["n_val"] and 0 <= memorisation["lora"]["auc"] <= 1
     usefulness = read_details(finished / "metrics" / "usefulness.json")
-    assert usefulness["repeats"] == 2 and {"real", "synthetic", "real_and_synthetic"} <= set(usefulness)
+    assert {"real", "synthetic", "real_and_synthetic", "gain"} <= set(usefulness["probe"]["test"])
     assert set(read_details(finished / "metrics" / "robustness.json")["judge"]) == {"clean", "jpeg", "stain", "blur"}
 
 
@@ -36,10 +40,12 @@ def test_generation_counts_match_table_and_archives(finished):
         np.load(finished / "data" / "generated" / "accepted.npz") as accepted,
         np.load(finished / "data" / "generated" / "raw.npz") as raw,
         np.load(finished / "data" / "untuned" / "plain" / "raw.npz") as untuned,
+        np.load(finished / "data" / "paraphrased" / "raw.npz") as paraphrased,
     ):
         assert len(accepted["train_images"]) == counts["accepted"] == table["accepted"].sum()
         assert len(raw["train_images"]) == 18
-        assert untuned["train_labels"].ravel().tolist() == [tissue for tissue in range(9) for _ in range(2)]
+        for control in (untuned, paraphrased):
+            assert control["train_labels"].ravel().tolist() == [tissue for tissue in range(9) for _ in range(2)]
     assert counts["attempted"] == len(table) == 18 + (table["attempt"] > 0).sum()
     assert counts["unfilled"] == 18 - counts["accepted"]
 
@@ -103,7 +109,7 @@ def test_missing_input_is_one_line_error(stage, options, tmp_path, tiny_base, mo
 
 def test_invalid_parameter_is_one_line_error(tmp_path):
     params = _params(tmp_path, images_per_tissue=0)
-    result = run_stage("generate_untuned", "--params", params, "--prompts", "plain", "--out", tmp_path / "out")
+    result = run_stage("generate_unfiltered", "--params", params, "--prompts", "plain", "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "generation.images_per_tissue: 0: input should be greater than 0" in result.output
 

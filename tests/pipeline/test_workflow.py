@@ -65,7 +65,7 @@ def test_changed_parameter_without_a_run_is_out_of_step(branch):
     done = _run(branch, "in-step")
     assert done.returncode == 0, done.stdout
     # DVC exits with 0 for the first, and with an error for the second because its deps are missing
-    for file, key in (("params.yaml", "seed: 7"), ("configs/benchmarks/tiny.yaml", "kernel_subsets: 2")):
+    for file, key in (("params.yaml", "training: 7"), ("configs/benchmarks/tiny.yaml", "repeats: 2")):
         path = branch / file
         text = path.read_text()
         assert key in text

@@ -66,7 +66,8 @@ def path(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     if request.param == "report":
         run = write_run(folder / "run")
-        text = render_report(read_report(load_params(run / "params.yaml"), run / "metrics", run / "plots", run / "logs"))
+        folders = (run / name for name in ("metrics", "plots", "logs", "metrics/anchors"))
+        text = render_report(read_report(load_params(run / "params.yaml"), *folders))
     else:
         read_file = request.getfixturevalue("read")
         text = render_comparison(to_frame([read_run(rev, read_file) for rev in ("good", "bad", "old")]), read_file)

@@ -68,15 +68,15 @@ def metrics(tmp_path: Path) -> Path:
 
 def test_comparison_of_generated_and_real_images(metrics):
     evaluation, usefulness = (json.loads((metrics / f"{name}.json").read_text()) for name in ("evaluation", "usefulness"))
-    evaluation["realism"]["accepted"].pop("recall")
-    evaluation["realism"]["accepted"]["undefined"] = {"recall": "images: 3, at least 6 are needed"}
+    evaluation["sets"]["raw"]["features"].pop("coverage")
+    evaluation["sets"]["raw"]["features"]["undefined"] = {"coverage": "3 images: at least 6 are needed"}
     text = to_markdown(build_comparison_table(evaluation, usefulness))
     for part in (
-        "37.9 (34.1 to 41.7)",
-        "validation 4.3 (180 images), test 12.1 (180 images)",
-        "not defined (images: 3, at least 6 are needed)",
-        "0.6 % (0.0 % to 3.1 %), p = 0.774",
-        "0.710 ± 0.012 (162 images)",
+        "| Kernel distance, features of judge | 0.17 (0.153 to 0.187) | validation 0.017, test 0.051 |",
+        "| Kernel distance, structure features | 0.06 (0.054 to 0.066) | validation 0.006, test 0.018 |",
+        "not defined (3 images: at least 6 are needed)",
+        "| Close to a training image, pixels | 4.4 % (2.2 % to 10.0 %) | 1.2 % expected, 93.0 % of moved copies |",
+        "| Macro F1 that accepted images add to few real ones, probe | +0.031 (+0.023 to +0.039) | more real images add +0.050",
     ):
         assert part in text, text
 
@@ -87,13 +87,14 @@ def run_summary(metrics: Path):
 
 def test_summary_lists_classes_and_sets(metrics):
     evaluation = json.loads((metrics / "evaluation.json").read_text())
-    evaluation["filtered_judge"] = {"n_images": 0}
+    evaluation["sets"]["accepted"] = {"n_images": 0}
     (metrics / "evaluation.json").write_text(json.dumps(evaluation))
     result = run_summary(metrics)
     assert result.exit_code == 0, result.output
     rows = {line.split("  ")[0]: line.split() for line in result.output.splitlines()}
     for slug in SLUGS:
-        assert rows[slug][1] == f"{evaluation['per_tissue'][slug]['precision']:.3f}" and rows[slug][-3:] == ["45", "%", "2"]
+        f1 = evaluation["sets"]["raw"]["judge"]["per_tissue"][slug]["f1"]
+        assert rows[slug][1] == f"{f1:.3f}" and rows[slug][-3:] == ["45", "%", "2"]
     assert rows["Untuned base, judge"][-1] == "180" and rows["Accepted, judge"][-2:] == ["-", "0"]
     assert "overview.png" in result.output.splitlines()[-1]
 

@@ -122,7 +122,8 @@ def test_manifest_redraws_the_same_files_whatever_is_selected_now(finished, chec
     tree["benchmarks"]["tiny"]["base"] = {"pretrained_model_name_or_path": str(load_artifacts(finished).base_folder)}
     sampler = {"num_inference_steps": 5, "guidance_scale": 7.0, "scheduler": "DDIMScheduler", "negative_prompt": "dots"}
     tree["benchmarks"]["tiny"]["generation"]["sampler"] |= sampler
-    options = copy_artifacts(finished, tmp_path, benchmarks=tree["benchmarks"], lora="r3", seed=99)
+    seeds = dict.fromkeys(tree["seeds"], 99)
+    options = copy_artifacts(finished, tmp_path, benchmarks=tree["benchmarks"], lora="r3", seeds=seeds)
     result = run("--again", checked / "manifest.csv", *options, "--out", tmp_path / "again")
     assert result.exit_code == 0, result.output
     assert "5 of 5 images are bit-identical" in result.output

@@ -1,4 +1,4 @@
-"""Stage generate_untuned: generates images for the same prompts and seeds with the base model, without LoRA."""
+"""Stages generate_untuned and generate_paraphrased: generate images without a gate, by the base alone or with a LoRA."""
 
 import click
 
@@ -10,7 +10,8 @@ from pathsynth.core.distributed import init_distributed, launch
 from pathsynth.core.params import load_params
 from pathsynth.data.archives import write_archive
 from pathsynth.data.settings import AnyDataset
-from pathsynth.diffusion.base import load_base, locate_base
+from pathsynth.diffusion.adapter import attach_lora
+from pathsynth.diffusion.base import load_base, locate_base, unet_sha256
 from pathsynth.diffusion.settings import BaseModelSettings, Prompts
 from pathsynth.generation.filtering import generate_unfiltered
 from pathsynth.generation.sampler import Sampler
@@ -20,12 +21,13 @@ from pathsynth.generation.slots import Slots
 
 @click.command()
 @options.params
-@click.option("--prompts", type=click.Choice(["plain", "described"]), required=True, help="Prompt set.")
+@click.option("--prompts", type=click.Choice(["plain", "described", "paraphrased"]), required=True, help="Prompt set.")
+@click.option("--lora", type=FOLDER, help="Folder of the adapter; without it the base alone generates.")
 @click.option("--out", type=FOLDER, required=True, help="Output folder for the images.")
 @options.scratch
 @exit_on_sigterm
-def main(params_path, prompts, out, scratch):
-    """Generates one image per slot, with the same seeds as the first attempts of a LoRA."""
+def main(params_path, prompts, lora, out, scratch):
+    """Generates one image per slot, with the same noise as the first attempts of generate_filtered."""
     params = load_params(params_path)
     settings, dataset = params.section("generation", GenerationSettings), params.section("dataset", AnyDataset)
     base = params.section("base", BaseModelSettings)
@@ -34,14 +36,18 @@ def main(params_path, prompts, out, scratch):
     if launch(params.processes, scratch):
         return
     image = [dataset.image_size, dataset.channels]
+    seed, inputs = params.seeds.drawing, [folder] if lora is None else [lora, folder]
     depends_on = {"sampler": settings.sampler, "images_per_tissue": per_class, "prompts": texts, "image": image}
     with (
         init_distributed() as processes,
-        open_checkpoint(scratch, f"generate_untuned-{prompts}", params, depends_on, [folder], processes) as checkpoint,
+        open_checkpoint(scratch, f"generate_unfiltered-{prompts}", params, seed, depends_on, inputs, processes) as checkpoint,
     ):
         pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
-        sampler = Sampler(pipeline, texts, settings.sampler, params.seed, dataset.image_size, dataset.channels)
-        slots = Slots(checkpoint, len(dataset.slugs), per_class, dataset.image_size, params.seed)
+        if lora is not None:
+            attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
+        per_tissue = len(texts) // len(dataset.slugs)
+        sampler = Sampler(pipeline, texts, settings.sampler, seed, dataset.image_size, dataset.channels, per_tissue)
+        slots = Slots(checkpoint, len(dataset.slugs), per_class, dataset.image_size, seed)
         generate_unfiltered(sampler, slots, sampler.batch_size, processes)
         if processes.main:
             write_archive(out / "raw.npz", *slots.raw(), dataset.channels)
