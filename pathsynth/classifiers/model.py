@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from pathsynth.classifiers.settings import ClassifierSettings, InputSize, Stem
-from pathsynth.core.devices import autocast, catch_out_of_memory, pad_batch_size
+from pathsynth.core.devices import autocast, catch_out_of_memory, pad_rows
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.core.io import compute_sha256, read_json, resolve_path, write_json, write_safetensors
 from pathsynth.core.params import MixedPrecision
@@ -88,8 +88,7 @@ class Classifier:
         count, head_inputs = len(images), []
         _, head = find_head(self.network)
         with torch.inference_mode(), head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0])):
-            indices = np.minimum(np.arange(pad_batch_size(count, self.device)), count - 1)
-            pixels = normalize_pixels(as_batch(images[indices], self.device, self.card.input_size))
+            pixels = normalize_pixels(as_batch(images[pad_rows(count, self.device)], self.device, self.card.input_size))
             with autocast(self.device, self.card.mixed_precision):
                 logits = self.network(pixels)[:count]
             features = head_inputs[-1][:count]

@@ -51,7 +51,7 @@ def anchors(out, params_path, prepared, observed, models, scratch):
     scores = {}
     with temporary_folder(scratch) as folder:
         for name, images in progress_bar(make_anchors(params, references.prepared).items(), "scoring anchors"):
-            scores[name] = scorer.score(observe(folder, name, images.images, images.labels, references.observers))
+            scores[name], _ = scorer.score(observe(folder, name, images.images, images.labels, references.observers))
     path = out / f"{params.benchmark_name}.json"
     write_json(path, {"real_images": score_accuracies(references.real), "sets": scores})
     click.echo(f"The scores of {len(scores)} sets are in {path}.")

@@ -21,6 +21,7 @@ import click
 from pathsynth.core.errors import DataError, ParamsError, one_line
 from pathsynth.core.metric_files import get_nested, parse_details
 from pathsynth.core.params import BENCHMARKS, PROMPTS, merge_list, parse_yaml, resolve_lora
+from pathsynth.evaluation.headline import COLUMNS, RAW
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,29 +30,27 @@ if TYPE_CHECKING:
 ReadFile = Callable[[str, str], bytes | None]
 Tree = dict[str, Any]
 
-_RAW = ("evaluation", "sets", "raw")
-USEFUL_GAIN = ("usefulness", "probe", "test", "gain", "mean")
 # Column: the metrics file and the keys that lead to the value. Scores refer to raw images unless the name states otherwise.
 SCORES: dict[str, tuple[str, ...]] = {
-    "judge_f1": (*_RAW, "judge", "macro_f1"),
-    "judge_f1_low": (*_RAW, "judge", "macro_f1_low"),
-    "judge_f1_high": (*_RAW, "judge", "macro_f1_high"),
-    "open_set_f1": (*_RAW, "open_set", "macro_f1"),
-    "macro_f1": (*_RAW, "gate", "macro_f1"),
-    "macro_f1_low": (*_RAW, "gate", "macro_f1_low"),
-    "macro_f1_high": (*_RAW, "gate", "macro_f1_high"),
+    "judge_f1": COLUMNS["judge_f1"],
+    "judge_f1_low": (*RAW, "judge", "macro_f1_low"),
+    "judge_f1_high": (*RAW, "judge", "macro_f1_high"),
+    "open_set_f1": COLUMNS["open_set_f1"],
+    "macro_f1": COLUMNS["macro_f1"],
+    "macro_f1_low": (*RAW, "gate", "macro_f1_low"),
+    "macro_f1_high": (*RAW, "gate", "macro_f1_high"),
     "accepted_judge_f1": ("evaluation", "sets", "accepted", "judge", "macro_f1"),
     "untuned_f1": ("evaluation", "sets", "untuned", "judge", "macro_f1"),
     "paraphrased_f1": ("evaluation", "sets", "paraphrased", "judge", "macro_f1"),
     "judge_on_real": ("evaluation", "real_images", "judge", "test"),
-    "precision": (*_RAW, "features", "precision"),
-    "coverage": (*_RAW, "features", "coverage"),
-    "kernel_distance": (*_RAW, "features", "kernel_distance"),
-    "structure_distance": (*_RAW, "structure", "kernel_distance"),
-    "copies": (*_RAW, "copying", "pixels", "share"),
-    "useful_gain": USEFUL_GAIN,
+    "precision": COLUMNS["precision"],
+    "coverage": COLUMNS["coverage"],
+    "kernel_distance": COLUMNS["kernel_distance"],
+    "structure_distance": COLUMNS["structure_distance"],
+    "copies": COLUMNS["copies"],
+    "useful_gain": COLUMNS["useful_gain"],
     "memorisation_auc": ("memorisation", "lora", "auc"),
-    "n_images": (*_RAW, "n_images"),
+    "n_images": (*RAW, "n_images"),
     "acceptance_rate": ("generation", "acceptance_rate"),
     "unfilled": ("generation", "unfilled"),
     "trainable_parameters": ("lora", "trainable_parameters"),
@@ -193,7 +192,7 @@ def read_run(revision: str, read: ReadFile) -> Tree:
         "config": _digest(seeds, selected["deterministic"], *names, benchmark, prompts, lora, code),
         "training": selected["seeds"]["training"],
         **scores,
-        "tissues": {by: _class_f1(get_nested(current, (*_RAW, by))) for by in ("judge", "gate")},
+        "tissues": {by: _class_f1(get_nested(current, (*RAW, by))) for by in ("judge", "gate")},
         "dataset": merge_list(benchmark["dataset"]),
         "code": code,
         "rev": revision,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pathsynth.core.errors import OutOfMemory
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -97,6 +98,13 @@ def training_attention(device: str, pixels: int) -> contextlib.AbstractContextMa
 def pad_batch_size(count: int, device: str) -> int:
     """Returns the batch size to compute for `count` images: on a CPU the next multiple of CPU_BATCH."""
     return -(-count // CPU_BATCH) * CPU_BATCH if device == "cpu" else count
+
+
+def pad_rows(count: int, device: str) -> np.ndarray:
+    """Returns the rows to compute for `count` images, at least 1, int64 (n,): on a CPU the last one is repeated as padding."""
+    import numpy as np
+
+    return np.minimum(np.arange(pad_batch_size(count, device)), count - 1)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.core.devices import catch_out_of_memory, pad_batch_size
+from pathsynth.core.devices import catch_out_of_memory, pad_batch_size, pad_rows
 from pathsynth.core.errors import ModelError
 from pathsynth.core.progress import progress_bar
 from pathsynth.core.seeds import Stream, make_generator
@@ -132,6 +132,5 @@ def denoising_losses(
 
 def _padded_batches(count: int, device: str) -> list[np.ndarray]:
     """Splits `count` rows into batches, on a CPU all of one size: the last row is repeated."""
-    size = pad_batch_size(BATCH_SIZE, device)
-    rows = np.minimum(np.arange(pad_batch_size(count, device)), count - 1)
+    size, rows = pad_batch_size(BATCH_SIZE, device), pad_rows(count, device)
     return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.core.devices import catch_out_of_memory, pad_batch_size
+from pathsynth.core.devices import catch_out_of_memory, pad_batch_size, pad_rows
 from pathsynth.core.progress import progress_bar
 from pathsynth.data.generated import LabelledImages
 from pathsynth.data.images import as_batch, as_images
@@ -58,8 +58,7 @@ def vae_copies(pipeline: StableDiffusionPipeline, images: np.ndarray, batch_size
     with torch.inference_mode(), catch_out_of_memory("reconstructing images does not fit: use a smaller batch"):
         for start in progress_bar(starts, "reconstructing training images", hidden=len(starts) < 2):
             batch = images[start : start + size]
-            indices = np.minimum(np.arange(pad_batch_size(len(batch), device)), len(batch) - 1)
-            pixels = as_batch(batch[indices], str(pipeline.device), images.shape[1]).to(pipeline.vae.dtype)
+            pixels = as_batch(batch[pad_rows(len(batch), device)], str(pipeline.device), images.shape[1]).to(pipeline.vae.dtype)
             latents = pipeline.vae.encode(pixels * 2 - 1).latent_dist.mode()
             decoded = (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
             copies[start : start + size] = as_images(decoded)[: len(batch)]

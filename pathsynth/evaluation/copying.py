@@ -31,8 +31,8 @@ CHUNK = 128
 # Digits of a correlation that float32 computes.
 DIGITS = 5
 
-# Distances float64 (N,) and indices int64 (N,) of the nearest of some references, for N queries and those references.
-Find = Callable[[Rows, Rows], tuple[np.ndarray, np.ndarray]]
+# Function from N queries to the distances float64 (N,) and indices int64 (N,) of the nearest references.
+Search = Callable[[Rows], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,13 @@ class CopyCheck:
     """Compares images with the training images in one space.
 
     Attributes:
-        find: `find_moved` for pixels, `find_nearest` for features.
-        train: rows of the training images, at least 1.
+        search: among the training images, `search_moved` for pixels, `search_nearest` for features.
         val: rows of the V validation images.
         val_labels: integers (V,), indices into `slugs`.
         slugs: names of all tissues.
     """
 
-    find: Find
-    train: Rows
+    search: Search
     val: Rows
     val_labels: np.ndarray
     slugs: Sequence[str]
@@ -71,11 +69,7 @@ class CopyCheck:
     @cached_property
     def val_distances(self) -> np.ndarray:
         """Distance of each validation image to the nearest training image, float64 (V,)."""
-        return self.find(self.val, self.train)[0]
-
-    def scores(self, queries: Rows, labels: np.ndarray) -> dict:
-        """Computes `copying_scores` of N images with labels (N,)."""
-        return self.compare(queries, labels, 0)[0]
+        return self.search(self.val)[0]
 
     def compare(self, queries: Rows, labels: np.ndarray, limit: int) -> tuple[dict, Pairs]:
         """Scores images and selects those closest to training images, with one search.
@@ -88,74 +82,82 @@ class CopyCheck:
         Returns:
             `copying_scores` and `closest_pairs`.
         """
-        distances, nearest = self.find(queries, self.train)
+        distances, nearest = self.search(queries)
         args = distances, labels, self.val_distances, self.val_labels, self.slugs
         images, scaled = closest_pairs(*args, limit)
         return copying_scores(*args), Pairs(images, nearest[images], scaled)
 
 
-def find_nearest(queries: Rows, references: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the nearest reference of each query in features, each divided by its standard deviation over the references.
+def search_nearest(references: Rows) -> Search:
+    """Prepares the search for the nearest reference in features, each divided by its standard deviation over the references.
 
     Args:
-        queries: features (N, D).
         references: features (M, D), M >= 1.
 
     Returns:
-        Euclidean distances float64 (N,) and indices int64 (N,).
+        A search among them for queries (N, D), by Euclidean distance.
     """
     from sklearn.metrics import pairwise_distances_argmin
 
-    rows, others = (np.asarray(part[:], np.float64) for part in (queries, references))
-    if len(rows) == 0:
-        return np.zeros(0), np.zeros(0, np.int64)
-    scale = others.std(axis=0)
+    others = np.asarray(references[:], np.float64)
+    mean, scale = others.mean(axis=0), others.std(axis=0)
     scale[scale == 0.0] = 1.0
     # centred, because the search squares large numbers
-    rows, others = (rows - others.mean(axis=0)) / scale, (others - others.mean(axis=0)) / scale
-    indices = pairwise_distances_argmin(rows, others)
-    # from the difference itself, which is exactly 0 for equal rows
-    return np.linalg.norm(rows - others[indices], axis=1), indices
+    others = (others - mean) / scale
+
+    def search(queries: Rows) -> tuple[np.ndarray, np.ndarray]:
+        if len(queries) == 0:
+            return np.zeros(0), np.zeros(0, np.int64)
+        rows = (np.asarray(queries[:], np.float64) - mean) / scale
+        indices = pairwise_distances_argmin(rows, others)
+        # from the difference itself, which is exactly 0 for equal rows
+        return np.linalg.norm(rows - others[indices], axis=1), indices
+
+    return search
 
 
-def find_moved(queries: Rows, references: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the reference that each query resembles most after a rotation or mirroring, a shift and a change of stain.
+def search_moved(references: Rows) -> Search:
+    """Prepares the search for the reference that an image resembles most after a rotation, mirroring, shift or change of stain.
 
     A descriptor that hardly changes with a shift selects a reference for each of the 8 rotations and mirrorings; the two are
     then correlated at all shifts of up to 1/8 of the side. A correlation hardly depends on the amount of stain. Flat images
     correlate with none.
 
     Args:
-        queries: uint8 (N, s, s, 3).
         references: uint8 (M, s, s, 3), M >= 1.
 
     Returns:
-        Distances float64 (N,), 1 minus the largest correlation, and indices int64 (N,).
+        A search among them for queries uint8 (N, s, s, 3); the distance is 1 minus the largest correlation.
     """
     from sklearn.metrics import pairwise_distances_argmin
 
     descriptors = np.concatenate([_describe(_absorbance(block)) for block in iter_blocks(references)])
-    distances, indices = np.zeros(len(queries)), np.zeros(len(queries), np.int64)
-    for start in range(0, len(queries), CHUNK):
-        images = _absorbance(queries[start : start + CHUNK])
-        doubled = _double(images)
-        # a rotation by 180 degrees, view 2 of view 0, does not change the descriptor
-        nearest = {
-            view: pairwise_distances_argmin(_describe(rotate_and_mirror(images, view)), descriptors) for view in (0, 1, 4, 5)
-        }
-        candidates = np.stack([nearest[view & ~2] for view in range(VIEWS)])
-        used, positions = np.unique(candidates, return_inverse=True)
-        others = _Shifted(_double(_absorbance(references[used])))
-        correlations = np.stack(
-            [
-                _Shifted(rotate_and_mirror(doubled, view)).correlate(others, rows)
-                for view, rows in enumerate(positions.reshape(candidates.shape))
-            ]
-        )
-        best = correlations.argmax(axis=0), np.arange(len(images))
-        distances[start : start + CHUNK] = (1.0 - correlations[best].astype(np.float64)).round(DIGITS).clip(0.0)
-        indices[start : start + CHUNK] = candidates[best]
-    return distances, indices
+
+    def search(queries: Rows) -> tuple[np.ndarray, np.ndarray]:
+        distances, indices = np.zeros(len(queries)), np.zeros(len(queries), np.int64)
+        for start in range(0, len(queries), CHUNK):
+            images = _absorbance(queries[start : start + CHUNK])
+            doubled = _double(images)
+            # a rotation by 180 degrees, view 2 of view 0, does not change the descriptor
+            nearest = {
+                view: pairwise_distances_argmin(_describe(rotate_and_mirror(images, view)), descriptors)
+                for view in (0, 1, 4, 5)
+            }
+            candidates = np.stack([nearest[view & ~2] for view in range(VIEWS)])
+            used, positions = np.unique(candidates, return_inverse=True)
+            others = _Shifted(_double(_absorbance(references[used])))
+            correlations = np.stack(
+                [
+                    _Shifted(rotate_and_mirror(doubled, view)).correlate(others, rows)
+                    for view, rows in enumerate(positions.reshape(candidates.shape))
+                ]
+            )
+            best = correlations.argmax(axis=0), np.arange(len(images))
+            distances[start : start + CHUNK] = (1.0 - correlations[best].astype(np.float64)).round(DIGITS).clip(0.0)
+            indices[start : start + CHUNK] = candidates[best]
+        return distances, indices
+
+    return search
 
 
 def validation_units(distances: np.ndarray, labels: np.ndarray, slugs: Sequence[str]) -> tuple[np.ndarray, dict[str, str]]:

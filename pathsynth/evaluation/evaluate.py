@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 # Real images that are scored like generated ones; test is of another centre for PathMNIST and phantoms.
 REAL_SETS = ("val", "test")
-CLOSEST_PAIRS = 6
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,14 @@ def evaluate(
     if len(raw.labels) == 0:
         raise DataError("raw images", "none, expected the first attempt at every requested image")
     wanted = np.bincount(raw.labels, minlength=len(slugs))
-    scored = {name: scorer.score(each) for name, each in observed.items()} | {
-        split: scorer.score(select_like(real[split], wanted, scorer.seed)) for split in REAL_SETS
-    }
-    pairs = scorer.closest_pairs(accepted, CLOSEST_PAIRS)
+    compared = {**observed, **{split: select_like(real[split], wanted, scorer.seed) for split in REAL_SETS}}
+    results = {name: scorer.score(each) for name, each in compared.items()}
+    scored, pairs = {name: scores for name, (scores, _) in results.items()}, results["accepted"][1]
     metrics = {
         "extractor": extractor,
         "nearest_neighbours": NEAREST_NEIGHBOURS,
         "sets": scored,
-        "copying_control": scorer.copying(real[COPIES]),
+        "copying_control": scorer.compare_copies(real[COPIES])[0],
         "observers": _compare_observers(sets, raw, accepted, real["test"], slugs, scorer.seed),
         "real_images": score_accuracies(real),
         "calibration": {"gate": {split: {"ece": _gate_calibration_error(real[split])} for split in REAL_SETS}},

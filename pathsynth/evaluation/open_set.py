@@ -14,7 +14,7 @@ import numpy as np
 
 from pathsynth.classifiers.metrics import check_labels, round_score
 from pathsynth.evaluation.copying import validation_units
-from pathsynth.evaluation.statistics import bootstrap_counts, percentile_interval
+from pathsynth.evaluation.statistics import bootstrap_counts, f1_scores, percentile_interval
 
 if TYPE_CHECKING:
     from sklearn.covariance import LedoitWolf
@@ -127,8 +127,8 @@ def open_set_scores(y_true: np.ndarray, y_pred: np.ndarray, rejected: np.ndarray
     # the last column counts rejected images
     outcomes = np.where(rejected, n, y_pred)
     table = np.bincount(y_true * (n + 1) + outcomes, minlength=n * (n + 1)).reshape(n, n + 1)
-    f1 = _f1(table)
-    low, high = percentile_interval(_f1(bootstrap_counts(table, np.random.default_rng(seed))).mean(axis=1))
+    f1 = f1_scores(table)
+    low, high = percentile_interval(f1_scores(bootstrap_counts(table, np.random.default_rng(seed))).mean(axis=1))
     per_tissue = {slug: {"f1": round_score(f1[i])} for i, slug in enumerate(slugs)}
     for i in np.unique(y_true):
         per_tissue[slugs[i]]["rejected"] = round_score(np.mean(rejected[y_true == i]))
@@ -139,9 +139,3 @@ def open_set_scores(y_true: np.ndarray, y_pred: np.ndarray, rejected: np.ndarray
         "rejected": round_score(np.mean(rejected)),
         "per_tissue": per_tissue,
     }
-
-
-def _f1(tables: np.ndarray) -> np.ndarray:
-    """F1 (..., n) of tables (..., n, n + 1), whose last column is a prediction of no tissue."""
-    hits = np.diagonal(tables, axis1=-2, axis2=-1)
-    return 2.0 * hits / np.maximum(tables.sum(axis=-1) + tables[..., :-1].sum(axis=-2), 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pathsynth.classifiers.metrics import classification_scores
 from pathsynth.data.sampling import subsample_per_class
-from pathsynth.evaluation.copying import CopyCheck, Pairs, find_moved, find_nearest
+from pathsynth.evaluation.copying import CopyCheck, Pairs, search_moved, search_nearest
 from pathsynth.evaluation.fidelity import RealFeatures, fidelity_scores
 from pathsynth.evaluation.open_set import OpenSet, fit_open_set, open_set_scores
 from pathsynth.evaluation.statistics import bootstrap_scores
@@ -19,6 +19,7 @@ from pathsynth.features.structure import GROUPS, NUCLEI, ORIENTATION
 
 # At most this many real training images of each tissue are compared with a set.
 REFERENCE_PER_TISSUE = 1000
+CLOSEST_PAIRS = 6
 AVERAGES = ("macro_f1", "macro_precision", "macro_recall", "accuracy")
 
 
@@ -40,23 +41,24 @@ class SetScorer:
         self._mean, self._sd = rows.mean(axis=0), rows.std(axis=0)
         self._val = val.select(subsample_per_class(val.labels, counts, seed))
 
-    def score(self, observed: Observed) -> dict:
+    def score(self, observed: Observed) -> tuple[dict, dict[str, Pairs]]:
         """Computes all scores of a set.
 
         Returns:
-            n_images; the classification scores by gate, judge and colour, see `score_predictions`; open_set, see
+            The scores: n_images; the classification scores by gate, judge and colour, see `score_predictions`; open_set, see
             `open_set_scores`; features and structure, see `fidelity_scores`; orientation, nuclei and colour_spread, see
-            `pathsynth.evaluation.structure`; two_sample_auc by spectrum and structure; copying by pixels and structure, see
-            `CopyCheck`. A set without images has only `n_images`, 0.
+            `pathsynth.evaluation.structure`; two_sample_auc by spectrum and structure; copying, see `compare_copies`. A set
+            without images has only `n_images`, 0. And its images closest to training images, by pixels and by structure.
         """
+        copying, pairs = self.compare_copies(observed)
         labels, slugs, seed, reference = observed.labels, self.slugs, self.seed, self.reference
         if len(labels) == 0:
-            return {"n_images": 0}
+            return {"n_images": 0}, pairs
         judged, structure = observed.predicted("judge"), self._standardize(observed)
         rejected = self._open_set.rejects(_tissue_columns(observed), labels)
         spaces = {"features": np.asarray(observed.features, np.float64), "structure": structure}
         distances = {"orientation": ORIENTATION, "nuclei": NUCLEI}
-        return {
+        scores = {
             "n_images": len(labels),
             **{by: score_predictions(labels, observed.predicted(by), slugs, seed) for by in OBSERVERS},
             "open_set": open_set_scores(labels, judged, rejected, slugs, seed),
@@ -75,18 +77,22 @@ class SetScorer:
                 "spectrum": self._two_sample_auc(observed, GROUPS["spectrum"]),
                 "structure": self._two_sample_auc(observed, GROUPS["tissue"]),
             },
-            "copying": self.copying(observed),
+            "copying": copying,
         }
+        return scores, pairs
 
-    def copying(self, observed: Observed) -> dict:
-        """Share of images that are closer to a training image than real ones are, by pixels and by structure."""
-        return {name: check.scores(_copy_rows(name, observed), observed.labels) for name, check in self._copy_checks.items()}
+    def compare_copies(self, observed: Observed) -> tuple[dict, dict[str, Pairs]]:
+        """Compares images with the training images, by pixels and by structure.
 
-    def closest_pairs(self, observed: Observed, limit: int) -> dict[str, Pairs]:
-        """The images closest to training images, at most `limit`, by pixels and by structure."""
-        return {
-            name: check.compare(_copy_rows(name, observed), observed.labels, limit)[1]
-            for name, check in self._copy_checks.items()
+        Returns:
+            The share of images that are closer to one than real images are, see `copying_scores`, and the closest pairs.
+        """
+        compared = {
+            space: check.compare(_copy_rows(space, observed), observed.labels, CLOSEST_PAIRS)
+            for space, check in self._copy_checks.items()
+        }
+        return {space: scores for space, (scores, _) in compared.items()}, {
+            space: pairs for space, (_, pairs) in compared.items()
         }
 
     def _standardize(self, observed: Observed) -> np.ndarray:
@@ -97,8 +103,8 @@ class SetScorer:
     def _copy_checks(self) -> dict[str, CopyCheck]:
         train, val = self.real["train"], self._val
         return {
-            name: CopyCheck(find, _copy_rows(name, train), _copy_rows(name, val), val.labels, self.slugs)
-            for name, find in (("pixels", find_moved), ("structure", find_nearest))
+            space: CopyCheck(prepare(_copy_rows(space, train)), _copy_rows(space, val), val.labels, self.slugs)
+            for space, prepare in (("pixels", search_moved), ("structure", search_nearest))
         }
 
     @cached_property

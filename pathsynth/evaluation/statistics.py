@@ -59,6 +59,18 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
+def f1_scores(tables: np.ndarray) -> Any:
+    """F1 of each tissue, float64 (..., n); 0 for one that is neither prompted nor predicted.
+
+    Args:
+        tables: numbers of images (..., n, m >= n) by prompted tissue and outcome. The first n outcomes are predictions of the
+            tissues, any others are predictions of none of them.
+    """
+    n = tables.shape[-2]
+    hits = np.diagonal(tables, axis1=-2, axis2=-1)
+    return 2.0 * hits / np.maximum(tables.sum(axis=-1) + tables[..., :n].sum(axis=-2), 1)
+
+
 def bootstrap_scores(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int, seed: int) -> dict:
     """95 % percentile bootstrap intervals of the classification scores, see `bootstrap_counts`.
 
@@ -78,7 +90,7 @@ def bootstrap_scores(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int, see
     drawn = bootstrap_counts(confusion_matrix(y_true, y_pred, n_classes), np.random.default_rng(seed))
     hits = np.diagonal(drawn, axis1=1, axis2=2)
     predicted, prompted = drawn.sum(axis=1), drawn.sum(axis=2)
-    f1 = _f1(drawn)
+    f1 = f1_scores(drawn)
     scores = {
         "accuracy": hits.sum(axis=1) / prompted.sum(axis=1),
         "macro_precision": (hits / np.maximum(predicted, 1)).mean(axis=1),
@@ -185,14 +197,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [round_score(value) for value in adjusted]
 
 
-def _f1(matrices: np.ndarray) -> Any:
-    """F1 (..., n) of confusion matrices (..., n, n); 0 for a tissue neither prompted nor predicted."""
-    hits = np.diagonal(matrices, axis1=-2, axis2=-1)
-    return 2.0 * hits / np.maximum(matrices.sum(axis=-1) + matrices.sum(axis=-2), 1)
-
-
 def _macro_f1(matrices: np.ndarray) -> Any:
-    return _f1(matrices).mean(axis=-1)
+    return f1_scores(matrices).mean(axis=-1)
 
 
 def _difference(pairs: np.ndarray) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pathsynth.classifiers.model import Classifier, normalize_pixels, read_weights
-from pathsynth.core.devices import catch_out_of_memory, pad_batch_size
+from pathsynth.core.devices import catch_out_of_memory, pad_rows
 from pathsynth.core.errors import FetchError, ModelError, one_line
 from pathsynth.core.hub import download_snapshot
 from pathsynth.core.io import read_json, resolve_path
@@ -99,8 +99,8 @@ class NetworkExtractor:
         with torch.inference_mode(), _catch_out_of_memory():
             for start in range(0, len(images), self.batch_size):
                 batch = images[start : start + self.batch_size]
-                indices = np.minimum(np.arange(pad_batch_size(len(batch), self.device)), len(batch) - 1)
-                parts.append(self.features(batch[indices])[: len(batch)].float().cpu().numpy())
+                rows = pad_rows(len(batch), self.device)
+                parts.append(self.features(batch[rows])[: len(batch)].float().cpu().numpy())
         return np.concatenate(parts)
 
 

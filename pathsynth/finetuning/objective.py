@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathsynth.core.errors import ModelError
+from pathsynth.diffusion.denoising import load_noise_scheduler, squared_errors
 from pathsynth.finetuning.batches import StepBatch
 from pathsynth.finetuning.latents import Latents
 
@@ -29,16 +29,11 @@ class Objective:
     def __init__(
         self, pipeline: StableDiffusionPipeline, unet: torch.nn.Module, embeddings: torch.Tensor, snr_gamma: float | None
     ):
-        from diffusers import DDPMScheduler
-
-        self.noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.noise_scheduler = load_noise_scheduler(pipeline)
         self.unet, self.embeddings, self.snr_gamma = unet, embeddings, snr_gamma
         self.scaling_factor = pipeline.vae.config.scaling_factor
         self.device = pipeline.unet.device
-        prediction_type = self.noise_scheduler.config.prediction_type
-        if prediction_type not in ("epsilon", "v_prediction"):
-            raise ModelError("scheduler", f"prediction_type {prediction_type!r} is not epsilon or v_prediction")
-        self.velocity = prediction_type == "v_prediction"
+        self.velocity = self.noise_scheduler.config.prediction_type == "v_prediction"
 
     def loss(self, latents: Latents, batch: StepBatch) -> torch.Tensor:
         """The mean loss of a batch."""
@@ -49,10 +44,7 @@ class Objective:
         noise, timesteps = batch.noise.to(self.device), batch.timesteps.to(self.device)
         texts = torch.where(batch.dropped, len(self.embeddings) - 1, latents.labels[batch.images])
         hidden = self.embeddings[texts].to(self.device)
-        noisy = self.noise_scheduler.add_noise(clean, noise, timesteps)
-        predicted = self.unet(noisy, timesteps, encoder_hidden_states=hidden).sample
-        target = self.noise_scheduler.get_velocity(clean, noise, timesteps) if self.velocity else noise
-        losses = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        losses = squared_errors(self.unet, self.noise_scheduler, clean, noise, timesteps, hidden)
         if self.snr_gamma is not None:
             losses = losses * min_snr_weights(self.noise_scheduler, timesteps, self.snr_gamma, self.velocity)
         return losses.mean()

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from pathsynth.data.images import as_batch, as_images
 from pathsynth.evaluation import copying
-from pathsynth.evaluation.copying import CopyCheck, find_moved, find_nearest
+from pathsynth.evaluation.copying import CopyCheck, search_moved, search_nearest
 from pathsynth.features.controls import VIEWS, move_and_restain, rotate_and_mirror
 
 SLUGS = ("mucus", "debris", "background")
@@ -52,7 +52,7 @@ def test_nearest_features_match_scipy():
     queries, references = rng.normal(size=(70, 5)).astype(np.float32), rng.normal(size=(90, 5)).astype(np.float32)
     # neither unit nor offset of a feature counts
     scale, offset = np.array([1, 1e3, 1e-3, 1, 1], np.float32), np.array([0, 1e4, 0, 0, 0], np.float32)
-    distances, indices = find_nearest(queries * scale + offset, references * scale + offset)
+    distances, indices = search_nearest(references * scale + offset)(queries * scale + offset)
     every = cdist(queries / references.std(axis=0), references / references.std(axis=0))
     assert (indices.dtype, distances.dtype) == (np.int64, np.float64)
     assert (indices == every.argmin(axis=1)).all()
@@ -62,10 +62,10 @@ def test_nearest_features_match_scipy():
 def test_equal_features_have_distance_0_and_constant_ones_do_not_count():
     features = np.random.default_rng(0).normal(1e4, 1.0, (20, 7))
     features[:, 3] = 5.0
-    distances, indices = find_nearest(features[::2], features)
+    distances, indices = search_nearest(features)(features[::2])
     assert (distances == 0.0).all() and indices.tolist() == list(range(0, 20, 2))
     moved = features + np.eye(7)[3]
-    assert find_nearest(moved, features)[0] == pytest.approx(np.ones(20))
+    assert search_nearest(features)(moved)[0] == pytest.approx(np.ones(20))
 
 
 # Nearest images
@@ -74,7 +74,7 @@ def test_equal_features_have_distance_0_and_constant_ones_do_not_count():
 @pytest.mark.parametrize("view", range(VIEWS))
 def test_copies_are_found_in_every_rotation_and_mirroring(view: int):
     references = textures(0, 12)
-    distances, indices = find_moved(rotate_and_mirror(references, view), references)
+    distances, indices = search_moved(references)(rotate_and_mirror(references, view))
     assert (indices.dtype, distances.dtype) == (np.int64, np.float64)
     assert (distances == 0.0).all()
     assert indices.tolist() == list(range(12))
@@ -85,16 +85,16 @@ def test_copies_are_found_in_every_rotation_and_mirroring(view: int):
 def test_shifted_copies_are_found(down: int, right: int):
     doses = make_doses(0, 40, 80)
     references, shifted = (shrink(stain(doses[:, y : y + 64, x : x + 64])) for y, x in ((8, 8), (8 - down, 8 - right)))
-    distances, indices = find_moved(shifted[:20], references)
+    distances, indices = search_moved(references)(shifted[:20])
     assert indices.tolist() == list(range(20))
     assert distances.max() < 0.05
-    assert find_moved(shifted[:20], references[20:])[0].min() > 0.3
+    assert search_moved(references[20:])(shifted[:20])[0].min() > 0.3
 
 
 @pytest.mark.parametrize("factors", [(0.8, 1.0), (1.25, 1.0), (1.0, 0.8), (1.0, 1.25), (1.25, 1.25), (0.5, 0.5)])
 def test_restained_copies_are_found(factors: tuple[float, float]):
     doses = make_doses(0, 12)
-    distances, indices = find_moved(shrink(stain(doses * factors)), shrink(stain(doses)))
+    distances, indices = search_moved(shrink(stain(doses)))(shrink(stain(doses * factors)))
     assert indices.tolist() == list(range(12))
     assert distances.max() < 0.02
 
@@ -119,22 +119,22 @@ def test_flat_images_resemble_none():
     flat[1] = 0
     # a gradient, and noise of one grey level
     flat[2] += np.linspace(0, 15, 32).astype(np.uint8)[:, None]
-    assert (find_moved(flat, flat)[0] == 1.0).all()
-    assert (find_moved(textures(0, 3), flat)[0] == 1.0).all()
+    assert (search_moved(flat)(flat)[0] == 1.0).all()
+    assert (search_moved(flat)(textures(0, 3))[0] == 1.0).all()
 
 
 def test_memory_maps_chunks_and_no_queries(tmp_path, monkeypatch):
     queries, references = textures(0, 10), textures(1, 11)
     np.save(tmp_path / "references.npy", references)
     mapped = np.load(tmp_path / "references.npy", mmap_mode="r")
-    expected = find_moved(queries, references)
+    expected = search_moved(references)(queries)
     monkeypatch.setattr(copying, "CHUNK", 3)
-    distances, indices = find_moved(queries, mapped)
+    distances, indices = search_moved(mapped)(queries)
     assert distances == pytest.approx(expected[0], abs=2e-5)
     assert (indices == expected[1]).all()
     features = np.zeros((4, 2))
-    for search, rows, others in ((find_moved, queries, mapped), (find_nearest, features, features)):
-        assert [len(values) for values in search(rows[:0], others)] == [0, 0]
+    for search, rows in ((search_moved(mapped), queries), (search_nearest(features), features)):
+        assert [len(values) for values in search(rows[:0])] == [0, 0]
 
 
 # Scores
@@ -269,7 +269,7 @@ def test_closest_pairs_are_in_units_of_their_tissue():
 @pytest.fixture(scope="module")
 def check() -> CopyCheck:
     """Two tissues, of which one has half the contrast."""
-    return CopyCheck(find_moved, textures(0, 60), textures(1, 120), np.arange(120) % 2, SLUGS[:2])
+    return CopyCheck(search_moved(textures(0, 60)), textures(1, 120), np.arange(120) % 2, SLUGS[:2])
 
 
 def test_moved_and_restained_copies_are_flagged(check: CopyCheck):
@@ -283,7 +283,7 @@ def test_moved_and_restained_copies_are_flagged(check: CopyCheck):
 
 
 def test_new_images_are_flagged_at_the_expected_rate(check: CopyCheck):
-    scores = check.scores(textures(2, 240), np.arange(240) % 2)
+    scores, _ = check.compare(textures(2, 240), np.arange(240) % 2, 0)
     assert scores["n_images"] == 240
     assert scores["share"] < 0.05 and scores["p_more"] > 0.01
 
@@ -291,13 +291,13 @@ def test_new_images_are_flagged_at_the_expected_rate(check: CopyCheck):
 def test_validation_images_are_searched_once():
     searched = []
 
-    def find(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def search(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         searched.append(len(queries))
-        return find_nearest(queries, references)
+        return search_nearest(rows[:15])(queries)
 
     rows = np.random.default_rng(0).normal(size=(30, 4))
-    check = CopyCheck(find, rows[:15], rows[15:25], np.zeros(10, int), SLUGS[:1])
-    assert check.scores(rows[:15], np.zeros(15, int))["share"] == 1.0
-    assert check.scores(rows[25:], np.zeros(5, int))["n_images"] == 5
-    assert check.scores(rows[:0], np.zeros(0, int)) == {"undefined": "no images", "n_images": 0, "n_val": 10}
+    check = CopyCheck(search, rows[15:25], np.zeros(10, int), SLUGS[:1])
+    assert check.compare(rows[:15], np.zeros(15, int), 0)[0]["share"] == 1.0
+    assert check.compare(rows[25:], np.zeros(5, int), 0)[0]["n_images"] == 5
+    assert check.compare(rows[:0], np.zeros(0, int), 0)[0] == {"undefined": "no images", "n_images": 0, "n_val": 10}
     assert sorted(searched) == [0, 5, 10, 15]

@@ -196,7 +196,7 @@ def test_structure_is_scored_where_every_classifier_is_right(scorer):
     """Images of another structure that all classifiers recognize: F1 is 1, open-set F1 is not."""
     seen = observations(np.repeat(np.arange(N), 12))
     other = Observed(seen.labels, seen.probabilities, seen.features, seen.structure + 20.0, seen.pixels)
-    scores = {name: scorer.score(each) for name, each in (("same", seen), ("other", other))}
+    scores = {name: scorer.score(each)[0] for name, each in (("same", seen), ("other", other))}
     assert scores["same"]["judge"]["macro_f1"] == scores["other"]["judge"]["macro_f1"] == 1.0
     assert scores["same"]["open_set"]["macro_f1"] > 0.8 and scores["other"]["open_set"]["macro_f1"] == 0.0
     assert abs(scores["same"]["structure"]["kernel_distance"]) < scores["other"]["structure"]["kernel_distance"] / 100
