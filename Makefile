@@ -10,6 +10,12 @@ READY := .venv/.ready
 # Commands in dvc.yaml call `python`, which must be the one in .venv.
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
+# A container may run as a user without a name, whose home is / or not set. DVC and torch ask for both.
+export USER := $(or $(USER),user)
+export HOME := $(or $(filter-out /,$(HOME)),$(CURDIR)/.home)
+# Under Python's safe path, `python -m` would not find this folder.
+export PYTHONSAFEPATH :=
+
 # No telemetry from DVC, DVCLive or Hugging Face's libraries.
 export DVC_NO_ANALYTICS := 1
 export ITERATIVE_DO_NOT_TRACK := 1
@@ -100,10 +106,18 @@ clean: ## remove caches, logs, scratch files and checkpoints; data, models and .
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(READY): requirements.txt
+	@command -v git > /dev/null || { echo 'error: git is missing; on Debian and Ubuntu: apt install git' >&2; exit 1; }
+	@git rev-parse --git-dir > /dev/null \
+		|| { echo 'error: DVC needs a git repository. Clone this one instead of downloading a ZIP, or make one here:' \
+			'git init && git add --all && git commit --message start' >&2; exit 1; }
+	@git rev-parse --verify --quiet HEAD > /dev/null \
+		|| { echo 'error: this git repository has no commit yet: git add --all && git commit --message start' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 		|| { echo 'error: $(PYTHON) is missing or older than Python 3.11; choose one with: make setup PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 		|| { echo 'error: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --requirement requirements.txt
+	@# so that `python -m pathsynth` and `import pathsynth` work in every folder, and under PYTHONSAFEPATH
+	@echo '$(CURDIR)' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/pathsynth.pth"
 	@touch $@

@@ -23,7 +23,7 @@ from benchmarks.harness import (
 )
 from benchmarks.subprocesses import compare_commands, compare_prepare
 from benchmarks.training import compare_classifier_training, compare_lora_training, compare_merged_adapter
-from pathsynth.cli.options import FILE, exit_on_sigterm
+from pathsynth.cli.options import FILE, run_as_command
 from pathsynth.core.devices import pick_device
 from pathsynth.core.io import read_json, write_text
 from pathsynth.core.params import Params, load_params
@@ -45,7 +45,7 @@ PARTS: dict[str, Callable[[Setup], list[Row]]] = {
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Timed rounds per contestant.")
 @click.option("--out", type=FILE, help="Default: speed.json in benchmarks/results, or speed_gpu.json.")
 @click.option("--fill", "page", type=FILE, help="Only update the marked tables of this page from benchmarks/results.")
-@exit_on_sigterm
+@run_as_command
 def main(parts: tuple[str, ...], params_path: Path, rounds: int, out: Path | None, page: Path | None) -> None:
     """Benchmarks PARTS (default: all) with the selected benchmark and LoRA, and prints a table."""
     if page:

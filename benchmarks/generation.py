@@ -96,7 +96,7 @@ def load_stock_sampler(setup: Setup, adapter: Path, settings: SamplerSettings) -
     pipeline = setup.load_base()
     pipeline.load_lora_weights(adapter, weight_name=WEIGHTS)
     pipeline.to(dtype(settings.weight_dtype))
-    set_scheduler(pipeline, settings.scheduler)
+    set_scheduler(pipeline, settings.scheduler, settings.num_inference_steps)
 
     def draw(prompt: str, count: int) -> list:
         with autocast(setup.device, settings.mixed_precision):

@@ -19,7 +19,7 @@ from benchmarks.generation import load_merged_sampler, read_sampler_settings
 from benchmarks.harness import Setup, measure_run, results_path, write_results
 from pathsynth.classifiers.metrics import classification_scores
 from pathsynth.classifiers.model import load_classifier
-from pathsynth.cli.options import FILE, exit_on_sigterm
+from pathsynth.cli.options import FILE, run_as_command
 from pathsynth.core.devices import pick_device
 from pathsynth.core.params import load_params
 from pathsynth.data.prepared import open_prepared
@@ -51,7 +51,7 @@ GRID = (
 @click.command()
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
 @click.option("--out", type=FILE, help="Default: quality.json in benchmarks/results, or quality_gpu.json.")
-@exit_on_sigterm
+@run_as_command
 def main(params_path: Path, out: Path | None) -> None:
     """Draws and scores images with every combination of sampler settings in the grid."""
     params, device = load_params(params_path), pick_device()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pathsynth.cli.options import FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FOLDER, run_as_command
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import read_json, write_json
 from pathsynth.core.params import PROMPTS, merge_list, read_yaml
@@ -65,7 +65,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="sd15", show_default=True)
 @click.option("--out", type=FOLDER, required=True, help="A new or empty folder.")
-@exit_on_sigterm
+@run_as_command
 def main(shape: str, out: Path) -> None:
     """Writes a Stable Diffusion with random weights in fp16."""
     random_base(out, shape)

@@ -18,7 +18,7 @@ from benchmarks.generation import fill_slots, load_gate, load_merged_sampler, re
 from benchmarks.harness import Setup, measure_run, results_path, write_results
 from benchmarks.training import make_random_images, prepare_classifier_run, prepare_lora_run, set_steps
 from pathsynth.classifiers.settings import Classifiers
-from pathsynth.cli.options import FILE, exit_on_sigterm
+from pathsynth.cli.options import FILE, run_as_command
 from pathsynth.core.devices import pick_device
 from pathsynth.core.params import load_params
 
@@ -56,7 +56,7 @@ CASES: dict[str, tuple[Callable[[Setup, int], Callable[[], int]], tuple[int, ...
 @click.command()
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
 @click.option("--out", type=FILE, help="Default: scaling.json in benchmarks/results, or scaling_gpu.json.")
-@exit_on_sigterm
+@run_as_command
 def main(params_path: Path, out: Path | None) -> None:
     """Measures every case, with the models that `make repro` has trained."""
     params, device = load_params(params_path), pick_device()

@@ -3,7 +3,7 @@
 import click
 
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.cli.run_log import measure_run
 from pathsynth.core.io import read_text, write_text
 from pathsynth.core.metric_files import write_details
@@ -31,7 +31,7 @@ from pathsynth.evaluation.tables import write_tables
 @click.option("--card", type=FILE, required=True, help="Output file for the data set's card with its scores.")
 @options.scratch
 @options.logs
-@exit_on_sigterm
+@run_as_command
 def main(
     params_path, prepared, observed, generated, untuned, paraphrased, gate, judge, metrics, tables, plates, card, scratch, logs
 ):

@@ -4,7 +4,7 @@ import click
 
 from pathsynth.classifiers.model import load_classifier
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.cli.run_log import measure_run
 from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.devices import pick_device
@@ -31,7 +31,7 @@ from pathsynth.generation.slots import Slots
 @click.option("--metrics", type=FILE, required=True, help="Output JSON file for the counts.")
 @options.scratch
 @options.logs
-@exit_on_sigterm
+@run_as_command
 def main(params_path, lora, gate, out, metrics, scratch, logs):
     """Generates the requested number of images per class, with a limited number of attempts per image."""
     params = load_params(params_path)

@@ -3,7 +3,7 @@
 import click
 
 from pathsynth.cli import options
-from pathsynth.cli.options import FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FOLDER, run_as_command
 from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.devices import pick_device
 from pathsynth.core.distributed import init_distributed, launch
@@ -25,7 +25,7 @@ from pathsynth.generation.slots import Slots
 @click.option("--lora", type=FOLDER, help="Folder of the adapter; without it the base alone generates.")
 @click.option("--out", type=FOLDER, required=True, help="Output folder for the images.")
 @options.scratch
-@exit_on_sigterm
+@run_as_command
 def main(params_path, prompts, lora, out, scratch):
     """Generates one image per slot, with the same noise as the first attempts of generate_filtered."""
     params = load_params(params_path)

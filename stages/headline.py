@@ -2,7 +2,7 @@
 
 import click
 
-from pathsynth.cli.options import FILE, exit_on_sigterm
+from pathsynth.cli.options import FILE, run_as_command
 from pathsynth.core.io import write_json
 from pathsynth.core.metric_files import read_details
 from pathsynth.evaluation.headline import select_headline
@@ -12,7 +12,7 @@ from pathsynth.evaluation.headline import select_headline
 @click.option("--evaluation", type=FILE, required=True, help="Scores of the stage evaluate.")
 @click.option("--usefulness", type=FILE, required=True, help="Scores of the stage measure_usefulness.")
 @click.option("--out", type=FILE, required=True, help="Output JSON file with one number per column.")
-@exit_on_sigterm
+@run_as_command
 def main(evaluation, usefulness, out):
     """Selects the headline from the detailed metrics."""
     paths = {"evaluation": evaluation, "usefulness": usefulness}

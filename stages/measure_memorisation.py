@@ -4,7 +4,7 @@ import click
 import numpy as np
 
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.cli.run_log import measure_run
 from pathsynth.core.devices import pick_device
 from pathsynth.core.metric_files import write_details
@@ -24,7 +24,7 @@ from pathsynth.evaluation.memorisation import TIMESTEPS, memorisation_scores, se
 @click.option("--lora", type=FOLDER, required=True, help="Folder of the adapter.")
 @click.option("--out", type=FILE, required=True, help="Output JSON file for the scores.")
 @options.logs
-@exit_on_sigterm
+@run_as_command
 def main(params_path, prepared, lora, out, logs):
     """Measures the memorisation gap of the base and of the LoRA, with the prompts that the LoRA was trained with."""
     params = load_params(params_path)

@@ -4,7 +4,7 @@ import click
 
 from pathsynth.classifiers.model import list_weight_files
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.cli.run_log import measure_run
 from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.devices import pick_device
@@ -27,7 +27,7 @@ from pathsynth.features.observe import open_observed
 @click.option("--out", type=FILE, required=True, help="Output JSON file for the scores.")
 @options.scratch
 @options.logs
-@exit_on_sigterm
+@run_as_command
 def main(params_path, prepared, observed, generated, out, scratch, logs):
     """Measures what the accepted images of a generated set add to a few real ones."""
     params = load_params(params_path)

@@ -5,7 +5,7 @@ import numpy as np
 
 from pathsynth.classifiers.model import load_gate_and_judge
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.devices import pick_device
 from pathsynth.core.metric_files import write_details
 from pathsynth.core.params import load_params
@@ -34,7 +34,7 @@ COPIES_PER_TISSUE = 25
 @options.judge
 @click.option("--out", type=FOLDER, required=True, help="Output folder for predictions and features.")
 @click.option("--metrics", type=FILE, required=True, help="Output JSON file for the scores on corrupted images.")
-@exit_on_sigterm
+@run_as_command
 def main(params_path, prepared, gate, judge, out, metrics):
     """Computes predictions and features of all real images, which every generated set is compared with."""
     params = load_params(params_path)

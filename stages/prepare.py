@@ -2,18 +2,20 @@
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.params import load_params
 from pathsynth.core.progress import progress_bar
+from pathsynth.data.duplicates import describe_duplicates
 from pathsynth.data.prepared import write_prepared
 from pathsynth.data.settings import AnyDataset
-from pathsynth.sources.load import describe_source, load_source
+from pathsynth.sources.duplicates import count_duplicates
+from pathsynth.sources.load import count_images, describe_source, load_source
 
 
 @click.command()
 @click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the prepared data set.")
-@exit_on_sigterm
+@run_as_command
 def main(params_path, out):
     """Draws, downloads or reads the selected data set, and writes it in the prepared layout."""
     params = load_params(params_path)
@@ -21,11 +23,15 @@ def main(params_path, out):
     splits = load_source(
         dataset, params.seeds.data, lambda images: progress_bar(images, "drawing images"), folder=params.folder
     )
-    write_prepared(
-        out, params.benchmark_name, dataset.label_names, splits, describe_source(dataset), dataset.image_size, dataset.channels
-    )
-    counts = ", ".join(f"{split} {len(images)}" for split, (images, _) in splits.items())
+    arguments = params.benchmark_name, dataset.label_names, splits, describe_source(dataset), dataset.image_size
+    duplicates = write_prepared(out, *arguments, dataset.channels, count_duplicates)
+    counts = ", ".join(f"{split} {count_images(images)}" for split, (images, _) in splits.items())
     click.echo(f"{params.benchmark_name}: {counts} images of {dataset.image_size} px in {out}")
+    warnings = describe_duplicates(duplicates)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if not warnings:
+        click.echo("no exact or near copies of images within or between the splits")
 
 
 if __name__ == "__main__":

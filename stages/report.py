@@ -3,7 +3,7 @@
 import click
 
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.params import load_params
 from pathsynth.report.render import read_report, write_report
 
@@ -15,7 +15,7 @@ from pathsynth.report.render import read_report, write_report
 @click.option("--logs", type=FOLDER, required=True, help="Folder of run times and memory use; may be empty.")
 @click.option("--anchors", type=FOLDER, required=True, help="Folder of the anchors' scores; may be empty.")
 @click.option("--out", type=FILE, required=True, help="Output HTML file.")
-@exit_on_sigterm
+@run_as_command
 def main(params_path, metrics, plots, logs, anchors, out):
     """Renders the report from metrics, plots and logs."""
     write_report(out, read_report(load_params(params_path), metrics, plots, logs, anchors))

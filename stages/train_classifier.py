@@ -6,7 +6,7 @@ from pathsynth.classifiers.model import list_weight_files, save_classifier
 from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.classifiers.training import train_classifier
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.curves import Curves
 from pathsynth.core.devices import pick_device
@@ -24,7 +24,7 @@ from pathsynth.data.settings import AnyDataset
 @click.option("--metrics", type=FILE, required=True, help="Output JSON file for the scores.")
 @options.curves
 @options.scratch
-@exit_on_sigterm
+@run_as_command
 def main(params_path, role, prepared, out, metrics, curves, scratch):
     """Trains a classifier on the train split, and scores the selected epoch on val and test."""
     params = load_params(params_path)

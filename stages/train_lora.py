@@ -3,7 +3,7 @@
 import click
 
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.cli.run_log import measure_run
 from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.curves import Curves
@@ -30,7 +30,7 @@ from pathsynth.finetuning.train import train_lora
 @options.curves
 @options.scratch
 @options.logs
-@exit_on_sigterm
+@run_as_command
 def main(params_path, prepared, out, metrics, curves, scratch, logs):
     """Trains the selected LoRA on the train split."""
     params = load_params(params_path)

@@ -202,17 +202,44 @@ def tiny_lora(rank: int = 2, **adapter) -> dict:
     }  # fmt: skip
 
 
+def save_random_lora(base: Path, folder: Path, **adapter):
+    """Saves an adapter with random weights; returns the pipeline that has it."""
+    import torch
+
+    from pathsynth.diffusion.adapter import add_lora, save_lora
+    from pathsynth.diffusion.base import load_base, unet_sha256
+    from pathsynth.finetuning.settings import LoraSettings
+
+    settings = LoraSettings.model_validate(tiny_lora(**adapter))
+    pipeline = load_base(base, "cpu")
+    random = torch.Generator().manual_seed(1)
+    for parameter in add_lora(pipeline.unet, settings.adapter):
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=random)
+    save_lora(folder, pipeline.unet, settings, "card", unet_sha256(base))
+    return pipeline
+
+
+def sample_images(pipeline) -> np.ndarray:
+    """Samples two images, uint8 (2, H, W, 3)."""
+    import torch
+
+    generators = [torch.Generator().manual_seed(i) for i in (1, 2)]
+    images = pipeline(["tissue", "stroma"], num_inference_steps=3, generator=generators, output_type="np").images
+    return (images * 255).astype(np.uint8)
+
+
 def graph_stages() -> dict[str, dict]:
     """The stages of dvc.yaml in its order, with `foreach` unrolled and the selectors filled in, as DVC would."""
     import json
 
     from pathsynth.core.params import read_yaml
 
-    params, found = read_yaml(ROOT / "params.yaml"), {}
-    for name, stage in read_yaml(ROOT / "dvc.yaml")["stages"].items():
+    params, graph, found = read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "dvc.yaml"), {}
+    variables = {key: value for part in graph["vars"] for key, value in part.items()}
+    for name, stage in graph["stages"].items():
         for item in stage.get("foreach", [None]):
             text = json.dumps(stage["do"] if item else stage)
-            for key, value in {"item": item, "benchmark": params["benchmark"], "lora": params["lora"]}.items():
+            for key, value in {**variables, "item": item, "benchmark": params["benchmark"], "lora": params["lora"]}.items():
                 text = text.replace("${" + key + "}", str(value))
             found[f"{name}@{item}" if item else name] = json.loads(text)
     return found
@@ -228,7 +255,7 @@ def run_stage(stage: str, *args: object):
 
 def stage_command(name: str, folder: Path, params: Path) -> list[str]:
     """The words of a stage's command in dvc.yaml after `python`, with every path but that of the params put into `folder`."""
-    _, dash_m, module, *words = graph_stages()[name]["cmd"].split()
+    dash_m, module, *words = graph_stages()[name]["cmd"].partition(" python ")[2].split()
     places = {"metrics", "plots", "logs", "scratch"}
     args = [params if word == "params.yaml" else folder / word if "/" in word or word in places else word for word in words]
     command = importlib.import_module(module).main

@@ -13,12 +13,14 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 BUCKET = "tissue"
+REFUSED = b"""<?xml version="1.0"?><Error><Code>InvalidArgument</Code>\
+<Message>x-amz-content-sha256 must be UNSIGNED-PAYLOAD, or a valid sha256 value.</Message></Error>"""
 # sshd insists on an absolute path, which a user's PATH may not cover.
 SSHD = shutil.which("sshd", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"]))
 SSHD_CONFIG = """
@@ -44,23 +46,41 @@ class S3:
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[S3]:
-    """moto's S3 with an empty bucket, which only accepts the user's key."""
-    from moto.server import ThreadedMotoServer
+def s3_server(checksums: bool = True) -> Iterator[S3]:
+    """moto's S3 with an empty bucket, which only accepts the user's key.
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    Without `checksums` it refuses the checksum headers of newer clients, as older MinIO, Ceph and other stores do.
+    """
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    moto = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, moto if checksums else functools.partial(_refuse_checksums, moto), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     try:
-        host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
+        url = f"http://127.0.0.1:{server.server_port}"
         yield S3(url, *_create_user(url))
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
+
+
+def _refuse_checksums(moto: Callable, environ: dict, start_response: Callable) -> Iterable[bytes]:
+    """A WSGI application that answers uploads with a checksum header with an error."""
+    names = ("HTTP_X_AMZ_CHECKSUM", "HTTP_X_AMZ_TRAILER", "HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM")
+    if environ["REQUEST_METHOD"] not in ("PUT", "POST") or not any(key.startswith(names) for key in environ):
+        return moto(environ, start_response)
+    start_response("400 Bad Request", [("Content-Type", "application/xml"), ("Content-Length", str(len(REFUSED)))])
+    return [REFUSED]
 
 
 def _create_user(url: str) -> tuple[str, str]:
-    """Creates bucket and user, then makes the server check keys."""
+    """Creates bucket and user, then makes the server check keys. moto keeps its state for the whole process."""
     import boto3
+
+    for path, body in (("reset", b""), ("reset-auth", b"inf")):
+        _ask_moto(url, path, body)
 
     anyone = {"aws_access_key_id": "anyone", "aws_secret_access_key": "anything", "region_name": "us-east-1"}
     boto3.client("s3", endpoint_url=url, **anyone).create_bucket(Bucket=BUCKET)
@@ -69,9 +89,12 @@ def _create_user(url: str) -> tuple[str, str]:
     policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
     iam.put_user_policy(UserName="colleague", PolicyName="store", PolicyDocument=json.dumps(policy))
     key = iam.create_access_key(UserName="colleague")["AccessKey"]
-    check_keys = urllib.request.Request(f"{url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"})
-    urllib.request.urlopen(check_keys).close()
+    _ask_moto(url, "reset-auth", b"0")
     return key["AccessKeyId"], key["SecretAccessKey"]
+
+
+def _ask_moto(url: str, path: str, body: bytes) -> None:
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/{path}", body, {"Content-Type": "text/plain"})).close()
 
 
 @dataclass(frozen=True)

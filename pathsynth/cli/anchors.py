@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.devices import pick_device
 from pathsynth.core.io import write_json
 from pathsynth.core.params import Params, PositiveInt, load_params
@@ -38,7 +38,7 @@ from pathsynth.features.observe import observe
 @click.option("--observed", type=FOLDER, default="data/observed", show_default=True)
 @click.option("--models", type=FOLDER, default="models", show_default=True, help="Folder with gate and judge.")
 @options.scratch
-@exit_on_sigterm
+@run_as_command
 def anchors(out, params_path, prepared, observed, models, scratch):
     """Scores real images, copies of training images, and images without structure.
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pathsynth.classifiers.settings import Classifiers
-from pathsynth.cli.options import FILE, exit_on_sigterm
+from pathsynth.cli.options import FILE, run_as_command
 from pathsynth.core.errors import ParamsError, PathsynthError
 from pathsynth.core.params import (
     BENCHMARKS,
@@ -93,7 +93,7 @@ def check_lora(path: Path, tree: dict[str, Any], name: str) -> LoraSettings:
 
 @click.command()
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
-@exit_on_sigterm
+@run_as_command
 def check(params_path: Path) -> None:
     """Validates params.yaml and every file under configs/.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.compare import table
 from pathsynth.compare.differences import RULE, compare_configurations
 from pathsynth.compare.experiments import collect_runs, open_project
@@ -28,7 +28,7 @@ SAVED_RUNS = "experiments.csv"
 @click.option("--fill", type=FILE, multiple=True, help="Only rewrite the tables between marks in this Markdown file.")
 @click.option("--all-commits", is_flag=True, help="Also compare experiments of earlier commits.")
 @click.option("--report", type=FILE, default="reports/compare.html", show_default=True, help="The page.")
-@exit_on_sigterm
+@run_as_command
 def compare(save: Path | None, fill: tuple[Path, ...], all_commits: bool, report: Path) -> None:
     """Compares experiments: means over trainings in the terminal, and a page of tests, charts and images.
 

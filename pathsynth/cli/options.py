@@ -14,7 +14,9 @@ from typing import NoReturn
 
 import click
 
+from pathsynth.core.distributed import clean_distributed_environment
 from pathsynth.core.progress import close_bars
+from pathsynth.core.scratch import resolve_scratch
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -26,7 +28,12 @@ judge = click.option("--judge", type=FOLDER, required=True, help="Folder of the 
 generated = click.option("--generated", type=FOLDER, required=True, help="Folder of the stage generate_filtered.")
 curves = click.option("--curves", type=FOLDER, required=True, help="Output folder for training curves.")
 scratch = click.option(
-    "--scratch", type=FOLDER, default="scratch", show_default=True, help="Folder for temporary files and checkpoints."
+    "--scratch",
+    type=FOLDER,
+    default="scratch",
+    show_default=True,
+    callback=lambda _, __, path: resolve_scratch(path),
+    help="Folder for temporary files and checkpoints.",
 )
 logs = click.option("--logs", type=FOLDER, default="logs", show_default=True, help="Output folder for run time and memory use.")
 
@@ -40,11 +47,15 @@ for _name in ("diffusers", "transformers", "accelerate", "peft"):
 warnings.filterwarnings("ignore", message="No LoRA keys associated to CLIPTextModel")
 
 
-def exit_on_sigterm(command: Callable) -> Callable:
-    """Makes a click command end on SIGTERM as on an error, with one line and exit code 143, so temporary files are removed."""
+def run_as_command(command: Callable) -> Callable:
+    """Wraps what a click command does: it ends on SIGTERM as on an error, and ignores leftovers of distributed launches.
+
+    SIGTERM gives one line and exit code 143, so that temporary files are removed.
+    """
 
     @functools.wraps(command)
     def run(*args, **kwargs):
+        clean_distributed_environment()
         # with several processes, one may be blocked in a call during which Python runs no signal handlers
         if "RANK" not in os.environ:
             signal.signal(signal.SIGTERM, _exit)

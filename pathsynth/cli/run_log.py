@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pathsynth.core.devices import gpu_available
 from pathsynth.core.environment import package_versions
 from pathsynth.core.io import write_json
 from pathsynth.core.params import Params
@@ -42,7 +43,7 @@ def measure_run(stage: str, params: Params, logs: Path, *, keep: bool = True, ea
 def _build_log(stage: str, params: Params, seconds: float) -> dict[str, Any]:
     import torch
 
-    gpu = torch.cuda.is_available()
+    gpu = gpu_available()
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "stage": stage,

@@ -1,4 +1,4 @@
-"""`python -m pathsynth score SET.npz`: scores and report of a synthetic set from any generator."""
+"""`python -m pathsynth score SET`: scores and report of a synthetic set from any generator."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import numpy as np
 
 from pathsynth.cli import options
 from pathsynth.cli.new_folder import new_folder
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.cli.summary import headlines
 from pathsynth.core.devices import pick_device
-from pathsynth.core.errors import CONTROLS, DataError
+from pathsynth.core.errors import CONTROLS
 from pathsynth.core.io import write_json
 from pathsynth.core.metric_files import read_details
 from pathsynth.core.params import load_params
-from pathsynth.core.rows import select_rows
+from pathsynth.core.rows import iter_blocks, select_rows
 from pathsynth.core.scratch import temporary_folder
-from pathsynth.data.archives import SPLITS, unpack_split
-from pathsynth.data.generated import GeneratedSets, LabelledImages, check_labels
+from pathsynth.data.archives import SPLITS
+from pathsynth.data.generated import GeneratedSets, LabelledImages
 from pathsynth.data.settings import AnyDataset
 from pathsynth.evaluation.contact_sheets import write_contact_sheets
 from pathsynth.evaluation.scoring import References, open_references, score_sets
 from pathsynth.evaluation.tables import write_tables
 from pathsynth.evaluation.usefulness import UsefulnessSettings, measure_usefulness
 from pathsynth.report.render import read_report, write_report
+from pathsynth.synthesis.sets import read_labelled_set
 
 # Scores of the benchmark's classifiers, which the report shows too.
 SHARED = ("gate", "judge", "robustness")
@@ -40,10 +41,10 @@ def check_name(_: click.Context, __: click.Parameter, name: str | None) -> str |
 
 
 @click.command()
-@click.argument("archive", metavar="SET.npz", type=FILE)
+@click.argument("source", metavar="SET", type=click.Path(path_type=Path))
 @click.option("--out", type=FOLDER, required=True, help="New or empty folder for scores, tables, contact sheets and report.")
 @click.option("--name", callback=check_name, help="Name of the set in the report; default: the file name.")
-@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Split to score.")
+@click.option("--split", type=click.Choice(SPLITS), help="Split to score; default: train, or the class folders of SET.")
 @click.option("--usefulness/--no-usefulness", "useful", default=True, help="Whether to train classifiers on the set.")
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
 @click.option("--prepared", type=FOLDER, default="data/prepared", show_default=True)
@@ -52,18 +53,20 @@ def check_name(_: click.Context, __: click.Parameter, name: str | None) -> str |
 @click.option("--metrics", type=FOLDER, default="metrics", show_default=True, help="Folder with the scores of gate and judge.")
 @click.option("--anchors", type=FOLDER, default="metrics/anchors", show_default=True, help="Folder of the command `anchors`.")
 @options.scratch
-@exit_on_sigterm
-def score(archive, out, name, split, useful, params_path, prepared, observed, models, metrics, anchors, scratch):
-    """Scores a synthetic set in MedMNIST's format against the selected benchmark.
+@run_as_command
+def score(source, out, name, split, useful, params_path, prepared, observed, models, metrics, anchors, scratch):
+    """Scores a synthetic set against the selected benchmark.
 
-    SET.npz contains train_images, uint8 (N, H, H, 3), or (N, H, H) for grey images, and train_labels, the index of the intended
-    class of each image. Every image counts as a first attempt, which is accepted if the gate predicts the intended class.
+    SET is an archive in MedMNIST's format with train_images, uint8 (N, H, H, 3), or (N, H, H) for grey images, and
+    train_labels, the index of the intended class of each image. Or it is a folder with one folder of images per class, or a
+    folder that `synthesize` wrote. Every image counts as a first attempt, which is accepted if the gate predicts the intended
+    class.
 
     Requires the benchmark's classifiers: run `dvc repro observe_real` or `dvc pull` first.
     """
     params = load_params(params_path)
     with new_folder(out) as part, temporary_folder(scratch) as folder:
-        raw = _read_set(archive, split, params.section("dataset", AnyDataset), folder)
+        raw = read_labelled_set(source, split, params.section("dataset", AnyDataset), folder)
         references = open_references(params, prepared, observed, models / "gate", models / "judge")
         shared = {role: read_details(metrics / f"{role}.json") for role in SHARED}
         result, sheets = score_sets(_apply_gate(raw, references), params, references, folder)
@@ -84,22 +87,15 @@ def score(archive, out, name, split, useful, params_path, prepared, observed, mo
         plots = part / "plots"
         write_tables(plots / "evaluation", result.tables)
         write_contact_sheets(plots / "evaluation" / "plates", sheets)
-        subject = name or CONTROLS.sub(" ", archive.name)
+        subject = name or CONTROLS.sub(" ", source.absolute().name)
         content = read_report(params, part / "metrics", plots, part / "logs", anchors, subject=subject)
         write_report(part / "report.html", content)
     click.echo(f"{headlines(result.metrics)}\n\nsee {out / 'report.html'}; all scores are in {out / 'metrics'}")
 
 
-def _read_set(archive: Path, split: str, dataset: AnyDataset, folder: Path) -> LabelledImages:
-    images, labels = unpack_split(archive, folder, split, dataset.image_size)
-    if not len(labels):
-        raise DataError(archive, f"{split}_images is empty; at least one image is needed")
-    check_labels(archive, labels, dataset.slugs)
-    return LabelledImages(images, labels)
-
-
 def _apply_gate(raw: LabelledImages, references: References) -> GeneratedSets:
     """Builds the generated sets: all images as raw, and those that the gate accepts as accepted."""
-    predicted = references.observers.gate.probabilities(np.asarray(raw.images)).argmax(axis=1)
+    gate = references.observers.gate
+    predicted = np.concatenate([gate.probabilities(block).argmax(axis=1) for block in iter_blocks(raw.images)])
     accepted = np.flatnonzero(predicted == raw.labels)
     return GeneratedSets(raw, LabelledImages(select_rows(raw.images, accepted), raw.labels[accepted]))

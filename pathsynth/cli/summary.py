@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.errors import DataError
 from pathsynth.core.metric_files import read_details
 from pathsynth.report.tables import build_class_table, build_comparison_table, build_set_table, to_text
@@ -47,7 +47,7 @@ def headlines(evaluation: Mapping[str, Any]) -> str:
     "--plots", type=FOLDER, default="plots/evaluation", show_default=True, help="Folder of contact sheets and tables."
 )
 @click.option("--report", type=FILE, default="reports/report.html", show_default=True, help="The HTML report.")
-@exit_on_sigterm
+@run_as_command
 def summary(evaluation: Path, generation: Path, plots: Path, report: Path) -> None:
     """Prints the scores, and where to find the contact sheets and the report."""
     try:

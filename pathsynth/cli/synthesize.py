@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from PIL import Image
 
 from pathsynth.cli.new_folder import new_folder
-from pathsynth.cli.options import FILE, FOLDER, exit_on_sigterm
+from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.errors import QuotaError
 from pathsynth.data.provenance import caption
 from pathsynth.evaluation.contact_sheets import COLUMNS, Block, draw_contact_sheet
@@ -48,7 +48,7 @@ RECORDED_OPTIONS = ("n", "seed", "max_attempts")
 @click.option("--params", "params_path", type=FILE, help="Other parameter file; relative paths in it start at its folder.")
 @click.option("--lora", type=FOLDER, help="Other folder of the LoRA.")
 @click.option("--gate", type=FOLDER, help="Other folder of the gate.")
-@exit_on_sigterm
+@run_as_command
 def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, params_path, lora, gate):
     """Synthesizes images of the tissue that SENTENCE names, e.g. "a histopathological image of an area with mucus".
 

@@ -113,7 +113,7 @@ def to_frame(runs: list[Tree]) -> pd.DataFrame:
 
 @contextmanager
 def open_project() -> Iterator[ReadFile]:
-    """Opens the project in the working directory, which may be a sub folder of its git repository.
+    """Opens the project in the working directory, which may be a sub folder of its git and its DVC repository.
 
     Yields:
         A function that reads a file of the project at a git revision, or returns None if it does not exist there.
@@ -124,12 +124,16 @@ def open_project() -> Iterator[ReadFile]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
+    from pygit2 import GitError
 
     try:
         repo = Repo()
-    except (DvcException, SCMError) as error:
+    except (DvcException, SCMError, GitError) as error:
         raise DataError("compare", f"the project cannot be opened: {one_line(error)}") from error
-    folder = Path(repo.root_dir).relative_to(repo.scm.root_dir)
+    here = Path.cwd().resolve()
+    # DVC's root is that of the larger repository if the project has no `.dvc` of its own
+    project = next((path for path in (here, *here.parents) if (path / "params.yaml").is_file()), here)
+    folder = project.relative_to(Path(repo.scm.root_dir).resolve())
 
     def read(revision: str, path: str) -> bytes | None:
         try:
@@ -149,10 +153,11 @@ def list_revisions(all_commits: bool) -> dict[str, str]:
     import dvc.api
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError
+    from pygit2 import GitError
 
     try:
         shown = dvc.api.exp_show(num=-1 if all_commits else 1)
-    except (DvcException, SCMError) as error:
+    except (DvcException, SCMError, GitError) as error:
         raise DataError("compare", f"the experiments cannot be listed: {one_line(error)}") from error
     revisions, baseline = {}, ""
     for row in shown:

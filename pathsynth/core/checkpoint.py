@@ -6,25 +6,32 @@ processes. If any of them changes, the stage starts over.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import json
 import os
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pathsynth.core.devices import gpu_available
 from pathsynth.core.distributed import ALONE, Processes
 from pathsynth.core.environment import cpu_name, package_versions
 from pathsynth.core.errors import DataError, ProcessError
 from pathsynth.core.io import atomic_write, compute_sha256, os_error_reason, read_bytes, read_json, write_json
 from pathsynth.core.params import Params, Section
+from pathsynth.core.progress import progress_bar
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 # Seconds between two checkpoints.
 INTERVAL = 30.0
@@ -32,6 +39,9 @@ INTERVAL_VARIABLE = "PATHSYNTH_SAVE_SECONDS"
 # Seconds after which an abandoned checkpoint is removed.
 MAX_AGE = 7 * 86_400
 TIMES = "times.json"
+LOCK = "lock"
+# Bytes of inputs from which hashing them shows a progress bar.
+LARGE_INPUT = 2**30
 
 
 class Checkpoint:
@@ -149,20 +159,65 @@ def open_checkpoint(
     Raises:
         DataError: if the folder cannot be created.
     """
-    folder = None
-    if processes.main:
-        folder = scratch / "resume" / f"{stage}-{_compute_key(params, seed, settings, inputs, processes)}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            os.utime(folder)
-        except OSError as error:
-            raise DataError(folder, f"could not be created: {os_error_reason(error)}") from error
-        _remove_abandoned(folder.parent)
-    # all use the key of the main process; on a different GPU, for example, a process would compute a different one
-    folder = processes.gather(folder)[0]
-    yield Checkpoint(folder, writes=processes.main)
-    if processes.main:
+    with (
+        nullcontext()
+        if not processes.main
+        else _claim_folder(scratch / "resume", f"{stage}-{_compute_key(params, seed, settings, inputs, processes)}") as own
+    ):
+        # all use the key of the main process; on a different GPU, for example, a process would compute a different one
+        yield Checkpoint(processes.gather(own)[0], writes=processes.main)
+
+
+@contextmanager
+def _claim_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Locks the newest free folder of a stage, and removes all free ones when the block succeeds.
+
+    If all are in use, it is a new folder with a copy of the newest state. That happens with several workers of DVC's queue, and
+    when DVC was killed but its stage was not.
+    """
+    _remove_abandoned(parent)
+    newest_first = sorted(parent.glob(f"{name}-*"), key=_last_saved, reverse=True)
+    numbered = (parent / f"{name}-{number}" for number in itertools.count())
+    folder, lock = next((folder, lock) for folder in itertools.chain(newest_first, numbered) if (lock := _try_lock(folder)))
+    try:
+        if newest_first and folder not in newest_first:
+            # the other run may end meanwhile and remove its files; each that was copied is complete
+            with suppress(OSError):
+                shutil.copytree(newest_first[0], folder, ignore=shutil.ignore_patterns(LOCK, ".*"), dirs_exist_ok=True)
+        yield folder
         shutil.rmtree(folder, ignore_errors=True)
+        for other in newest_first:
+            if other != folder and (free := _try_lock(other)):
+                shutil.rmtree(other, ignore_errors=True)
+                free.release()
+    finally:
+        lock.release()
+
+
+def _last_saved(folder: Path) -> float:
+    """Time of the last checkpoint in a folder, 0 if it has none."""
+    with suppress(OSError):
+        return (folder / TIMES).stat().st_mtime
+    return 0.0
+
+
+def _try_lock(folder: Path) -> BaseFileLock | None:
+    """Creates a folder if it is missing, and locks it unless another process has."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        lock.acquire()
+    except (Timeout, FileNotFoundError):
+        # the folder is in use, or the process that used it has just removed it
+        return None
+    except OSError as error:
+        # file systems without locks
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise DataError(folder, f"could not be created: {os_error_reason(error)}") from error
+    return lock
 
 
 def _compute_key(params: Params, seed: int, settings: Mapping[str, Any], inputs: Sequence[Path], processes: Processes) -> str:
@@ -174,7 +229,7 @@ def _compute_key(params: Params, seed: int, settings: Mapping[str, Any], inputs:
         "machine": _describe_machine(),
         "versions": package_versions(),
         "code": [compute_sha256(path) for path in _list_code()],
-        "inputs": [_stat_files(path) for path in inputs],
+        "inputs": [_hash_files(path) for path in inputs],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -184,20 +239,26 @@ def _list_code() -> list[Path]:
     return sorted([*package.rglob("*.py"), *(package.parent / "stages").glob("*.py")])
 
 
-def _stat_files(path: Path) -> list[tuple[str, int, int]]:
-    """Lists name, size and modification time of a file, or of all files in a folder; hashing them would take too long."""
+def _hash_files(path: Path) -> list[tuple[str, str]]:
+    """Lists name and SHA-256 of a file, or of all files in a folder.
+
+    Their times would not do, because every temporary copy in which DVC runs an experiment has new ones.
+    """
     # rglob would not follow links into a cache
     walked = os.walk(path, followlinks=True)
     files = [path] if path.is_file() else sorted(Path(folder, name) for folder, _, names in walked for name in names)
-    stats = [(file, file.stat()) for file in files]
-    return [(file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    hidden = sum(file.stat().st_size for file in files) < LARGE_INPUT
+    return [
+        (file.relative_to(path).as_posix(), compute_sha256(file))
+        for file in progress_bar(files, f"hashing {path.name}", hidden=hidden)
+    ]
 
 
 def _describe_machine() -> list[object]:
     """Describes the hardware and threads that determine how sums are rounded."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name() if gpu_available() else None
     return [platform.machine(), cpu_name(), torch.get_num_threads(), gpu]
 
 

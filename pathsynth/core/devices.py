@@ -6,6 +6,8 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from pathsynth.core.errors import OutOfMemory
@@ -20,26 +22,84 @@ OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 # On a CPU, torch's kernels change the order of summation for small or odd batch sizes. At multiples of this size, rounding is
 # the same on any number of threads. Batches are padded to it, so that an image does not depend on the rest of its batch.
 CPU_BATCH = 16
+# NVIDIA's number as a vendor of PCI devices, and where Linux lists them.
+NVIDIA = "0x10de"
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+# What torch has said about CUDA.
+_warnings: list[str] = []
 # 16 x 16 latents, the size that the bundled base uses.
 MAX_PLAIN_ATTENTION = 256
 
 
 def pick_device(deterministic: bool = False) -> str:
-    """Returns this process's own GPU if there is one, else `cpu`.
+    """Returns this process's own GPU if there is one, else `cpu`, and names it once on stderr.
 
     Args:
         deterministic: whether to restrict a GPU to kernels that sum in a fixed order. All CPU kernels do.
     """
-    import torch
-
-    if not torch.cuda.is_available():
+    _report_device()
+    if not gpu_available():
         return "cpu"
     if deterministic:
+        import torch
+
         # cuBLAS reads it at its first use
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+
+
+@functools.cache
+def _report_device() -> None:
+    import click
+
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(f"device: {describe_device()}", err=True)
+
+
+def gpu_available() -> bool:
+    """Returns whether torch can use a GPU; every module asks here.
+
+    torch warns of a driver that it cannot use, once in a process, and then behaves as if there were none.
+    """
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    _warnings.extend(str(each.message) for each in caught if "CUDA" in str(each.message))
+    return available
+
+
+def describe_device() -> str:
+    """Names the GPU, or the CPU's threads and the reason why no GPU is used."""
+    import torch
+
+    if gpu_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''} ({_explain_missing_gpu()})"
+
+
+def _explain_missing_gpu() -> str:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this PyTorch is built without CUDA"
+    if visible is not None and not visible.startswith((*"0123456789", "GPU-", "MIG-")):
+        return f"CUDA_VISIBLE_DEVICES={visible} hides all GPUs"
+    if _warnings:
+        # the first sentences have the versions, the rest is advice for those who compile PyTorch
+        return shorten(_warnings[0].removeprefix("CUDA initialization: "), 200, placeholder=" ...")
+    if not any(path.read_text().strip() == NVIDIA for path in PCI_DEVICES.glob("*/vendor")):
+        return "no NVIDIA GPU found"
+    if visible is not None:
+        return f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine"
+    return "there is an NVIDIA GPU, but no driver for it; in a container, start it with --gpus all"
 
 
 def autocast(device: str, mixed_precision: str) -> contextlib.AbstractContextManager:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+import click
+
+from pathsynth.core.devices import gpu_available
 from pathsynth.core.errors import PathsynthError, ProcessError, one_line
-from pathsynth.core.io import write_json
+from pathsynth.core.io import os_error_reason, write_json
 from pathsynth.core.scratch import temporary_folder
 
 if TYPE_CHECKING:
@@ -33,6 +37,15 @@ LAUNCHER_PID = "PATHSYNTH_LAUNCHER_PID"
 FOLDER = "PATHSYNTH_FOLDER"
 # Seconds that a process waits after losing its connection, so that the launcher sees first which process failed.
 PATIENCE = 10
+# What torchrun and `accelerate launch` set for each of their processes.
+WORLD = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# What MPI sets; accelerate would take it for a world.
+MPI = tuple(
+    f"{kind}_{name}" for kind in ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD") for name in ("SIZE", "RANK", "LOCAL_RANK")
+)
+WORLD_REMEDY = "start several processes with `processes`, torchrun or accelerate launch, or unset WORLD_SIZE"
+# Seconds after which a process says that it waits for others.
+WAITING = 30
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,53 @@ class Processes:
 ALONE = Processes()
 
 
+def clean_distributed_environment() -> None:
+    """Removes the variables of a distributed launch, which clusters and notebooks set, unless they name several processes.
+
+    torch and accelerate read them, each in its own way, and would wait for processes that do not exist.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return
+    removed = {name: os.environ.pop(name) for name in (*WORLD, *MPI) if name in os.environ}
+    ranks = [f"{name}={removed[name]}" for name in ("RANK", "LOCAL_RANK") if name in removed]
+    if ranks and "WORLD_SIZE" not in removed:
+        click.echo(f"ignoring {' and '.join(ranks)}, because WORLD_SIZE is not set", err=True)
+    sizes = [f"{name}={removed[name]}" for name in MPI if name.endswith("_SIZE") and removed.get(name, "1") != "1"]
+    if sizes:
+        click.echo(f"ignoring {sizes[0]}: MPI starts independent copies of a stage; use `processes` instead", err=True)
+
+
+def check_world() -> None:
+    """Checks the variables of several processes that torchrun or `accelerate launch` has started.
+
+    Raises:
+        ProcessError: they are incomplete or contradict each other, or the host of the main process is unknown.
+    """
+    world = {name: os.environ[name] for name in WORLD if name in os.environ}
+    size = _read_count(world, "WORLD_SIZE", 1)
+    if missing := [name for name in WORLD if name not in world]:
+        raise ProcessError(f"environment: WORLD_SIZE={size} without {', '.join(missing)}; {WORLD_REMEDY}")
+    if not _read_count(world, "RANK", 0) < size:
+        raise ProcessError(f"environment: RANK={world['RANK']}, but WORLD_SIZE={size}; {WORLD_REMEDY}")
+    _read_count(world, "LOCAL_RANK", 0)
+    _resolve_host(world["MASTER_ADDR"])
+
+
+def _resolve_host(name: str) -> None:
+    """Raises ProcessError for an unknown host, which torch would look up again and again for half an hour."""
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
+        raise ProcessError(f"environment: MASTER_ADDR={name}: {os_error_reason(error)}") from error
+
+
+def _read_count(world: Mapping[str, str], name: str, least: int) -> int:
+    text = world.get(name, str(least))
+    if not text.isdecimal() or int(text) < least:
+        raise ProcessError(f"environment: {name}={text}: must be an integer >= {least}")
+    return int(text)
+
+
 @contextmanager
 def init_distributed() -> Iterator[Processes]:
     """Connects the processes of this stage, and waits for all of them at the end; yields `ALONE` if there is only one.
@@ -84,7 +144,17 @@ def init_distributed() -> Iterator[Processes]:
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    place = "{MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ)
+    message = f"still waiting for the other processes (WORLD_SIZE={os.environ['WORLD_SIZE']}) at {place}"
+    waiting = threading.Timer(WAITING, click.echo, [message], {"err": True})
+    waiting.daemon = True
+    waiting.start()
+    try:
+        state = PartialState(cpu=not gpu_available())
+    except (RuntimeError, ValueError) as error:
+        raise ProcessError(f"could not connect to the other processes at {place}: {one_line(error)}") from error
+    finally:
+        waiting.cancel()
     try:
         yield Processes(state.process_index, state.num_processes)
         state.wait_for_everyone()
@@ -143,11 +213,14 @@ def launch(num_processes: int, scratch: Path) -> bool:
     """
     if LAUNCHER_PID in os.environ:
         threading.Thread(target=_exit_with, args=(int(os.environ[LAUNCHER_PID]),), daemon=True).start()
-    if num_processes == 1 or "RANK" in os.environ:
+    if "WORLD_SIZE" in os.environ:
+        check_world()
+        return False
+    if num_processes == 1:
         return False
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else num_processes
+    gpus = torch.cuda.device_count() if gpu_available() else num_processes
     if num_processes > gpus:
         raise ProcessError(f"params: processes: {num_processes}, but this machine has {gpus} GPUs; allowed: 1 to {gpus}")
     with temporary_folder(scratch) as folder:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from pathsynth.core.errors import DataError, PathsynthError, one_line
+from pathsynth.core.errors import DataError, OutOfMemory, PathsynthError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +70,7 @@ def catch_read_errors(path: str | Path, kind: str) -> Iterator[None]:
 
     Raises:
         DataError: if the file is missing, unreadable, damaged or in the wrong format. A PathsynthError passes unchanged.
+        OutOfMemory: if it is larger than memory.
     """
     try:
         yield
@@ -77,6 +78,8 @@ def catch_read_errors(path: str | Path, kind: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise DataError(path, f"could not be read: {os_error_reason(error)}") from error
+    except MemoryError as error:
+        raise OutOfMemory(f"{path} does not fit") from error
     except Exception as error:
         # on damaged input, zipfile, zlib, numpy and Python's parser raise a dozen exception types
         raise DataError(path, f"is not {kind}, or it is damaged: {one_line(error)}") from error
@@ -371,7 +374,7 @@ def _read_header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], b
         shape, fortran, dtype = read(member)
         start = member.tell()
     if dtype.hasobject:
-        raise ValueError(f"{key} holds pickled Python objects, which are never loaded")
+        raise ValueError(f"{key} holds pickled Python objects, which are never loaded; store numbers")
     # Python's integers do not overflow, as numpy's product of a shape would
     expected, actual = math.prod(shape) * dtype.itemsize, info.file_size - start
     if expected != actual:

@@ -90,7 +90,7 @@ class Seeds(Section):
     """Seeds by purpose, so that another training keeps data, classifiers and noise.
 
     Attributes:
-        data: phantoms that are drawn.
+        data: phantoms and splits that are drawn.
         observers: gate, judge, colour control, usefulness, and all resampling of the evaluation.
         training: the LoRA.
         drawing: noise of generated images.
@@ -319,7 +319,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ParamsError(path, "", f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ParamsError(path, "", f"is not YAML: {one_line(error)}") from error
+        raise ParamsError(path, "", f"is not UTF-8 text; save it as UTF-8 ({one_line(error)})") from error
     return parse_yaml(text, path)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from pathsynth.core.devices import gpu_available
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,6 +25,7 @@ class Stream(IntEnum):
     USEFULNESS = 9
     DRAWN = 10
     MEMORISATION = 11
+    DIVISION = 12
 
 
 def mix_seed(stream: Stream, *seed: int) -> int:
@@ -47,7 +50,7 @@ def get_random_state() -> dict[str, torch.Tensor]:
     """Returns the state of torch's global generators, which dropout uses."""
     import torch
 
-    return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}
+    return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if gpu_available() else {})}
 
 
 def set_random_state(state: dict[str, torch.Tensor]) -> None:

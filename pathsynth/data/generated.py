@@ -12,7 +12,7 @@ import numpy as np
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import catch_read_errors
 from pathsynth.core.rows import Rows
-from pathsynth.data.archives import unpack_split
+from pathsynth.data.archives import hint_at_offset, unpack_split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,8 @@ def check_labels(path: object, labels: np.ndarray, slugs: Sequence[str]) -> None
     """Raises DataError for a label that is not an index into `slugs`."""
     if len(labels) and labels.max() >= len(slugs):
         names = ", ".join(f"{number} {slug}" for number, slug in enumerate(slugs))
-        raise DataError(path, f"label {labels.max()} is not in 0 to {len(slugs) - 1}: {names}")
+        hint = hint_at_offset(labels, len(slugs))
+        raise DataError(path, f"label {labels.max()} is not in 0 to {len(slugs) - 1}: {names}{hint}")
 
 
 def read_attempts(path: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Conversions between uint8 images and torch batches, and resizing."""
+"""Conversions between uint8 images and torch batches, resizing, and the 8 orientations of an image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+VIEWS = 8
 
 
 def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
@@ -39,3 +41,9 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     for i, image in enumerate(images):
         resized[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
     return resized
+
+
+def rotate_and_mirror(images: np.ndarray, view: int) -> np.ndarray:
+    """Rotates images (N, s, s, ...) by `view` % 4 right angles, and mirrors them from view 4 on: all 8 symmetries."""
+    images = np.rot90(images, view % 4, axes=(1, 2))
+    return images[:, :, ::-1] if view >= VIEWS // 2 else images

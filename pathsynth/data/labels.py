@@ -25,6 +25,8 @@ PATHMNIST = (
 )
 # Bytes. Slugs become parts of file names, which are limited to 255.
 LONGEST_SLUG = 120
+# Labels are stored as uint8.
+MAX_LABELS = 256
 
 
 def slugify(label: str) -> str:
@@ -50,6 +52,8 @@ def resolve_labels(labels: str | Sequence[str]) -> tuple[str, ...]:
         return medmnist_labels(labels)
     if not isinstance(labels, Sequence) or len(labels) < 2 or not all(isinstance(label, str) for label in labels):
         raise ValueError("must be the name of a MedMNIST set or a list of at least two strings")
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"has {len(labels)} labels; allowed: 2 to {MAX_LABELS}")
     slugs = [slugify(label) for label in labels]
     for label, slug in zip(labels, slugs, strict=True):
         if CONTROLS.search(label):

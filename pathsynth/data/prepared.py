@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ from pathsynth.core.errors import DataError
 from pathsynth.core.io import atomic_write, catch_read_errors, format_json, read_json, read_npy, write_npy_chunks
 from pathsynth.core.progress import progress_bar
 from pathsynth.data.archives import SPLITS, Images, Split, expand_grey, iter_chunks, rows_per_chunk
+from pathsynth.data.duplicates import Duplicates, parse_duplicates
 from pathsynth.data.images import resize_images
 from pathsynth.data.labels import slugify
 
 CARD = "card.json"
+
+# Images uint8 (N, S, S, 3) or (N, S, S) and labels (N,) by split to counts.
+CountDuplicates = Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], list[Duplicates]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Prepared:
         source: the dataset section of the benchmark.
         stand_in: whether the images only stand in for medical ones, as phantoms do.
         counts: number of images in each split.
+        duplicates: images that occur more than once; None for a data set of an earlier version, which did not count them.
     """
 
     folder: Path
@@ -46,6 +51,7 @@ class Prepared:
     source: dict[str, Any]
     stand_in: bool
     counts: dict[str, int]
+    duplicates: list[Duplicates] | None
 
     def images(self, split: str) -> np.ndarray:
         """Maps the images of "train", "val" or "test", uint8 (N, image_size, image_size, 3), read-only.
@@ -74,7 +80,8 @@ def write_prepared(
     source: dict[str, Any],
     size: int,
     channels: int = 3,
-) -> None:
+    count_duplicates: CountDuplicates | None = None,
+) -> list[Duplicates]:
     """Writes a data set in the prepared layout, resizing its images with PIL's bicubic filter where needed.
 
     Images are streamed in chunks, so a data set may exceed memory. All files are written before the first is renamed to its
@@ -88,11 +95,15 @@ def write_prepared(
         source: description of where the images come from, for the card.
         size: side of the prepared images in pixels.
         channels: 3 for colour images, 1 for grey ones.
+        count_duplicates: counts duplicates of the written images, given them and their labels by split.
+
+    Returns:
+        What it has counted, which the card states too; without it, nothing.
 
     Raises:
         DataError: if an archive that the images are read from is damaged, or a file cannot be written.
     """
-    folder, split_cards = Path(folder), {}
+    folder, written, split_cards = Path(folder), {}, {}
     with ExitStack() as stack:
         # entered first, therefore renamed last
         card = stack.enter_context(atomic_write(folder / CARD))
@@ -102,10 +113,13 @@ def write_prepared(
             part = stack.enter_context(atomic_write(_images_path(folder, split)))
             shape = (len(images), size, size, *images.shape[3:])
             write_npy_chunks(part, shape, np.dtype(np.uint8), _resized_chunks(images, size, split, checksum))
+            written[split] = part
             part = stack.enter_context(atomic_write(_labels_path(folder, split)))
             write_npy_chunks(part, indices.shape, indices.dtype, [indices])
             checksum.update(np.ascontiguousarray(indices).data)
             split_cards[split] = _describe_split(labels, indices, checksum.hexdigest())
+        labels_of = {split: indices for split, (_, indices) in splits.items()}
+        duplicates = []
         content = {
             "name": name,
             "labels": list(labels),
@@ -115,7 +129,11 @@ def write_prepared(
             "source": source,
             "splits": split_cards,
         }
+        if count_duplicates:
+            duplicates = count_duplicates({split: read_npy(part) for split, part in written.items()}, labels_of)
+            content["duplicates"] = [asdict(each) for each in duplicates]
         card.write_text(format_json(folder / CARD, content), encoding="utf-8", newline="\n")
+    return duplicates
 
 
 def open_prepared(folder: str | Path, benchmark: str | None = None, labels: Sequence[str] | None = None) -> Prepared:
@@ -142,6 +160,7 @@ def open_prepared(folder: str | Path, benchmark: str | None = None, labels: Sequ
             source=card["source"],
             stand_in=card["source"].get("stand_in", False),
             counts={split: card["splits"][split]["images"] for split in SPLITS},
+            duplicates=parse_duplicates(card["duplicates"]) if "duplicates" in card else None,
         )
     if benchmark not in (None, prepared.name) or (labels is not None and tuple(labels) != prepared.labels):
         found = f"{prepared.name}: {', '.join(prepared.labels)}"

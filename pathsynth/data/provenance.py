@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from pathsynth.core.io import portable_path
-from pathsynth.data.settings import AnyDataset, FileDataset, MedmnistDataset, PhantomDataset
+from pathsynth.data.settings import AnyDataset, FileDataset, FolderDataset, MedmnistDataset, PhantomDataset
 
-# The card of a generated set holds this until the stage `evaluate` fills in the scores.
+# The card of a generated set holds these until the stage `evaluate` fills in the scores and the duplicates of its data.
 SCORES_PLACEHOLDER = "See `metrics/evaluation.json` and `reports/report.html` of the run that made the set."
+DUPLICATES_PLACEHOLDER = "see `data/prepared/card.json` of the run that made the set"
 STAND_IN_CAPTION = "synthetic images, {benchmark} benchmark: a stand-in, not medical"
 CAPTION = "synthetic images, {benchmark} benchmark: research only, not for diagnosis"
 
@@ -20,6 +21,8 @@ def data_source(dataset: AnyDataset) -> str:
             return f"MedMNIST's {dataset.flag} at {dataset.archive_size} px, train split"
         case FileDataset():
             return f"the archive {escape_markdown(portable_path(dataset.path))}, train split"
+        case FolderDataset():
+            return f"the image files in the folder {escape_markdown(portable_path(dataset.path))}, train split"
         case PhantomDataset():
             return "tissue phantoms drawn from the seed, a stand-in and not medical images"
 
@@ -31,6 +34,8 @@ def data_licence(dataset: AnyDataset) -> str:
             return "MedMNIST v2 (Yang et al., Scientific Data 2023), CC BY 4.0 for most of its sets; see the set's own page"
         case FileDataset():
             return "that of the archive; PathMNIST is CC BY 4.0 (Kather et al., 2019; Yang et al., 2023)"
+        case FolderDataset():
+            return "that of the image files; NCT-CRC-HE-100K is CC BY 4.0 (Kather et al., 2018)"
         case PhantomDataset():
             return "drawn by pathsynth, MIT"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -77,6 +78,53 @@ class FileDataset(Dataset):
     md5: Md5 | None = None
 
 
+class FolderDataset(Dataset):
+    """Image files in one folder per class, cropped to squares and resized to `image_size`; see `pathsynth.sources.folder`.
+
+    `path` is a folder, relative to that of the parameter file, with the folders train, val and test or with the class folders;
+    `test_path` one with the class folders of test. `val_share` and `test_share` of train become the splits that have no
+    folder. `folders` names the class folders in the order of the labels; null finds them by label. `group` is a regular
+    expression whose first group finds the patient in a file's path.
+    """
+
+    source: Literal["folder"]
+    path: Annotated[str, Field(min_length=1)]
+    test_path: Annotated[str, Field(min_length=1)] | None = None
+    folders: list[str] | None = None
+    group: str | None = None
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @field_validator("group")
+    @classmethod
+    def _check_group(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"is not a regular expression: {error}") from error
+            if not groups:
+                raise ValueError("needs a group in parentheses, which finds the patient, such as '(patient_[0-9]+)'")
+        return value
+
+    @model_validator(mode="after")
+    def _check_folders_and_shares(self) -> Self:
+        if self.folders is not None:
+            if len(self.folders) != len(self.label_names):
+                raise ValueError(f"folders: {len(self.folders)} for the {len(self.label_names)} labels")
+            for name in self.folders:
+                if self.folders.count(name) > 1 or not name.strip(".") or re.search(r"[/\\]", name):
+                    raise ValueError(f"folders: {name!r} must be the name of one folder, different from the others")
+        if self.val_share + self.test_share >= 1:
+            raise ValueError("val_share and test_share leave nothing for train; together they must be below 1")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of train that becomes each other split, if it has no folder."""
+        return {"val": self.val_share, "test": self.test_share}
+
+
 class MedmnistDataset(Dataset):
     """A MedMNIST set, downloaded if missing and checked by MD5.
 
@@ -110,5 +158,5 @@ class MedmnistDataset(Dataset):
 
 
 AnyDataset = Annotated[
-    PhantomDataset | FileDataset | MedmnistDataset, Field(discriminator="source"), BeforeValidator(merge_list)
+    PhantomDataset | FileDataset | FolderDataset | MedmnistDataset, Field(discriminator="source"), BeforeValidator(merge_list)
 ]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 CONFIG = "lora_config.json"
+# The entry of the weights' metadata in which diffusers expects peft's config.
+METADATA = "lora_adapter_metadata"
 # peft's default name of an adapter.
 ADAPTER = "default"
 
@@ -78,7 +80,7 @@ def save_lora(folder: Path, unet: UNet2DConditionModel, settings: Section, card:
     # peft's names, because diffusers' converter renames only attention layers, and its loader ignores mixed names
     layers = {f"unet.{name}": value for name, value in get_peft_model_state_dict(unet).items()}
     # a single entry, because safetensors writes several entries in random order
-    write_safetensors(folder / WEIGHTS, layers, {"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)})
+    write_safetensors(folder / WEIGHTS, layers, {METADATA: json.dumps(metadata, sort_keys=True)})
     write_json(folder / CONFIG, {**settings.model_dump(), "unet_sha256": unet_sha256})
     write_text(folder / "README.md", card)
 
@@ -96,22 +98,35 @@ def attach_lora(pipeline: StableDiffusionPipeline, folder: Path, unet_sha256: st
     """
     from safetensors import SafetensorError, safe_open
 
-    if not (folder / WEIGHTS).is_file():
-        raise ModelError(folder, f"has no {WEIGHTS}; run the stage train_lora first")
+    path = find_weights(folder)
     _check_base(folder, unet_sha256)
     try:
         pipeline.load_lora_weights(folder, weight_name=WEIGHTS)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(folder / WEIGHTS, f"does not fit the base: {one_line(error)}") from error
+        raise ModelError(path, f"does not fit the base: {one_line(error)}") from error
     if not pipeline.get_list_adapters().get("unet"):
-        raise ModelError(folder / WEIGHTS, "holds no weights for the UNet")
+        raise ModelError(path, "holds no weights for the UNet")
     loaded = {name for name, _ in pipeline.unet.named_parameters() if ".lora_" in name}
-    with safe_open(folder / WEIGHTS, "pt") as file:
+    with safe_open(path, "pt") as file:
         saved = set(file.keys())
+        if damaged := next((name for name in sorted(saved) if not file.get_tensor(name).isfinite().all()), None):
+            raise ModelError(folder / WEIGHTS, f"holds NaN or infinite numbers in {damaged}; run the stage train_lora again")
     if len(loaded) != len(saved):
-        raise ModelError(folder / WEIGHTS, f"does not fit the base, which uses {len(loaded)} of its {len(saved)} tensors")
+        raise ModelError(path, f"does not fit the base, which uses {len(loaded)} of its {len(saved)} tensors")
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
+
+
+def find_weights(folder: Path) -> Path:
+    """Returns the path of an adapter's weights.
+
+    Raises:
+        ModelError: the folder has none.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(folder, f"has no {WEIGHTS}; run the stage train_lora first")
+    return path
 
 
 def _check_base(folder: Path, unet_sha256: str) -> None:

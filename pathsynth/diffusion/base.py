@@ -9,6 +9,7 @@ from pathsynth.core.devices import catch_out_of_memory
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.core.hub import download_snapshot
 from pathsynth.core.io import compute_sha256, portable_path, resolve_path
+from pathsynth.diffusion.family import CONFIGS, INDEX, check_family
 from pathsynth.diffusion.settings import BaseModelSettings
 
 if TYPE_CHECKING:
@@ -32,14 +33,18 @@ def locate_base(settings: BaseModelSettings, relative_to: Path) -> Path:
 
     Raises:
         FetchError: the repository is missing, private, gated or out of reach, or the disk is full.
+        ModelError: it is not a base that pathsynth supports, found before its weights are downloaded.
     """
     name = settings.pretrained_model_name_or_path
     if settings.revision is None:
-        return resolve_path(relative_to, name)
-    weights = [str(_weights_path(Path(part), settings.variant)) for part in WEIGHTS]
-    wanted = ["model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{part}/config.json" for part in WEIGHTS), *weights]
+        folder = resolve_path(relative_to, name)
+        _check_files(folder, settings.variant)
+        return folder
     alternative = "or name a local folder, with base.revision: null"
-    return download_snapshot(name, settings.revision, wanted, ["model_index.json", *weights], alternative)
+    check_family(download_snapshot(name, settings.revision, CONFIGS, [INDEX], alternative))
+    weights = [str(_weights_path(Path(part), settings.variant)) for part in WEIGHTS]
+    wanted = [*CONFIGS, "scheduler/*.json", "tokenizer/*", *weights]
+    return download_snapshot(name, settings.revision, wanted, [INDEX, *weights], alternative)
 
 
 def load_base(folder: Path, device: str, variant: str | None = None) -> StableDiffusionPipeline:
@@ -140,10 +145,14 @@ def base_licence(base: BaseModelSettings) -> str:
 
 
 def _check_files(folder: Path, variant: str | None) -> None:
-    """Raises a ModelError that names the missing files."""
-    if not (folder / "model_index.json").is_file():
+    """Raises a ModelError for a base of another family, or one that names the missing files."""
+    if folder.is_file():
+        hint = "convert it with StableDiffusionPipeline.from_single_file and save_pretrained of diffusers"
+        raise ModelError(folder, f"is a file, not a diffusers model folder; {hint}")
+    if not (folder / INDEX).is_file():
         hint = "name one, or with base.revision a repository of the hub"
-        raise ModelError(folder, f"is not a diffusers model folder (model_index.json missing); {hint}")
+        raise ModelError(folder, f"is not a diffusers model folder ({INDEX} missing); {hint}")
+    check_family(folder)
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     hint = ""
     if not missing:
@@ -155,12 +164,16 @@ def _check_files(folder: Path, variant: str | None) -> None:
 
 
 def _check_loaded(folder: Path, pipeline: StableDiffusionPipeline, missing_keys: list[str]) -> None:
-    """Raises a ModelError for missing tensors, or a tokenizer and a text encoder of different bases."""
+    """Raises a ModelError for tensors that are missing or NaN, or a tokenizer and a text encoder of different bases."""
     missing = [f"text_encoder: {name}" for name in missing_keys]
     for part in ("unet", "vae"):
         missing += [f"{part}: {name}" for name, value in getattr(pipeline, part).named_parameters() if value.is_meta]
     if missing:
         raise ModelError(folder, f"lacks {len(missing)} tensors, such as {missing[0]}: its weights are incomplete")
+    for part in WEIGHTS:
+        for name, value in getattr(pipeline, part).named_parameters():
+            if not value.sum().isfinite():
+                raise ModelError(folder, f"holds NaN or infinite numbers in {part}: {name}; its weights are damaged")
     tokens, positions = pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings
     if tokens > positions:
         raise ModelError(

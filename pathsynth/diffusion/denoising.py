@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.core.devices import catch_out_of_memory, pad_batch_size, pad_rows
-from pathsynth.core.errors import ModelError
 from pathsynth.core.progress import progress_bar
 from pathsynth.core.seeds import Stream, make_generator
 from pathsynth.data.images import as_batch
@@ -23,18 +22,10 @@ TOO_LARGE = "measuring denoising losses does not fit: use a smaller dataset.imag
 
 
 def load_noise_scheduler(pipeline: StableDiffusionPipeline) -> DDPMScheduler:
-    """Builds the scheduler that adds noise in training, with the base's noise schedule and prediction type.
-
-    Raises:
-        ModelError: the base predicts neither epsilon nor v.
-    """
+    """Builds the scheduler that adds noise in training, with the base's noise schedule and prediction type."""
     from diffusers import DDPMScheduler
 
-    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    prediction_type = scheduler.config.prediction_type
-    if prediction_type not in ("epsilon", "v_prediction"):
-        raise ModelError("scheduler", f"prediction_type {prediction_type!r} is not epsilon or v_prediction")
-    return scheduler
+    return DDPMScheduler.from_config(pipeline.scheduler.config)
 
 
 def squared_errors(
@@ -103,7 +94,7 @@ def denoising_losses(
         float64 (N,).
 
     Raises:
-        ModelError: the base predicts neither epsilon nor v, or a prompt is too long.
+        ModelError: a prompt is too long.
         OutOfMemory: a batch does not fit into memory.
     """
     import torch

@@ -1,11 +1,12 @@
-"""Fills the scores into a generated set's card."""
+"""Fills the scores and the duplicates of the data set into a generated set's card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pathsynth.data.provenance import SCORES_PLACEHOLDER
+from pathsynth.data.duplicates import describe_duplicates, parse_duplicates
+from pathsynth.data.provenance import DUPLICATES_PLACEHOLDER, SCORES_PLACEHOLDER
 
 _SCORES = """\
 | macro F1 of prompted against predicted class | value | 95 % interval over images |
@@ -21,12 +22,15 @@ images: {real_kernel} and {real_structure}."""
 
 
 def fill_scores(card: str, evaluation: Mapping[str, Any]) -> str:
-    """Returns a card with the table of its scores filled in.
+    """Returns a card with the table of its scores and the duplicates of the data set filled in.
 
     Args:
-        card: text with `SCORES_PLACEHOLDER`; any other text is returned unchanged.
-        evaluation: dict of metrics/evaluation.json.
+        card: text with `SCORES_PLACEHOLDER` and `DUPLICATES_PLACEHOLDER`; any other text is returned unchanged.
+        evaluation: dict of metrics/evaluation.json; its `duplicates` may be absent.
     """
+    if "duplicates" in evaluation:
+        found = describe_duplicates(parse_duplicates(evaluation["duplicates"]))
+        card = card.replace(DUPLICATES_PLACEHOLDER, "; ".join(found) or "none, exact or near", 1)
     return card.replace(SCORES_PLACEHOLDER, _format_scores(evaluation), 1)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unicodedata import bidirectional
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -230,13 +232,13 @@ def _draw_block(sheet: Image.Image, block: Block, left: int, top: int, pitch: in
     draw = ImageDraw.Draw(sheet)
     if len(block.images) == 0:
         draw.rectangle((left, top, left + _block_width(columns) - 1, top + CELL - 1), fill=EMPTY, outline=RULE)
-        draw.text((left + _block_width(columns) / 2, top + CELL / 2), "none", FAINT, _font(HEAD_SIZE), anchor="mm")
+        _text(draw, (left + _block_width(columns) / 2, top + CELL / 2), "none", HEAD_SIZE, FAINT, anchor="mm")
     for index in range(len(block.images)):
         x, y = left + index % columns * (CELL + GAP), top + index // columns * pitch
         sheet.paste(_cell(block.images[index]), (x, y))
         for number, line in enumerate(_lines(block.notes[index]) if block.notes else ()):
             at = (x + CELL / 2, y + CELL + 2 + number * NOTE_LINE)
-            draw.text(at, line, WARNING, _font(NOTE_SIZE), anchor="ma")
+            _text(draw, at, line, NOTE_SIZE, WARNING, anchor="ma")
 
 
 def _cell(image: np.ndarray) -> Image.Image:
@@ -266,8 +268,9 @@ def _block_width(columns: int) -> int:
 def _lines(text: str, size: int = NOTE_SIZE, width: int = CELL) -> list[str]:
     """Wraps a text at spaces; a word longer than `width` has its own line."""
     lines: list[str] = []
+    text = make_readable(text)
     for word in text.split():
-        if lines and _font(size).getlength(f"{lines[-1]} {word}") <= width:
+        if lines and _font(text, size).getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
@@ -297,10 +300,32 @@ def _subsample(sheet: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(sheet)[::2, ::2])
 
 
-def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str) -> None:
-    draw.text(at, text, colour, _font(size))
+def _text(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str, anchor: str | None = None
+) -> None:
+    text = make_readable(text)
+    draw.text(at, text, colour, _font(text, size), anchor=anchor)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    # Pillow's own font, so pixels do not depend on installed fonts
-    return ImageFont.load_default(size)
+def make_readable(text: str) -> str:
+    """Transliterates a text to ASCII if DejaVu Sans lacks a letter, or if its script runs right to left."""
+    if text.isascii():
+        return text
+    from anyascii import anyascii
+    from matplotlib.ft2font import FT2Font
+
+    letters = FT2Font(_wide_font()).get_charmap()
+    drawable = all(ord(letter) in letters and bidirectional(letter) not in ("R", "AL") for letter in text)
+    return text if drawable else anyascii(text)
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of a package, so that pixels do not depend on installed fonts; Pillow's own has ASCII only."""
+    return ImageFont.load_default(size) if text.isascii() else ImageFont.truetype(_wide_font(), size)
+
+
+def _wide_font() -> str:
+    """Path of DejaVu Sans: Latin, Greek, Cyrillic, Armenian and Georgian letters, and mathematical signs."""
+    from matplotlib import get_data_path
+
+    return os.path.join(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")

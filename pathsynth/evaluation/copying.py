@@ -14,7 +14,7 @@ import numpy as np
 
 from pathsynth.classifiers.metrics import round_score
 from pathsynth.core.rows import Rows, iter_blocks
-from pathsynth.features.controls import VIEWS, rotate_and_mirror
+from pathsynth.data.images import VIEWS, rotate_and_mirror
 
 # One in this many new images lies closer to a training image than the limit, where there are enough validation images.
 ONE_IN = 100

@@ -6,7 +6,7 @@ Used by the stage evaluate and the command `score`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,8 @@ def score_sets(
         images_per_tissue=params.section("generation.images_per_tissue", PositiveInt),
         max_attempts=params.section("generation.max_attempts", PositiveInt),
     )
+    if prepared.duplicates is not None:
+        result.metrics["duplicates"] = [asdict(each) for each in prepared.duplicates]
     text = caption(params.benchmark_name, prepared.stand_in)
     val = LabelledImages(prepared.images("val"), prepared.labels_of("val"))
     sheets = draw_contact_sheets(sets, observed["raw"].predicted("gate"), val, prepared.labels, prepared.slugs, text)

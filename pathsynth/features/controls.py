@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from pathsynth.data.images import VIEWS, rotate_and_mirror
 from pathsynth.features.robustness import STAINS, scale_stain
 
 # Largest shift as a share of the side, and largest factor on the concentration of a stain.
 MAX_SHIFT, MAX_FACTOR = 1 / 16, 1.25
-VIEWS = 8
-
-
-def rotate_and_mirror(images: np.ndarray, view: int) -> np.ndarray:
-    """Rotates images (N, s, s, ...) by `view` % 4 right angles, and mirrors them from view 4 on: all 8 symmetries."""
-    images = np.rot90(images, view % 4, axes=(1, 2))
-    return images[:, :, ::-1] if view >= VIEWS // 2 else images
 
 
 def move_and_restain(images: np.ndarray, seed: int) -> np.ndarray:

@@ -39,12 +39,24 @@ pipeline.load_lora_weights("models/lora", weight_name="{weights}")
 image = pipeline({example}).images[0]
 ```
 
+## ComfyUI and AUTOMATIC1111
+
+```
+python -m pathsynth export --format kohya --out {lora}.safetensors
+```
+
+Copy the file to `models/loras` of ComfyUI or `models/Lora` of AUTOMATIC1111. It fits only the base it was trained on, `{base}`.
+pathsynth's bundled base, `base`, is not Stable Diffusion 1.5, and these programs do not load it.{dora}
+
 ## Prompts
 
 | tissue | prompt |
 |---|---|
 {rows}
 """
+_DORA = """
+This is a DoRA, which each program applies differently. So the differences of the weights are exported: this needs the base, the
+file has hundreds of megabytes, and diffusers does not read it."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ def model_card(recipe: LoraRecipe, prepared: Prepared, result: Mapping[str, floa
         seed=recipe.seed,
         weights=WEIGHTS,
         example=json.dumps(recipe.prompts[0], ensure_ascii=False),
+        dora=_DORA if recipe.settings.adapter.use_dora else "",
         rows="\n".join(f"| {escape_markdown(label)} | {escape_markdown(prompt)} |" for label, prompt in pairs),
         **result,
     )

@@ -21,9 +21,6 @@ class Objective:
         unet: the UNet as accelerate has wrapped it.
         embeddings: float (prompts + 1, tokens, width), one row per label and the empty prompt last.
         snr_gamma: gamma of min-SNR weights, or None for equal weights.
-
-    Raises:
-        ModelError: the base predicts something else.
     """
 
     def __init__(
@@ -62,4 +59,5 @@ def min_snr_weights(scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: f
     from diffusers.training_utils import compute_snr
 
     snr = compute_snr(scheduler, timesteps)
-    return snr.clamp(max=gamma) / (snr + 1 if velocity else snr)
+    # min(snr, gamma) / snr, written so that it is 1 at a ratio of 0
+    return snr.clamp(max=gamma) / (snr + 1) if velocity else (gamma / snr).clamp(max=1)

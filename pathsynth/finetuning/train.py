@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
-from pathsynth.core.devices import catch_out_of_memory, dtype, supported_precision, training_attention
+from pathsynth.core.devices import catch_out_of_memory, dtype, gpu_available, supported_precision, training_attention
 from pathsynth.core.distributed import ALONE, Processes, shared_folder
 from pathsynth.core.errors import TrainingError
 from pathsynth.core.progress import progress_bar
@@ -172,8 +173,7 @@ def _run_steps(training: _Training, schedule: BatchSchedule, log: Log, checkpoin
         with catch_out_of_memory(hint):
             losses.append(training.step(batch, settings.optimizer.max_grad_norm))
         if not math.isfinite(losses[-1]):
-            rate = settings.optimizer.learning_rate
-            raise TrainingError(f"step {step}: the loss is {losses[-1]}; lower optimizer.learning_rate ({rate})")
+            raise TrainingError(f"step {step}: the loss is {losses[-1]}{_nan_hint(settings, step)}")
         learning_rate = float(training.lr_schedule.get_last_lr()[0])
         # fp16 skips steps with overflowing gradients until the loss scale fits
         if not training.accelerator.optimizer_step_was_skipped:
@@ -187,6 +187,16 @@ def _run_steps(training: _Training, schedule: BatchSchedule, log: Log, checkpoin
         if checkpoint.should_save() and training.has_finite_weights():
             checkpoint.save(STATE, {"run": training.state_dict(), "losses": losses, "points": points})
     return losses
+
+
+def _nan_hint(settings: LoraSettings, step: int) -> str:
+    """Names the likely cause of a loss that is not finite; before the first update it cannot be the learning rate."""
+    if settings.training.mixed_precision == "fp16":
+        return "; fp16 overflows above 65 504: set training.mixed_precision and weight_dtype to bf16, or to no and fp32"
+    if step == 1:
+        remedy = "check them" if settings.training.mixed_precision == "no" else "set training.mixed_precision: no"
+        return f" before the first update: the base itself fails on these images; {remedy}"
+    return f"; lower optimizer.learning_rate ({settings.optimizer.learning_rate})"
 
 
 def _memory_hint(settings: LoraSettings) -> str:
@@ -242,11 +252,10 @@ def _build_optimizer(parameters: list[torch.nn.Parameter], settings: LoraSetting
 
 
 def _create_accelerator(training: TrainingSettings, accumulation: int) -> Accelerator:
-    import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    gpu = torch.cuda.is_available()
+    gpu = gpu_available()
     precision: str = training.mixed_precision
     if precision == "fp16" and not gpu:
         raise TrainingError("training.mixed_precision: 'fp16' needs a GPU; allowed without one: 'no', 'bf16'")
@@ -255,6 +264,8 @@ def _create_accelerator(training: TrainingSettings, accumulation: int) -> Accele
         precision = supported_precision("cuda" if gpu else "cpu", precision)
     # accelerate keeps the mixed precision of the first Accelerator in a process
     AcceleratorState._reset_state()
+    # accelerate prefers this variable to the argument
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
     try:
         return Accelerator(cpu=not gpu, mixed_precision=precision, gradient_accumulation_steps=accumulation)
     except ValueError as error:

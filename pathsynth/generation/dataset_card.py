@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pathsynth.data.provenance import SCORES_PLACEHOLDER, data_licence, data_source, escape_markdown
+from pathsynth.data.provenance import DUPLICATES_PLACEHOLDER, SCORES_PLACEHOLDER, data_licence, data_source, escape_markdown
 from pathsynth.data.settings import AnyDataset
 from pathsynth.diffusion.base import base_licence, base_name
 from pathsynth.diffusion.settings import BaseModelSettings
@@ -29,6 +29,7 @@ and teaching only.
 - generator: base `{base}` with LoRA `{recipe.lora}`, prompt set `{recipe.prompt_set}`, {sampler.scheduler},
   {sampler.num_inference_steps} steps, guidance {sampler.guidance_scale}, noise seed {recipe.seed}
 - training data of generator and gate: {source}
+- duplicates in the data set: {duplicates}
 - licence: training data, {licence}; base, {base_licence}. Check both before you redistribute images.
 - gate: a {recipe.gate} that accepts an image if it predicts the prompted class
 - acceptance: {counts[accepted]} of {counts[attempted]} attempts ({counts[acceptance_rate]:.1%}), at most
@@ -90,7 +91,7 @@ class Recipe:
 
 
 def dataset_card(recipe: Recipe, counts: Mapping[str, Any]) -> str:
-    """Returns the card with `SCORES_PLACEHOLDER` in place of the scores.
+    """Returns the card with placeholders in place of the scores and of the duplicates of the data set.
 
     Args:
         recipe: how the set was made.
@@ -106,6 +107,7 @@ def dataset_card(recipe: Recipe, counts: Mapping[str, Any]) -> str:
         licence=data_licence(recipe.dataset),
         requested=counts["accepted"] + counts["unfilled"],
         loader=_loader(recipe.dataset, counts["accepted"]),
+        duplicates=DUPLICATES_PLACEHOLDER,
         scores=SCORES_PLACEHOLDER,
         rows=_rows(recipe, counts["per_tissue"]),
     )

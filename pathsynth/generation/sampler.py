@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,12 @@ from pathsynth.generation.slots import Attempt
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import SchedulerMixin, StableDiffusionPipeline
+
+# torchsde's Brownian motion covers a whole batch and ignores the generators of its images.
+NOISE_PER_BATCH = "DPMSolverSDEScheduler"
+# How many larger numbers of steps are tried to find one that works.
+MAX_STEPS_TRIED = 20
 
 
 class Sampler:
@@ -49,7 +55,7 @@ class Sampler:
         prompts_per_tissue: int = 1,
     ):
         check_image_size(pipeline, image_size)
-        set_scheduler(pipeline, settings.scheduler)
+        set_scheduler(pipeline, settings.scheduler, settings.num_inference_steps)
         self.pipeline = pipeline.to(dtype(settings.weight_dtype))
         self.settings, self.seed, self.image_size, self.channels = settings, seed, image_size, channels
         self.prompts_per_tissue = prompts_per_tissue
@@ -86,10 +92,16 @@ class Sampler:
         padding = pad_batch_size(len(seeds), self.pipeline.device.type) - len(seeds)
         images = self._run_pipeline([*prompts, *[prompts[-1]] * padding], [*seeds, *[seeds[-1]] * padding])[: len(seeds)]
         if not images.isfinite().all():
-            raise ModelError("base or LoRA", "sampler produced NaN pixels; try a lower learning rate")
+            raise ModelError("base or LoRA", f"sampler produced NaN pixels; {self._nan_hint()}")
         if self.channels == 1:
             images = images.float().mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
         return as_images(images)
+
+    def _nan_hint(self) -> str:
+        """Names the likely cause: number formats that overflow, else weights that grew too large."""
+        if "fp16" in (self.settings.mixed_precision, self.settings.weight_dtype):
+            return "fp16 overflows above 65 504: set mixed_precision and weight_dtype of generation.sampler to bf16"
+        return "train the LoRA with a lower learning rate; without a LoRA, the base itself fails"
 
     def _run_pipeline(self, prompts: list[int], seeds: list[int]) -> torch.Tensor:
         """Returns NCHW images in [0, 1]."""
@@ -113,17 +125,63 @@ class Sampler:
             ).images
 
 
-def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:
+def set_scheduler(pipeline: StableDiffusionPipeline, name: str, num_inference_steps: int) -> None:
     """Replaces the scheduler with the diffusers class `name`, keeping noise schedule and prediction type.
 
+    The scheduler runs once without the UNet, so that a mistake is found before the first image.
+
     Raises:
-        ModelError: if the class is unknown, incompatible with the base, or lacks a dependency.
+        ModelError: if the class is unknown, does not fit the base or the number of steps, lacks a dependency, or draws noise
+            per batch instead of per image.
     """
     option = "generation.sampler.scheduler"
     compatible = {kind.__name__: kind for kind in (type(pipeline.scheduler), *pipeline.scheduler.compatibles)}
+    compatible.pop(NOISE_PER_BATCH, None)
+    allowed = f"allowed: {', '.join(sorted(compatible))}"
+    if name == NOISE_PER_BATCH:
+        raise ModelError(
+            option, f"{name!r} draws noise per batch, so an image would depend on the others in its batch; {allowed}"
+        )
     if name not in compatible:
-        raise ModelError(option, f"{name!r} is not compatible with the base; allowed: {', '.join(sorted(compatible))}")
+        raise ModelError(option, f"{name!r} is not compatible with the base; {allowed}")
     try:
-        pipeline.scheduler = compatible[name].from_config(pipeline.scheduler.config)
-    except ImportError as error:
-        raise ModelError(option, f"{name!r} cannot be used: {one_line(error)}") from error
+        scheduler = compatible[name].from_config(pipeline.scheduler.config)
+    except (ImportError, ValueError) as error:
+        raise ModelError(option, f"{name!r} cannot be used: {one_line(error)}; {allowed}") from error
+    if problem := _find_step_problem(scheduler, num_inference_steps):
+        candidates = range(num_inference_steps + 1, num_inference_steps + 1 + MAX_STEPS_TRIED)
+        more = next((steps for steps in candidates if not _find_step_problem(scheduler, steps)), None)
+        remedy = f"{more} works" if more else "choose another scheduler or number of steps"
+        raise ModelError("generation.sampler.num_inference_steps", f"{num_inference_steps} with {name}: {problem}; {remedy}")
+    together, alone = (_run_scheduler(scheduler, num_inference_steps, seeds) for seeds in ([1, 2], [2]))
+    # matrix products may be rounded by the size of the batch
+    if not together[1:].allclose(alone, rtol=1e-3):
+        raise ModelError(
+            option, f"{name!r} draws noise per batch, so an image would depend on the others in its batch; {allowed}"
+        )
+    pipeline.scheduler = scheduler
+
+
+def _find_step_problem(scheduler: SchedulerMixin, num_inference_steps: int) -> str | None:
+    """Runs a scheduler on a 1 x 1 latent; describes what fails, or returns None."""
+    try:
+        sample = _run_scheduler(scheduler, num_inference_steps, [1])
+    except Exception as error:
+        # schedulers check little; what a wrong number of steps raises is whatever numpy or torch raise in the middle
+        return f"the scheduler fails ({one_line(error)})"
+    return None if sample.isfinite().all() else "the scheduler returns NaN"
+
+
+def _run_scheduler(scheduler: SchedulerMixin, num_inference_steps: int, seeds: list[int]) -> torch.Tensor:
+    """Denoises latents (n, 1, 1, 1) with a constant share of the sample in place of the UNet's prediction."""
+    import torch
+
+    scheduler = type(scheduler).from_config(scheduler.config)
+    scheduler.set_timesteps(num_inference_steps)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    options = {"generator": generators} if "generator" in signature(scheduler.step).parameters else {}
+    sample = torch.cat([torch.randn(1, 1, 1, 1, generator=generator) for generator in generators]) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(sample, timestep)
+        sample = scheduler.step(0.1 * scaled, timestep, sample, return_dict=False, **options)[0]
+    return sample

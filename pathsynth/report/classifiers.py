@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from pathsynth.data.duplicates import SPLIT_NAMES, describe_duplicates, parse_duplicates
 from pathsynth.report import charts
 from pathsynth.report.accuracy import View, judge_accuracy_text
 from pathsynth.report.charts import Axis, Series
@@ -158,4 +159,23 @@ def classifiers(content: ReportInput) -> View:
     return {
         "table": Table(("Classifier", "Images", "Accuracy", "Macro F1", "AUC", "Calibration error"), rows),
         "selected": " and ".join(role for role, kept in content.checkpoints.items() if kept == "best"),
+        "duplicates": _duplicates_table(content),
     }
+
+
+def describe_leaks(content: ReportInput) -> list[str]:
+    """States which images of one split are copies of images of another."""
+    found = parse_duplicates(content.evaluation.get("duplicates", []))
+    return describe_duplicates(each for each in found if each.split != each.source)
+
+
+def _duplicates_table(content: ReportInput) -> Table | None:
+    """Counts of exact and near copies, or None for data in which they were not counted."""
+    if "duplicates" not in content.evaluation:
+        return None
+    rows: list[Sequence[Cell | str]] = []
+    for each in parse_duplicates(content.evaluation["duplicates"]):
+        others = "one another" if each.split == each.source else SPLIT_NAMES[each.source]
+        counts = (Cell(whole(count), alert=bool(count)) for count in (each.exact, each.near, each.relabelled))
+        rows.append((SPLIT_NAMES[each.split].capitalize(), others, whole(each.images), *counts))
+    return Table(("Images", "Compared with", "Count", "Exact copies", "Near copies", "Exact, other label"), rows)

@@ -13,8 +13,8 @@ import numpy as np
 from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import catch_read_errors
-from pathsynth.core.metric_files import read_details
-from pathsynth.core.params import Params
+from pathsynth.core.metric_files import get_nested, read_details
+from pathsynth.core.params import Params, merge_list
 from pathsynth.data import labels
 from pathsynth.data.settings import AnyDataset, MedmnistDataset
 from pathsynth.evaluation.contact_sheets import CELL, DATA_SET, GAP, PAPER, RAW, read_boxes
@@ -110,6 +110,12 @@ class ReportInput:
     def is_pathmnist(self) -> bool:
         """Whether the classes are PathMNIST's nine tissues."""
         return self.labels == labels.PATHMNIST
+
+    @property
+    def has_other_centre(self) -> bool:
+        """Whether the test images are known to come from another centre than the training images."""
+        source = merge_list(get_nested(self.parameters, ("benchmark", "dataset"))) or {}
+        return source.get("source") == "phantom" or source.get("flag") == "pathmnist"
 
     @property
     def class_noun(self) -> str:

@@ -13,7 +13,7 @@ from pathsynth.data.provenance import caption
 from pathsynth.report import pages
 from pathsynth.report.accuracy import ARXIV, View, agreement, classes, confusion, headline, scores
 from pathsynth.report.anchors import build_anchor_table
-from pathsynth.report.classifiers import calibration, classifiers, robustness, training
+from pathsynth.report.classifiers import calibration, classifiers, describe_leaks, robustness, training
 from pathsynth.report.copying import copying
 from pathsynth.report.cost import cost
 from pathsynth.report.inputs import ANCHORS_REMEDY, ReportInput, read_report
@@ -51,6 +51,7 @@ def render_report(content: ReportInput) -> str:
             content=content,
             caption=caption(content.benchmark, content.stand_in),
             arxiv=ARXIV,
+            leaks=describe_leaks(content),
             sections=sections,
         )
 

@@ -1,1 +1,1 @@
-"""Sources of images: phantoms, local archives, MedMNIST downloads."""
+"""Sources of images: phantoms, local archives, folders of images, MedMNIST downloads."""

@@ -8,20 +8,22 @@ from typing import Any
 
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import portable_path, resolve_path
-from pathsynth.data.archives import SPLITS, Split, read_archive
-from pathsynth.data.settings import AnyDataset, FileDataset, MedmnistDataset, PhantomDataset
+from pathsynth.data.archives import SPLITS, Images, Split, read_archive
+from pathsynth.data.settings import AnyDataset, FileDataset, FolderDataset, MedmnistDataset, PhantomDataset
 from pathsynth.sources import phantom
 from pathsynth.sources.download import compute_md5, fetch_archive
+from pathsynth.sources.folder import open_folder
+from pathsynth.sources.image_files import ImageFiles
 
 Progress = Callable[[Iterable], Iterable]
 
 
 def load_source(dataset: AnyDataset, seed: int, progress: Progress = iter, *, folder: Path = Path()) -> dict[str, Split]:
-    """Draws, downloads or opens a whole data set, in the image size of its source.
+    """Draws, downloads or opens a whole data set, in the image size of its source; image files are resized.
 
     Args:
         dataset: the dataset section; its `source` is the kind of source.
-        seed: seed of drawn images.
+        seed: seed of drawn images, and of splits that are drawn.
         progress: wraps the iterable of a long loop, like `tqdm.tqdm`.
         folder: folder that paths in `dataset` are relative to.
 
@@ -29,7 +31,7 @@ def load_source(dataset: AnyDataset, seed: int, progress: Progress = iter, *, fo
         For "train", "val" and "test" images, uint8 (N, H, H, 3) or for grey ones (N, H, H), and labels, uint8 (N,).
 
     Raises:
-        DataError: if the archive is missing, damaged or has a different checksum.
+        DataError: if the archive is missing, damaged or has a different checksum, or the folders do not match the dataset.
         FetchError: if the archive cannot be downloaded.
     """
     match dataset:
@@ -38,6 +40,8 @@ def load_source(dataset: AnyDataset, seed: int, progress: Progress = iter, *, fo
         case FileDataset():
             path = resolve_path(folder, dataset.path)
             _check_md5(path, dataset.md5)
+        case FolderDataset():
+            return open_folder(dataset, seed, folder)
         case MedmnistDataset():
             path = fetch_archive(dataset.flag, dataset.archive_size, resolve_path(folder, dataset.root))
     return read_archive(path, len(dataset.label_names), dataset.channels)
@@ -46,8 +50,14 @@ def load_source(dataset: AnyDataset, seed: int, progress: Progress = iter, *, fo
 def describe_source(dataset: AnyDataset) -> dict[str, Any]:
     """Describes the dataset section for the card of the prepared data, without folders of this machine."""
     values = dataset.model_dump(exclude={"root"})
-    values = {key: portable_path(value) if isinstance(value, str) else value for key, value in values.items()}
-    return values | {"stand_in": dataset.stand_in}
+    paths = {key: portable_path(values[key]) for key in ("path", "test_path") if values.get(key)}
+    return values | paths | {"stand_in": dataset.stand_in}
+
+
+def count_images(images: Images) -> str:
+    """Returns the number of images, with that of their groups if they are known."""
+    groups = images.groups if isinstance(images, ImageFiles) else None
+    return f"{len(images)}" if groups is None else f"{len(images)} ({groups} group{'s' if groups > 1 else ''})"
 
 
 def _draw_phantoms(dataset: PhantomDataset, seed: int, progress: Progress) -> dict[str, Split]:

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import tiny_tree, write_params
+from PIL import Image
 
 from pathsynth.__main__ import main
 from pathsynth.core.metric_files import read_details
+from pathsynth.data.labels import SLUGS
+from pathsynth.synthesis.manifest import read_manifest, write_manifest
 
 
 def score(finished: Path, archive: Path, out: Path, *more: object):
@@ -69,8 +73,89 @@ def test_other_sizes_grey_images_splits_and_missing_classes(finished, tmp_path):
     assert "6 of 9 " in (tmp_path / "out" / "report.html").read_text()
 
 
+def write_folders(root: Path, *folders: str) -> Path:
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        Image.new("RGB", (30, 20), "pink").save(root / folder / "1.png")
+    return root
+
+
+def test_folders_of_images_get_the_scores_of_the_same_archive(finished, scored, tmp_path):
+    with np.load(finished / "data" / "generated" / "raw.npz") as raw:
+        images, labels = raw["train_images"], raw["train_labels"][:, 0]
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = tmp_path / "set" / "val" / SLUGS[label].replace("_", " ").title() / f"{number:03}.PNG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    result = score(finished, tmp_path / "set", tmp_path / "out", "--split", "val", "--no-usefulness")
+    assert result.exit_code == 0, result.output
+    expected, scores = (
+        read_details(folder / "metrics" / "evaluation.json")["sets"]["raw"] for folder in (scored, tmp_path / "out")
+    )
+    for name in ("gate", "judge"):
+        assert expected[name]["per_tissue"] == scores[name]["per_tissue"]
+
+
+@pytest.mark.parametrize("names", [("MUC", "MUS"), ("mucus", "Smooth Muscle")])
+def test_class_folders_have_names_of_the_data_set_or_of_labels_and_may_lack_classes(names, finished, tmp_path):
+    codes = ["ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM"]
+    tree = tiny_tree()
+    tree["benchmarks"]["tiny"]["dataset"] = {
+        "source": "folder", "labels": "pathmnist", "image_size": 32, "path": "nowhere", "folders": codes,
+    }  # fmt: skip
+    params = write_params(tmp_path / "params.yaml", tree)
+    write_folders(tmp_path / "set", *names)
+    result = score(finished, tmp_path / "set", tmp_path / "out", "--no-usefulness", "--params", params)
+    assert result.exit_code == 0, result.output
+    scores = json.loads((tmp_path / "out" / "metrics" / "evaluation.json").read_text())
+    assert scores["sets"]["raw"]["n_images"] == 2 and "7 of 9 classes have no images" in result.output
+    assert "count as 0: adipose, background, debris, lymphocytes, normal_colon_mucosa" in result.output
+
+
+def test_folder_of_synthesize_is_scored_by_its_manifest(finished, tmp_path):
+    command = ["synthesize", "an area with mucus", "-n", "3", "--no-gate", "--artifacts", finished, "--out", tmp_path / "set"]
+    made = CliRunner().invoke(main, [str(word) for word in command], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    result = score(finished, tmp_path / "set", tmp_path / "out", "--no-usefulness")
+    assert result.exit_code == 0, result.output
+    scores = json.loads((tmp_path / "out" / "metrics" / "evaluation.json").read_text())
+    assert scores["sets"]["raw"]["n_images"] == 3
+    records = read_manifest(tmp_path / "set" / "manifest.csv")
+    write_manifest(tmp_path / "set" / "manifest.csv", [records[0], records[1].model_copy(update={"tissue": None})])
+    result = score(finished, tmp_path / "set", tmp_path / "out2", "--no-usefulness")
+    problem = f"manifest.csv: {records[1].file} shows free text, which is not a class of adipose, "
+    assert result.exit_code == 1 and problem in result.output, result.output
+    write_manifest(tmp_path / "set" / "manifest.csv", records)
+    (tmp_path / "set" / "mucus_0002.png").unlink()
+    result = score(finished, tmp_path / "set", tmp_path / "out2", "--no-usefulness")
+    assert result.exit_code == 1 and "mucus_0002.png: could not be read: No such file" in result.output, result.output
+
+
+INVALID_FOLDERS = {
+    "nothing": ([], [], "has no folder adipose, background, "),
+    "unknown class": (["mucus", "cat"], [], "cat: holds images, but is none of the folders adipose, "),
+    "no such split": (["mucus"], ["--split", "val"], "has no folder val; without --split, all of its images are scored"),
+    "other split": (["test/mucus"], [], "has no folder train; select one with --split: test"),
+    "only other splits": (
+        ["train/mucus", "test/mucus"],
+        ["--split", "val"],
+        "no folder val; select one with --split: train, test",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INVALID_FOLDERS)
+def test_invalid_folder_is_one_line_error(case, finished, tmp_path):
+    folders, options, message = INVALID_FOLDERS[case]
+    (tmp_path / "set").mkdir()
+    result = score(finished, write_folders(tmp_path / "set", *folders), tmp_path / "out", *options)
+    assert result.exit_code == 1 and result.output.count("\n") == 1, result.output
+    assert message in result.output and not (tmp_path / "out").exists()
+
+
 INVALID_SETS = {
     "label": ((2, 8, 8, 3), np.uint8, [0, 9], "label 9 is not in 0 to 8"),
+    "labels from 1": ((9, 8, 8, 3), np.int64, range(1, 10), "labels start at 0, so subtract 1"),
     "floats": ((2, 8, 8, 3), np.float32, [0, 1], "float32, expected uint8"),
     "empty": ((0, 8, 8, 3), np.uint8, [], "train_images is empty; at least one image is needed"),
     "not square": ((2, 8, 9, 3), np.uint8, [0, 1], "not (N, H, H, 3)"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 from conftest import tiny_lora, tiny_tree, write_params
@@ -132,10 +135,52 @@ def test_any_change_starts_over(tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(checkpoints, name, lambda *_: "another")
             assert not _found(tmp_path, params, inputs, settings=settings), name
+    # a copy of the same files in another place, where DVC may run the experiment next
     os.utime(data, ns=(1, 1))
+    assert _found(tmp_path, params, [data.parent], settings=settings)
+    data.write_bytes(b"13")
     assert not _found(tmp_path, params, inputs, settings=settings)
-    data.write_bytes(b"123")
-    assert not _found(tmp_path, params, inputs, settings=settings)
+
+
+def test_second_run_of_a_stage_goes_on_from_a_copy_and_the_newest_state_wins(tmp_path):
+    def run():
+        return open_checkpoint(tmp_path, "stage", _params(tmp_path), 7, {}, [])
+
+    with pytest.raises(Killed), run() as first:
+        first.save("training", {"step": 1})
+        with pytest.raises(Killed), run() as second:
+            assert second.load("training") == {"step": 1} and second.folder != first.folder
+            second.save("training", {"step": 9})
+            raise Killed
+        assert first.load("training") == {"step": 1}
+        # the third one takes the folder that the second has left
+        with pytest.raises(Killed), run() as third:
+            assert third.load("training") == {"step": 9} and third.folder == second.folder
+            raise Killed
+        raise Killed
+    with run() as last:
+        assert last.load("training") == {"step": 9}
+    assert not list((tmp_path / "resume").iterdir())
+
+
+def test_run_that_ends_while_it_is_copied_does_no_harm(tmp_path, monkeypatch):
+    def copy(*_, **__):
+        raise shutil.Error([("gone", "gone", "No such file or directory")])
+
+    monkeypatch.setattr(shutil, "copytree", copy)
+    with open_checkpoint(tmp_path, "stage", _params(tmp_path), 7, {}, []) as first:
+        first.save("training", {})
+        with open_checkpoint(tmp_path, "stage", _params(tmp_path), 7, {}, []) as second:
+            assert second.load("training") is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_used_without_them(number, tmp_path, monkeypatch):
+    def acquire(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    assert [_found(tmp_path, _params(tmp_path)) for _ in range(2)] == [False, True]
 
 
 def test_abandoned_checkpoints_are_removed_after_a_week(tmp_path):

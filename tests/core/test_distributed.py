@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from conftest import ROOT, empty_slots, run_stage, tiny_lora, tiny_tree, write_params
 
-from pathsynth.core.distributed import describe_failure, launch
+from pathsynth.core.distributed import MPI, WORLD, clean_distributed_environment, describe_failure, launch
 from pathsynth.core.errors import ProcessError, TrainingError
 from pathsynth.core.metric_files import read_details
 from pathsynth.finetuning.batches import check_process_count, micro_batches
@@ -216,6 +217,59 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path):
         launch(3, tmp_path)
 
 
+# environments of clusters
+
+
+@pytest.mark.parametrize(("variables", "note"), [
+    ({}, ""),
+    ({"RANK": "0"}, "ignoring RANK=0, because WORLD_SIZE is not set"),
+    ({"LOCAL_RANK": "3", "MASTER_ADDR": "node1"}, "ignoring LOCAL_RANK=3, because WORLD_SIZE is not set"),
+    ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "node1", "MASTER_PORT": "23456"}, ""),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"},
+     "ignoring OMPI_COMM_WORLD_SIZE=2: MPI starts independent copies of a stage; use `processes` instead"),
+    ({"PMI_SIZE": "1", "PMI_RANK": "0", "SLURM_NTASKS": "4"}, ""),
+])  # fmt: skip
+def test_variables_of_a_world_without_other_processes_are_ignored(variables, note, monkeypatch, capsys):
+    for name in (*WORLD, *MPI):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    clean_distributed_environment()
+    assert capsys.readouterr().err.strip() == note
+    assert not {*WORLD, *MPI} & set(os.environ)
+
+
+COMPLETE = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(("change", "problem"), [
+    ({"MASTER_ADDR": None, "MASTER_PORT": None}, "WORLD_SIZE=2 without MASTER_ADDR, MASTER_PORT"),
+    ({"LOCAL_RANK": None}, "WORLD_SIZE=2 without LOCAL_RANK"),
+    ({"RANK": "2"}, "RANK=2, but WORLD_SIZE=2"),
+    ({"RANK": "first"}, "RANK=first: must be an integer >= 0"),
+    ({"MASTER_ADDR": "nowhere.invalid"}, "MASTER_ADDR=nowhere.invalid: "),
+    ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: must be an integer >= 1"),
+    ({"WORLD_SIZE": ""}, "WORLD_SIZE=: must be an integer >= 1"),
+])  # fmt: skip
+def test_incomplete_world_of_several_processes_is_one_line_error(change, problem, monkeypatch, tmp_path):
+    for name, value in (COMPLETE | change).items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    clean_distributed_environment()
+    with pytest.raises(ProcessError, match=f"^environment: {re.escape(problem)}"):
+        launch(1, tmp_path)
+
+
+@pytest.mark.slow
+def test_rank_alone_does_not_keep_a_stage_from_starting_its_processes(tiny_base, tiny_prepared, tmp_path):
+    training = {"train_batch_size": 2, "gradient_accumulation_steps": 2}
+    args = _training(tmp_path, _params(tmp_path, tiny_base, 2, **training), tiny_prepared.folder)
+    done = _run([sys.executable, "-m", "stages.train_lora", *args], RANK="0")
+    assert done.returncode == 0 and "ignoring RANK=0" in done.stderr
+    assert json.loads(next((tmp_path / "logs").rglob("train_lora.json")).read_text())["processes"] == 2
+
+
 # failures
 
 
@@ -223,12 +277,12 @@ FAILS = """
 import sys
 from pathlib import Path
 import click
-from pathsynth.cli.options import exit_on_sigterm
+from pathsynth.cli.options import run_as_command
 from pathsynth.core.distributed import init_distributed, launch
 from pathsynth.core.errors import TrainingError
 
 @click.command()
-@exit_on_sigterm
+@run_as_command
 def main():
     if launch(2, Path(sys.argv[1])):
         return

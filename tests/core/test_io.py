@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from pathsynth.core import io as files
-from pathsynth.core.errors import DataError
+from pathsynth.core.errors import DataError, OutOfMemory
 from pathsynth.core.metric_files import get_nested, read_details, write_details
 from pathsynth.core.rows import select_rows
 
@@ -244,7 +244,7 @@ def _pickled_npz() -> bytes:
         (b"not a zip", "is not an .npz archive, or it is damaged"),
         (_npz_of_shape("(7,)")[:-30], "is not an .npz archive, or it is damaged"),
         (_npz_of("("), "is not an .npz archive, or it is damaged"),
-        (_pickled_npz(), "pickled Python objects, which are never loaded$"),
+        (_pickled_npz(), "pickled Python objects, which are never loaded; store numbers$"),
         # a size that the member does not have is noticed before memory is taken for it
         (_npz_of_shape("(1000000000000,)"), "1000000000000 bytes, but holds 7 bytes$"),
         (_npz_of_shape("(4294967296, 4294967296)"), "18446744073709551616 bytes, but holds 7 bytes$"),
@@ -300,3 +300,11 @@ def test_selected_rows_are_those_of_numpy(tmp_path: Path):
     assert (len(nested), nested.shape, nested.dtype) == (3, (3, 3), array.dtype)
     np.testing.assert_array_equal(nested[1:], array[[11, 19]])
     np.testing.assert_array_equal(nested[np.array([0, 2])], array[[1, 19]])
+
+
+def test_file_larger_than_memory_is_not_called_damaged():
+    with (
+        pytest.raises(OutOfMemory, match=r"out of memory: x\.npz does not fit"),
+        files.catch_read_errors("x.npz", "an .npz archive"),
+    ):
+        raise MemoryError

@@ -11,18 +11,18 @@ import pytest
 from conftest import ROOT
 
 from pathsynth.core.errors import DataError
-from pathsynth.core.scratch import temporary_folder
+from pathsynth.core.scratch import resolve_scratch, temporary_folder
 
 WRITES = """
 import sys, time
 from pathlib import Path
 import click
-from pathsynth.cli.options import exit_on_sigterm
+from pathsynth.cli.options import run_as_command
 from pathsynth.core.io import atomic_write
 from pathsynth.core.scratch import temporary_folder
 
 @click.command()
-@exit_on_sigterm
+@run_as_command
 def main():
     parent = Path(sys.argv[1])
     with temporary_folder(parent), atomic_write(parent / "out.json") as part:
@@ -51,3 +51,21 @@ def test_ended_command_removes_its_temporary_files_and_prints_one_line(number, c
 def test_unusable_parent_is_one_line_error(parent):
     with pytest.raises(DataError, match=r"a temporary folder could not be created: [\w ]+$"), temporary_folder(Path(parent)):
         pass
+
+
+@pytest.mark.parametrize(("root", "working_folder", "expected"), [
+    (".", ".", "scratch"),
+    (".dvc/tmp/exps/tmp1", ".", "{}/scratch"),
+    (".dvc/tmp/exps/standalone/tmp1", ".", "{}/scratch"),
+    (".dvc/tmp/exps/tmp1", "sub", "{}/sub/scratch"),
+    ("sub/.dvc/tmp/exps/tmp1/sub", ".", "{}/sub/scratch"),
+    ("dvc/tmp/exps/tmp1", ".", "scratch"),
+])  # fmt: skip
+def test_experiments_in_temporary_copies_share_the_scratch_folder_of_their_repository(
+    root, working_folder, expected, tmp_path, monkeypatch
+):
+    (tmp_path / root / ".dvc").mkdir(parents=True)
+    (tmp_path / root / working_folder).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / root / working_folder)
+    assert str(resolve_scratch(Path("scratch"))) == expected.format(tmp_path)
+    assert resolve_scratch(Path("/disk/scratch")) == Path("/disk/scratch")

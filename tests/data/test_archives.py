@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,53 @@ def test_data_set_is_read_with_flat_labels(tmp_path: Path, arrays: Arrays):
         assert images.dtype == labels.dtype == np.uint8
 
 
+def _as_dtypes(images: type | str, labels: type | str) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: {key: array.astype(images if "images" in key else labels) for key, array in arrays.items()}
+
+
+def _move_channels(arrays: Arrays) -> Arrays:
+    return {key: np.moveaxis(array, -1, 1) if "images" in key else array for key, array in arrays.items()}
+
+
+@pytest.mark.parametrize("change", [
+    _as_dtypes(np.int64, np.int64), _as_dtypes(np.int16, np.int8), _as_dtypes(">u2", ">i4"), _as_dtypes(np.uint64, np.float32),
+    _move_channels, lambda arrays: _move_channels(_as_dtypes(np.int32, np.float16)(arrays)),
+])  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("chunk_bytes", [1, 10**6])
+def test_other_dtypes_and_axes_give_the_same_images(
+    tmp_path: Path, arrays: Arrays, change: Callable, channels: int, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(archives, "CHUNK_BYTES", chunk_bytes)
+    arrays = {key: array[..., :channels] if "images" in key else array for key, array in arrays.items()}
+    np.savez(tmp_path / "set.npz", **{key: np.ascontiguousarray(array) for key, array in change(arrays).items()})
+    for split, (images, labels) in archives.read_archive(tmp_path / "set.npz", 3, channels).items():
+        expected = arrays[f"{split}_images"] if channels == 3 else arrays[f"{split}_images"][..., 0]
+        chunks = list(archives.iter_chunks(images))
+        assert len(chunks) == -(-len(images) // archives.rows_per_chunk(images))
+        np.testing.assert_array_equal(np.concatenate(chunks), expected)
+        unpacked = archives.unpack_split(tmp_path / "set.npz", tmp_path, split)
+        np.testing.assert_array_equal(unpacked[0], archives.expand_grey(expected))
+        for found in (labels, unpacked[1]):
+            np.testing.assert_array_equal(found, np.tile([0, 1, 2], 4))
+        assert images.shape == expected.shape and chunks[0].dtype == labels.dtype == unpacked[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.int64, -1), (np.uint16, 256), (np.uint64, 2**64 - 1)])
+def test_value_out_of_range_is_found_while_images_are_read(
+    tmp_path: Path, arrays: Arrays, dtype: type, value: int, monkeypatch: pytest.MonkeyPatch
+):
+    arrays["val_images"] = arrays["val_images"].astype(dtype)
+    arrays["val_images"][7, 2:] = value
+    np.savez(tmp_path / "set.npz", **arrays)
+    monkeypatch.setattr(archives, "CHUNK_BYTES", 5 * 8 * 8 * 3 * np.dtype(dtype).itemsize)
+    images, _ = archives.read_archive(tmp_path / "set.npz", 3)["val"]
+    with pytest.raises(DataError) as caught:
+        list(archives.iter_chunks(images))
+    problem = f"val_images: image 7 has the value {value}; only 0 to 255 can be stored as uint8"
+    assert str(caught.value) == f"{tmp_path / 'set.npz'}: {problem}"
+
+
 IMAGES, LABELS = np.zeros((12, 8, 8, 3), np.uint8), np.tile(np.arange(3, dtype=np.uint8), 4)[:, None]
 
 
@@ -44,17 +92,34 @@ IMAGES, LABELS = np.zeros((12, 8, 8, 3), np.uint8), np.tile(np.arange(3, dtype=n
     ("changes", "problem"),
     [
         ({"val_images": None, "test_labels": None}, "has no array val_images, test_labels; it holds train_images, "),
-        ({"val_images": IMAGES.astype(np.float32)}, "val_images: float32, expected uint8"),
-        ({"val_images": IMAGES.astype(bool)}, "val_images: bool, expected uint8"),
-        ({"test_labels": LABELS.astype(np.int64)}, "test_labels: int64, expected uint8"),
-        ({"train_labels": LABELS.astype(object)}, "train_labels holds pickled Python objects, which are never loaded"),
-        ({"test_labels": LABELS + 1}, "test_labels: label 3 is not in 0 to 2"),
+        ({"val_images": IMAGES / 255}, "val_images: float64, expected uint8; store 0 to 255 as uint8 (values from 0 to 1: mul"),
+        ({"val_images": IMAGES.astype(bool)}, "val_images: bool, expected uint8; store 0 to 255 as uint8"),
+        ({"test_labels": LABELS.astype(bool)}, "test_labels: bool, expected integers; store the number of each image's class"),
+        ({"test_labels": LABELS.astype(str)}, "test_labels: <U3, expected integers; store the number of each image's class"),
+        ({"train_labels": LABELS.astype(object)}, "train_labels holds pickled Python objects, which are never loaded; store n"),
+        ({"test_labels": LABELS + 1}, "test_labels: label 3 is not in 0 to 2; labels start at 0, so subtract 1"),
+        ({"test_labels": LABELS * 2}, "test_labels: label 4 is not in 0 to 2"),
+        ({"test_labels": LABELS.astype(np.int64) - 1}, "test_labels: label -1 is not in 0 to 2"),
+        ({"test_labels": LABELS + np.int64(2**40)}, "test_labels: label 1099511627778 is not in 0 to 2"),
+        ({"test_labels": LABELS / 2}, "test_labels: label 0.5 of image 1 is not a whole number"),
+        ({"test_labels": np.where(LABELS == 2, np.nan, LABELS)}, "test_labels: label nan of image 2 is not a whole number"),
+        ({"test_labels": np.where(LABELS == 2, np.inf, LABELS)}, "test_labels: label inf is not in 0 to 2"),
         ({"val_labels": LABELS // 2 * 2}, "val_labels: no image with label 1; every label from 0 to 2 needs one"),
         ({"val_images": IMAGES[:0], "val_labels": LABELS[:0]}, "val_labels: no image with label 0, 1, 2;"),
         ({"train_labels": LABELS[:-1]}, "train: 12 images but 11 labels"),
         ({"train_images": IMAGES[..., 0]}, "is grey, expected (N, H, H, 3); for grey images set dataset.channels: 1"),
         ({"train_images": np.zeros((12, 8, 8, 8), np.uint8)}, "contains volumes, but only flat images"),
+        (
+            {"train_images": np.zeros((12, 8, 8, 4), np.uint8)},
+            "has an alpha channel, expected (N, H, H, 3); store only red, gr",
+        ),
+        (
+            {"train_images": np.zeros((12, 4, 8, 8), np.uint8)},
+            "has an alpha channel, expected (N, H, H, 3); store only red, gr",
+        ),
+        ({"train_images": np.zeros((12, 1, 8, 8), np.uint8)}, "shape (12, 1, 8, 8) is grey, expected (N, H, H, 3); for grey"),
         ({"train_labels": np.zeros((12, 14), np.uint8)}, "train_labels: shape (12, 14) is multi-label, but a prompt names one"),
+        ({"train_labels": np.eye(3)[LABELS[:, 0]]}, "label; if it is one-hot, store labels.argmax(axis=1)"),
         ({"test_images": IMAGES[:, :6, :6]}, "the splits have images of different sizes, in pixels: train 8, val 8, test 6"),
     ],
 )
@@ -67,7 +132,7 @@ def test_fault_of_an_archive_is_one_line_error(tmp_path: Path, arrays: Arrays, c
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(12, 8, 6, 3), (12, 3, 8, 8), (12, 8, 8, 4), (12, 1, 8, 8, 3), (12, 0, 0, 3), (2304,), ()])
+@pytest.mark.parametrize("shape", [(12, 8, 6, 3), (12, 3, 8, 6), (12, 8, 8, 2), (12, 1, 8, 8, 3), (12, 0, 0, 3), (2304,), ()])
 def test_other_image_shape_is_one_line_error(tmp_path: Path, arrays: Arrays, shape: tuple[int, ...]):
     np.savez(tmp_path / "set.npz", **{**arrays, "train_images": np.zeros(shape, np.uint8)})
     with pytest.raises(DataError) as caught:

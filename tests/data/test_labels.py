@@ -25,6 +25,7 @@ def test_a_list_of_labels_is_used_as_it_is():
         (["a", "A"], "label 'a' has the slug 'a', which must be unique"),
         (["only"], "at least two strings"),
         (["a", 3], "at least two strings"),
+        ([f"class {number}" for number in range(257)], "has 257 labels; allowed: 2 to 256"),
         (7, "must be the name of a MedMNIST set or a list"),
     ],
 )

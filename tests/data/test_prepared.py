@@ -15,6 +15,7 @@ from pathsynth.core import io as files
 from pathsynth.core.errors import DataError
 from pathsynth.data.archives import SPLITS, Split
 from pathsynth.data.prepared import open_prepared, write_prepared
+from pathsynth.sources.duplicates import count_duplicates
 
 NAMES = ("smooth muscle", "mucus", "debris")
 FILES = sorted(["card.json"] + [f"{split}_{part}.npy" for split in SPLITS for part in ("images", "labels")])
@@ -61,6 +62,19 @@ def test_card_has_counts_and_checksums(folder: Path):
         "per_tissue": {"smooth_muscle": 2, "mucus": 1, "debris": 1},
         "sha256": hashlib.sha256(images.tobytes() + indices.tobytes()).hexdigest(),
     }
+
+
+def test_card_counts_duplicates_and_an_earlier_one_without_them_still_opens(folder: Path):
+    splits = _splits()
+    splits["test"] = splits["train"][0][2:6], splits["test"][1]
+    found = write_prepared(folder, "tiny", NAMES, splits, {}, 24, 3, count_duplicates)
+    assert open_prepared(folder).duplicates == found
+    assert [(each.split, each.source, each.exact) for each in found if each.exact] == [("test", "train", 4)]
+    card = files.read_json(folder / "card.json")
+    row = {"split": "test", "source": "train", "images": 4, "exact": 4, "near": 0, "relabelled": 4}
+    assert card.pop("duplicates")[3] == row | {"examples": [[0, 2], [1, 3], [2, 4]]}
+    files.write_json(folder / "card.json", card)
+    assert open_prepared(folder).duplicates is None
 
 
 def test_same_data_give_the_same_bytes(folder: Path):
@@ -110,7 +124,8 @@ def test_damaged_file_is_one_line_error(folder: Path, damage: str):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("name", None), ("splits", {"train": {"images": 12}}), ("splits", 3), ("labels", 3)]
+    ("key", "value"),
+    [("name", None), ("splits", {"train": {"images": 12}}), ("splits", 3), ("labels", 3), ("duplicates", [{"exact": 1}])],
 )
 def test_incomplete_card_is_one_line_error(folder: Path, key: str, value: object):
     card = files.read_json(folder / "card.json")

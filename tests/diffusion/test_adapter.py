@@ -5,34 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from conftest import same_pixels, tiny_lora
+from conftest import same_pixels, sample_images, save_random_lora, tiny_lora
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from pathsynth.core.errors import ModelError
-from pathsynth.diffusion.adapter import WEIGHTS, add_lora, attach_lora, save_lora
+from pathsynth.diffusion.adapter import WEIGHTS, add_lora, attach_lora
 from pathsynth.diffusion.base import load_base, unet_sha256
 from pathsynth.finetuning.settings import LoraSettings
-
-
-def save_random_lora(base: Path, folder: Path, **adapter) -> StableDiffusionPipeline:
-    """Saves an adapter with random weights; returns the pipeline that has it."""
-    settings = LoraSettings.model_validate(tiny_lora(**adapter))
-    pipeline = load_base(base, "cpu")
-    random = torch.Generator().manual_seed(1)
-    for parameter in add_lora(pipeline.unet, settings.adapter):
-        parameter.data += 0.3 * torch.randn(parameter.shape, generator=random)
-    save_lora(folder, pipeline.unet, settings, "card", unet_sha256(base))
-    return pipeline
-
-
-def sample_images(pipeline) -> np.ndarray:
-    generators = [torch.Generator().manual_seed(i) for i in (1, 2)]
-    images = pipeline(["tissue", "stroma"], num_inference_steps=3, generator=generators, output_type="np").images
-    return (images * 255).astype(np.uint8)
 
 
 def attach_error(base: Path, folder: Path) -> str:

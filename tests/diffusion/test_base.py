@@ -16,8 +16,8 @@ from pathsynth.core.errors import ModelError, ParamsError
 from pathsynth.core.params import config_names, read_yaml, validate
 from pathsynth.data import labels
 from pathsynth.data.settings import AnyDataset
-from pathsynth.diffusion.base import check_image_size, load_base
-from pathsynth.diffusion.settings import Prompts
+from pathsynth.diffusion.base import check_image_size, load_base, locate_base
+from pathsynth.diffusion.settings import BaseModelSettings, Prompts
 from pathsynth.finetuning.latents import latent_shape
 from pathsynth.finetuning.settings import LoraSettings
 
@@ -63,6 +63,66 @@ class TestDamagedBase:
         config = base / "tokenizer" / "tokenizer_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 77}))
         assert "its tokenizer makes 77 tokens, its text encoder reads 48" in load_error(base)
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+class TestOtherFamilies:
+    """Each is what a real base of that family has in its configs; nothing may be loaded before it is refused."""
+
+    @pytest.mark.parametrize(("pipeline", "config", "changes", "problem"), [
+        ("StableDiffusionInpaintPipeline", "unet", {"in_channels": 9}, "reads 9 channels in its UNet, but has latents of 4"),
+        ("StableDiffusionInstructPix2PixPipeline", "unet", {"in_channels": 8}, "reads 8 channels"),
+        ("StableDiffusionDepth2ImgPipeline", "unet", {"in_channels": 5}, "reads 5 channels"),
+        ("StableDiffusionUpscalePipeline", "unet", {"num_class_embeds": 1000}, "(num_class_embeds: 1000)"),
+        ("StableDiffusionXLPipeline", "unet", {"addition_embed_type": "text_time"}, "(addition_embed_type: text_time)"),
+        ("StableUnCLIPPipeline", "unet", {"class_embed_type": "projection"}, "(class_embed_type: projection)"),
+        ("IFPipeline", "unet", {"out_channels": 6}, "returns 6 channels"),
+        ("KandinskyV22Pipeline", "unet", {"encoder_hid_dim_type": "image_proj"}, "(encoder_hid_dim_type: image_proj)"),
+        ("StableDiffusionPipeline", "vae", {"latent_channels": 16}, "reads 4 channels in its UNet, but has latents of 16"),
+        ("StableDiffusionPipeline", "text_encoder", {"hidden_size": 64}, "while its text encoder makes 64"),
+        ("StableDiffusionPipeline", "scheduler", {"prediction_type": "sample"}, "predicts 'sample', not epsilon"),
+        ("StableDiffusionPipeline", "scheduler", {"prediction_type": "epsilon", "rescale_betas_zero_snr": True},
+         "predicts epsilon at a zero terminal signal-to-noise ratio"),
+    ])  # fmt: skip
+    def test_base_with_another_architecture_is_refused_by_its_configs(self, pipeline, config, changes, problem, base):
+        edit_json(base / "model_index.json", _class_name=pipeline)
+        edit_json(next((base / config).glob("*config.json")), **changes)
+        for weights in base.rglob("*.safetensors"):
+            weights.unlink()
+        with pytest.raises(ModelError) as caught:
+            locate_base(BaseModelSettings(pretrained_model_name_or_path=str(base)), Path())
+        assert f"is a {pipeline} that " in str(caught.value) and problem in str(caught.value)
+        assert str(caught.value).endswith("Stable Diffusion 1.x and 2.x, in diffusers' layout")
+
+    @pytest.mark.parametrize(("pipeline", "changes", "problem"), [
+        ("FluxPipeline", {"unet": None, "transformer": ["diffusers", "FluxTransformer2DModel"]}, "has no unet"),
+        ("StableDiffusion3Pipeline", {"text_encoder": ["transformers", "CLIPTextModelWithProjection"]},
+         "has a CLIPTextModelWithProjection as its text_encoder, not a CLIPTextModel"),
+        ("PixArtAlphaPipeline", {"text_encoder": ["transformers", "T5EncoderModel"]}, "has a T5EncoderModel"),
+        ("TextToVideoSDPipeline", {"unet": ["diffusers", "UNet3DConditionModel"]}, "has a UNet3DConditionModel"),
+    ])  # fmt: skip
+    def test_base_with_other_parts_is_refused(self, pipeline, changes, problem, base):
+        edit_json(base / "model_index.json", _class_name=pipeline, **changes)
+        shutil.rmtree(base / "unet")
+        assert f"is a {pipeline} that {problem}" in load_error(base)
+
+    def test_single_file_is_refused_with_the_way_to_convert_it(self, base):
+        file = next((base / "unet").glob("*.safetensors"))
+        assert (
+            "is a file, not a diffusers model folder; convert it with StableDiffusionPipeline.from_single_file"
+            in load_error(file)
+        )
+
+    @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+    def test_weights_that_are_not_finite_are_refused(self, number, base):
+        weights = next((base / "vae").glob("*.safetensors"))
+        tensors = load_file(weights)
+        tensors["decoder.conv_in.bias"][0] = number
+        save_file(tensors, weights, {"format": "pt"})
+        assert "holds NaN or infinite numbers in vae: decoder.conv_in.bias" in load_error(base)
 
 
 class TestImageSize:

@@ -9,10 +9,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from pathsynth.core.errors import ModelError
 from pathsynth.core.seeds import Stream, make_generator
 from pathsynth.diffusion.base import encode_prompts, load_base
-from pathsynth.diffusion.denoising import denoising_losses, encode_latents, load_noise_scheduler, squared_errors
+from pathsynth.diffusion.denoising import denoising_losses, encode_latents, squared_errors
 
 PROMPTS = ["pink dots", "purple rings"]
 
@@ -41,12 +40,6 @@ def test_error_is_the_squared_distance_from_the_target(prediction_type, offset):
 
     errors = squared_errors(unet, scheduler, clean, noise, timesteps, torch.zeros(3, 1, 1))
     torch.testing.assert_close(errors, torch.full((3,), offset**2))
-
-
-def test_other_prediction_type_is_one_line_error(pipeline):
-    other = SimpleNamespace(scheduler=DDPMScheduler(prediction_type="sample"))
-    with pytest.raises(ModelError, match=r"scheduler: prediction_type 'sample' is not epsilon or v_prediction"):
-        load_noise_scheduler(other)
 
 
 def test_latents_are_scaled_modes(pipeline):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_results import write_run
 
-from pathsynth.data.provenance import SCORES_PLACEHOLDER
+from pathsynth.data.provenance import DUPLICATES_PLACEHOLDER, SCORES_PLACEHOLDER
 from pathsynth.evaluation.card_scores import fill_scores
 
 
@@ -29,6 +29,15 @@ def test_card_has_the_scores_in_place_of_the_notice(evaluation):
     ):  # fmt: skip
         assert text in card, text
     assert fill_scores("no notice", evaluation) == "no notice"
+
+
+def test_card_names_the_duplicates_of_the_data_set(evaluation):
+    row = {"split": "val", "source": "train", "images": 9, "exact": 9, "near": 0, "relabelled": 0, "examples": [[0, 0]]}
+    notice = f"- duplicates: {DUPLICATES_PLACEHOLDER}\n"
+    assert fill_scores(notice, evaluation) == notice
+    assert fill_scores(notice, {"duplicates": [row | {"exact": 0}]} | evaluation) == "- duplicates: none, exact or near\n"
+    card = fill_scores(notice, {"duplicates": [row]} | evaluation)
+    assert "9 of 9 validation images are exact copies of training images: validation scores will be too good" in card
 
 
 def test_card_of_a_set_without_accepted_images(evaluation):

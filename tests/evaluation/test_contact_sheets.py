@@ -79,3 +79,27 @@ def test_block_shows_at_most_18_images_and_needs_a_note_for_each():
     assert many.size == draw_contact_sheet("mucus", [Block("raw", images[:18])], CAPTION).size
     with pytest.raises(ValueError, match="2 notes for 100 images"):
         Block("rejected", images, ("a", "b"))
+
+
+@pytest.mark.parametrize(("text", "drawn"), [
+    ("mucus", "mucus"),
+    ("Schleim, grün: größer als 5 µm", "Schleim, grün: größer als 5 µm"),
+    ("слизь", "слизь"),
+    ("βλέννα", "βλέννα"),
+    ("黏液", "NianYe"),
+    ("粘液 (mucus)", "ZhanYe (mucus)"),
+    ("점액", "JeomAeg"),
+    ("श्लेष्मा", "slesma"),
+    ("مخاط", "mkht"),
+    ("ריר", "ryr"),
+])  # fmt: skip
+def test_labels_are_drawn_in_letters_that_the_fonts_have(text: str, drawn: str):
+    assert contact_sheets.make_readable(text) == drawn
+    unknown = bytes(contact_sheets._font(drawn, 20).getmask("\U0010ffff"))
+    assert all(bytes(contact_sheets._font(drawn, 20).getmask(letter)) != unknown for letter in drawn)
+
+
+def test_sheets_of_two_labels_in_another_script_differ():
+    images = np.zeros((2, 28, 28, 3), np.uint8)
+    first, second = (draw_contact_sheet(label, [Block(label, images)], CAPTION).tobytes() for label in ("黏液", "脂肪"))
+    assert first != second

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from pathsynth.data.images import as_batch, as_images
+from pathsynth.data.images import VIEWS, as_batch, as_images, rotate_and_mirror
 from pathsynth.evaluation import copying
 from pathsynth.evaluation.copying import CopyCheck, search_moved, search_nearest
-from pathsynth.features.controls import VIEWS, move_and_restain, rotate_and_mirror
+from pathsynth.features.controls import move_and_restain
 
 SLUGS = ("mucus", "debris", "background")
 # Absorbance of one dose of haematoxylin and of eosin.

@@ -7,13 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pathsynth.features.controls import (
-    move_and_restain,
-    randomize_phases,
-    rotate_and_mirror,
-    shuffle_patches,
-    shuffle_pixels,
-)
+from pathsynth.data.images import rotate_and_mirror
+from pathsynth.features.controls import move_and_restain, randomize_phases, shuffle_patches, shuffle_pixels
 
 MANIPULATIONS = {
     "move": move_and_restain,

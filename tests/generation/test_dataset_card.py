@@ -25,6 +25,8 @@ def test_card_states_contents_provenance_and_scores(finished):
     scores = read_details(finished / "metrics" / "evaluation.json")
     gate = scores["sets"]["raw"]["gate"]["macro_f1"]
     assert f"| raw images by the gate | {gate:.3f} |" in scored and "| value |" not in unscored
+    assert "duplicates in the data set: see `data/prepared/card.json`" in unscored
+    assert "duplicates in the data set: none, exact or near\n" in scored
 
 
 def test_card_escapes_markup_and_shows_medmnist_loader(finished):

@@ -225,6 +225,31 @@ def test_unusable_scheduler_is_one_line_error(tiny_base, monkeypatch):
         make_sampler(tiny_base, scheduler="EulerDiscreteScheduler")
 
 
+def test_number_of_steps_that_the_scheduler_cannot_take_is_found_before_the_first_image(tiny_base):
+    with pytest.raises(ModelError, match=r"num_inference_steps: 3 with PNDMScheduler: the scheduler fails .+; 4 works"):
+        make_sampler(tiny_base, scheduler="PNDMScheduler", num_inference_steps=3)
+    make_sampler(tiny_base, scheduler="PNDMScheduler", num_inference_steps=4)
+
+
+def test_scheduler_that_draws_noise_per_batch_is_refused(tiny_base, monkeypatch):
+    import torch
+    from diffusers import DDIMScheduler
+
+    with pytest.raises(ModelError, match=r"'DPMSolverSDEScheduler' draws noise per batch, so .+; allowed: DDIMScheduler, DDPM"):
+        make_sampler(tiny_base, scheduler="DPMSolverSDEScheduler")
+
+    class BatchNoiseScheduler(DDIMScheduler):
+        """Ignores the generators of the images, as a class of a later diffusers may do."""
+
+        def step(self, *args, **options):
+            sample = super().step(*args, **options)[0]
+            return (sample + torch.randn(sample.shape, generator=torch.Generator().manual_seed(len(sample))),)
+
+    monkeypatch.setattr(DDIMScheduler, "compatibles", [BatchNoiseScheduler])
+    with pytest.raises(ModelError, match="'BatchNoiseScheduler' draws noise per batch"):
+        make_sampler(tiny_base, scheduler="BatchNoiseScheduler")
+
+
 def test_prompt_that_the_base_would_truncate_is_one_line_error(tiny_base):
     with pytest.raises(ModelError, match=r"'pink (pink )+pink' has \d+ tokens; the base reads 48"):
         make_sampler(tiny_base, negative_prompt=" ".join(["pink"] * 60))
@@ -236,5 +261,8 @@ def test_nan_pixels_are_one_line_error(tiny_base):
     sampler = make_sampler(tiny_base)
     with torch.no_grad():
         sampler.pipeline.vae.decoder.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(ModelError, match="sampler produced NaN pixels; try a lower learning rate"):
+    with pytest.raises(ModelError, match="sampler produced NaN pixels; train the LoRA with a lower learning rate"):
+        sampler([Attempt(0, 0, 0)])
+    sampler.settings = sampler.settings.model_copy(update={"weight_dtype": "fp16"})
+    with pytest.raises(ModelError, match="NaN pixels; fp16 overflows above 65 504: set mixed_precision and weight_dtype"):
         sampler([Attempt(0, 0, 0)])

@@ -147,6 +147,7 @@ def test_killed_stage_ends_with_the_same_outs(name, undisturbed, tmp_path):
         assert stage.finish(run) in ({0} if not at_checkpoint else set()) | SIGNALS[how], stage.messages()
         assert "Traceback" not in stage.messages()
         stage.check_complete()
+        stage.remove_outs()
         stage.check_end()
         assert not at_checkpoint or RESUMED[name] in stage.messages()
     assert not list((tmp_path / "scratch").glob("resume/*")), "a stage that succeeds removes its checkpoint"

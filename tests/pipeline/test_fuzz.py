@@ -23,6 +23,7 @@ from pathsynth.core.errors import PathsynthError
 from pathsynth.core.params import load_params, read_yaml
 from pathsynth.data.labels import SLUGS
 
+PICTURES = ("tif", "png", "jpg", "bmp", "webp")
 MAX_SECONDS = 20.0
 MAX_MEMORY_MB = 1024
 # What is left of a file that is longer than this is numbers, any of which will do.
@@ -219,6 +220,14 @@ def _read_manifest(run: Path) -> None:
     assert all(Path(record.file).name == record.file for record in read_manifest(run / "manifest.csv"))
 
 
+def _read_image_file(run: Path) -> None:
+    from pathsynth.data.archives import iter_chunks
+    from pathsynth.sources.image_files import ImageFiles
+
+    for path in run.glob("picture.*"):
+        assert sum(len(chunk) for chunk in iter_chunks(ImageFiles(run, [path.name], 8, 3))) == 1
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "archive.npz": _read_archive,
     "array.npy": _read_array,
@@ -229,6 +238,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "params.yaml": _check_params,
     "image.png": _read_png,
     "manifest.csv": _read_manifest,
+    **{f"picture.{suffix}": _read_image_file for suffix in PICTURES},
 }
 JSON_READERS: dict[str, Callable[[Path], None]] = {
     "models/judge/config.json": _read_classifier,
@@ -246,6 +256,7 @@ REPORTED_TABLES = [f"plots/evaluation/{name}.csv" for name in ("raw", "threshold
 def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of a finished run, with a small file of every other kind that is read."""
     import torch
+    from PIL import ExifTags, Image
 
     from pathsynth.core.io import write_npz
 
@@ -254,6 +265,10 @@ def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, labels = np.zeros((9, 4, 4, 3), np.uint8), np.arange(9, dtype=np.uint8)[:, None]
     arrays = {split: {f"{split}_images": images, f"{split}_labels": labels} for split in ("train", "val", "test")}
     write_npz(folder / "archive.npz", **arrays["train"], **arrays["val"], **arrays["test"])
+    picture, exif = Image.fromarray(np.arange(216, dtype=np.uint8).reshape(8, 9, 3)), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for suffix in PICTURES:
+        picture.save(folder / f"picture.{suffix}", exif=exif, compression="tiff_lzw")
     np.save(folder / "array.npy", np.arange(60, dtype=np.float32).reshape(5, 4, 3))
     torch.save({"weight": torch.arange(6.0), "bias": torch.zeros(2)}, folder / "weights.pth")
     _write_records(folder)

@@ -182,7 +182,7 @@ STALE_AFTER = {
     "pathsynth/diffusion/adapter.py": GENERATE | DRAW | {"train_lora"},
     "pathsynth/finetuning/objective.py": {"train_lora"},
     "pathsynth/generation/sampler.py": GENERATE,
-    "pathsynth/features/extractors.py": {"observe_real", "measure_usefulness", "evaluate", "report"},
+    "pathsynth/features/extractors.py": {"observe_real", "measure_usefulness", "evaluate"},
     "pathsynth/evaluation/fidelity.py": EVALUATE,
     "pathsynth/report/charts.py": {"report"},
     "pathsynth/compare/page.py": set(),

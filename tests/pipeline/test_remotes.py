@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,21 @@ class TestServers:
             dvc(mine, f"remote modify --local store secret_access_key {s3.secret}", "push --run-cache")
             check_pull(colleague(mine, "fresh"), mine, run_cache(own_workspace))
 
+    def test_s3_without_checksums(self, own_workspace, tmp_path):
+        with s3_server(checksums=False) as s3:
+            values = {"KEY": s3.key, "SECRET": s3.secret, "https://HOST": s3.url}
+            lines = [line.replace("BUCKET", BUCKET) for line in documented("other S3-compatible store", **values)]
+            shutil.copy(ROOT / ".dvc" / "s3-compatible.ini", own_workspace / ".dvc")
+            git(own_workspace, "add", ".dvc/s3-compatible.ini")
+            git(own_workspace, "commit", "-qm", "settings of S3-compatible stores")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.delenv("AWS_CONFIG_FILE")
+                mine = publish(own_workspace, tmp_path, [line for line in lines if "configpath" not in line])
+                assert "x-amz-content-sha256 must be UNSIGNED-PAYLOAD" in dvc(mine, "push", fails=True)
+                dvc(mine, *[line for line in lines if "configpath" in line], "push --run-cache")
+                git(mine, "commit", "-qam", "settings")
+                check_pull(colleague(mine, "fresh"), mine, run_cache(own_workspace))
+
     @pytest.mark.skipif(SSHD is None, reason="openssh-server is not installed")
     def test_ssh(self, own_workspace, tmp_path):
         (tmp_path / "keys").mkdir()
@@ -167,7 +183,9 @@ class TestServers:
             dvc(fresh, f"remote modify store url {url}")
             check_pull(fresh, store.author, set())
 
-    @pytest.mark.parametrize("where", ["S3", "Google Cloud", "Azure", "SSH", "shared folder", "HTTP, read-only"])
+    @pytest.mark.parametrize(
+        "where", ["S3", "other S3-compatible store", "Google Cloud", "Azure", "SSH", "shared folder", "HTTP, read-only"]
+    )
     def test_documented_commands_keep_secrets_out_of_git(self, where, tmp_path):
         git(tmp_path, "init", "-q", ".")
         lines = documented(where, **{word: f"hidden{number}" for number, word in enumerate(SECRETS)})

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, SAMPLE, needs_sample, run_stage, tiny_tree, write_params
 
 from pathsynth.core.metric_files import read_details
+from pathsynth.sources import phantom
 
 # outputs
 
@@ -19,6 +20,7 @@ def test_evaluation_scores_all_sets(finished):
     scores = read_details(finished / "metrics" / "evaluation.json")
     sets = scores["sets"]
     assert list(sets) == ["raw", "accepted", "untuned", "paraphrased", "val", "test"]
+    assert scores["duplicates"] == json.loads((finished / "data" / "prepared" / "card.json").read_text())["duplicates"]
     for each in sets.values():
         assert {"gate", "judge", "open_set", "features", "structure", "copying"} <= set(each) or each["n_images"] == 0
     gate = sets["raw"]["gate"]
@@ -55,6 +57,7 @@ def test_lora_folder_is_complete_and_has_no_absolute_path(finished, tiny_base):
     assert {path.name for path in folder.iterdir()} == {"pytorch_lora_weights.safetensors", "lora_config.json", "README.md"}
     card = (folder / "README.md").read_text()
     assert "Not for diagnosis" in card and str(tiny_base.parent) not in card
+    assert "pathsynth export --format kohya --out r2.safetensors" in card and "the base it was trained on, `base`" in card
 
 
 def test_curves_have_a_point_per_step_and_no_time(finished):
@@ -82,6 +85,22 @@ def test_real_sample_is_prepared(tmp_path):
     assert result.exit_code == 0, result.output
     card = json.loads((tmp_path / "prepared" / "card.json").read_text())
     assert [card["splits"][split]["images"] for split in ("train", "val", "test")] == [801, 199, 502]
+    assert "no exact or near copies of images within or between the splits\n" in result.output
+
+
+def test_copies_of_training_images_among_test_images_are_a_warning(tmp_path):
+    images, tissues = phantom.draw_split(2, 3, 32, "train")
+    other = phantom.draw_split(2, 3, 32, "val")[0]
+    arrays = {"train": images, "val": other, "test": images[:, ::-1]}
+    archive = {f"{split}_images": rows for split, rows in arrays.items()} | {f"{split}_labels": tissues for split in arrays}
+    np.savez(tmp_path / "leak.npz", **archive)
+    tree = tiny_tree()
+    source = {"source": "medmnist_file", "labels": "pathmnist", "channels": 3, "path": "leak.npz", "md5": None}
+    tree["benchmarks"]["tiny"]["dataset"] = source | {"image_size": 32}
+    params = write_params(tmp_path / "params.yaml", tree)
+    result = run_stage("prepare", "--params", params, "--out", tmp_path / "prepared")
+    warning = "warning: 18 of 18 test images are exact copies of training images: test scores will be too good\n"
+    assert result.exit_code == 0 and result.stderr == warning
 
 
 # errors
@@ -103,7 +122,9 @@ def test_missing_input_is_one_line_error(stage, options, tmp_path, tiny_base, mo
     params = "none.yaml" if stage == "prepare" else _params(tmp_path, tiny_base)
     result = run_stage(stage, "--params", params, "--out", "out", *options)
     assert result.exit_code == 1
-    assert result.output.startswith("error: ") and result.output.count("\n") == 1
+    # the device is named once in a process
+    lines = [line for line in result.output.splitlines() if not line.startswith("device: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
     assert not (tmp_path / "out").exists()
 
 

@@ -149,6 +149,25 @@ class TestContent:
         page = render_report(replace(content, labels=tuple(f"class {i}" for i in range(N)), stand_in=False))
         assert "Stand-in data" not in page and "drawn phantoms" not in page and "not for diagnosis" in page
 
+    def test_copies_between_splits_are_a_warning_and_all_counts_a_table(self, run, page):
+        def found(split: str, source: str, exact: int, near: int, relabelled: int) -> dict:
+            counts = {"images": 1502, "exact": exact, "near": near, "relabelled": relabelled, "examples": []}
+            return {"split": split, "source": source} | counts
+
+        rows = [found("train", "train", 3, 0, 0), found("test", "train", 1498, 1, 5)]
+        assert "Duplicates in the data" not in page and "share images" not in page
+        within = edited_page(run, "metrics/evaluation.json", lambda data: data.update(duplicates=rows[:1]))
+        assert "Duplicates in the data" in within and "share images" not in within
+        page = edited_page(run, "metrics/evaluation.json", lambda data: data.update(duplicates=rows))
+        warning = page.partition("The splits share images.")[2].partition("</div>")[0]
+        assert "1,498 of 1,502 test images are exact copies of training images: test scores will be too good" in warning
+        assert "1 of 1,502 test images is a near copy" in warning and "training images are" not in warning
+        table = page.partition("<h3>Duplicates in the data</h3>")[2].partition("</table>")[0]
+        cells = [re.findall(r"<t[hd][^>]*>(?:<b>)?([^<]+)", row) for row in table.split("<tr>")[2:]]
+        assert cells == [
+            ["Training", "one another", "1,502", "3", "0", "0"], ["Test", "training", "1,502", "1,498", "1", "5"]
+        ]  # fmt: skip
+
     def test_checkpoints_are_those_of_the_parameters(self, content):
         page = render_report(replace(content, checkpoints={"gate": "last", "judge": "last"}))
         assert "selected no epoch" in page and "the last epoch of the judge" in page

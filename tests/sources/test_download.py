@@ -217,6 +217,48 @@ def test_unavailable_base_is_one_line_error_with_the_remedy(
     assert "\n" not in message
 
 
+def _log_in(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    server.fail("/api/models", status=401, times=None)
+
+
+@pytest.mark.parametrize(("spoil", "problem"), [
+    (_log_in, "the token in HF_TOKEN, or of `hf auth login`, is not valid: renew it, or unset it for a public repository"),
+    (lambda server, _: server.fail("/api/models", status=403, times=None), "status 403; it forbids the access"),
+    (lambda server, _: server.fail("/api/models", status=407, times=None), "HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"),
+    (lambda server, _: server.fail("/api/models", status=429, times=None), "too many requests: try again later"),
+    (lambda server, _: server.add_file(f"/api/models/{REPO}/tree/{REVISION}", b"<html>"), "as from a login page"),
+    (lambda _, monkeypatch: monkeypatch.setenv("HTTP_PROXY", "nowhere:80"), "HTTPS_PROXY"),
+    (lambda _, monkeypatch: monkeypatch.setenv("HTTP_PROXY", "http://u:p#s@nowhere:80"), "write special characters"),
+    (lambda _, monkeypatch: monkeypatch.setenv("HTTP_PROXY", "socks5://nowhere:80"), "HTTPS_PROXY"),
+    (lambda _, monkeypatch: monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1"), "check the network and HTTPS_PROXY"),
+], ids=["token", "forbidden", "login", "rate limit", "page", "bad proxy", "password", "socks", "proxy down"])  # fmt: skip
+def test_answer_of_the_network_is_explained(server: Server, sd15_base: Path, monkeypatch: pytest.MonkeyPatch, spoil, problem):
+    import huggingface_hub as hub
+
+    server.add_repo(REPO, sd15_base)
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    spoil(server, monkeypatch)
+    hub.close_session()
+    with pytest.raises(FetchError) as caught:
+        locate_base(_hub(), Path("unused"))
+    assert problem in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_base_of_another_family_is_refused_before_its_weights_are_downloaded(server: Server, sd15_base: Path, tmp_path: Path):
+    import json
+
+    inpainting = shutil.copytree(sd15_base, tmp_path / "inpainting")
+    config = inpainting / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    server.add_repo(REPO, inpainting)
+    with pytest.raises(ModelError, match="reads 9 channels in its UNet, but has latents of 4"):
+        locate_base(_hub(), Path("unused"))
+    assert not [path for _, path, _ in server.requests if path.endswith(".safetensors")]
+
+
 def test_missing_variant_and_pickled_weights_are_one_line_errors(server: Server, sd15_base: Path, tmp_path: Path):
     server.add_repo(REPO, sd15_base)
     folder = locate_base(_hub(variant="int4"), Path("unused"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from xml.etree import ElementTree
 
@@ -51,6 +52,36 @@ def test_records_survive_png_and_manifest(prompt, tmp_path):
 
 def replace(old: str, new: str):
     return lambda text: text.replace(old, new)
+
+
+@pytest.mark.parametrize(("delimiter", "decimal", "encoding", "line_end", "blank"), [
+    (",", ".", "utf-8-sig", "\r\n", False),
+    (";", ",", "utf-8-sig", "\r\n", True),
+    ("\t", ",", "utf-16", "\r\n", False),
+    (",", ".", "utf-8", "\n", True),
+], ids=["byte order mark", "European", "Unicode text", "empty row"])  # fmt: skip
+def test_manifest_that_a_spreadsheet_has_saved_is_read(delimiter, decimal, encoding, line_end, blank, tmp_path):
+    records = [make_record(prompt='pale, blue; "slime"', guidance_scale=2.5), make_record(file="b.png", prompt="=ä")]
+    path = tmp_path / "manifest.csv"
+    write_manifest(path, records)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    numbers = [rows[0].index(name) for name in ("confidence", "guidance_scale")]
+    for row in rows[1:]:
+        for column in numbers:
+            row[column] = row[column].replace(".", decimal)
+    with path.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator=line_end).writerows(rows)
+        file.write((delimiter * (len(rows[0]) - 1) + line_end) * blank)
+    assert read_manifest(path) == records
+
+
+def test_seed_that_a_spreadsheet_has_rounded_is_one_line_error(tmp_path):
+    path = tmp_path / "manifest.csv"
+    write_manifest(path, [make_record(seed=2**62)])
+    path.write_text(path.read_text().replace(str(2**62), "4.61169E+18"))
+    with pytest.raises(DataError, match=r"row 1: seed: 4.61169E\+18 was rounded by a spreadsheet; use the manifest as it was"):
+        read_manifest(path)
 
 
 @pytest.mark.parametrize(
