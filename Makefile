@@ -10,8 +10,8 @@ READY := .venv/.ready
 # Commands in dvc.yaml call `python`, which must be the one in .venv.
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-# A container may run as a user without a name, whose home is / or not set. DVC and torch ask for both.
-export USER := $(or $(USER),user)
+# DVC and torch ask for both. A shell need not set USER, and a container may run as a user without a name, whose home is /.
+export USER := $(or $(USER),$(shell id -un 2>/dev/null),user)
 export HOME := $(or $(filter-out /,$(HOME)),$(CURDIR)/.home)
 # Under Python's safe path, `python -m` would not find this folder.
 export PYTHONSAFEPATH :=

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import getpass
 import json
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -128,7 +128,7 @@ def ssh_server(folder: Path) -> Iterator[SSH]:
         server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
         try:
             _wait_for(server, port, folder / "log")
-            yield SSH(port, getpass.getuser(), folder / "user", folder / "unknown")
+            yield SSH(port, pwd.getpwuid(os.geteuid()).pw_name, folder / "user", folder / "unknown")
         finally:
             server.terminate()
             server.wait(timeout=20)

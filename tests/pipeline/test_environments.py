@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -65,6 +66,12 @@ def test_repository_of_another_user_is_one_line_error(workspace, tmp_path):
     # without the settings of the user, who may trust every folder
     done = _run(folder, *command, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
     assert done.returncode == 1 and re.match("error: compare: .*not owned by current user", done.stderr)
+
+
+def test_make_finds_the_name_of_the_user():
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    done = _run(ROOT, "env", "--unset=USER", "make", "--eval=name: ; @echo $$USER", "name")
+    assert done.stdout.strip() == name, done.stderr
 
 
 @pytest.mark.skipif(
