@@ -52,7 +52,8 @@ def main(parts: tuple[str, ...], params_path: Path, rounds: int, out: Path | Non
         write_text(page, fill_tables(page, RESULTS))
         click.echo(f"updated the tables of {page} from {RESULTS}")
         return
-    params, device = load_params(params_path), pick_device()
+    params = load_params(params_path)
+    device = pick_device(params.device)
     out = out or results_path("speed", device)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -11,14 +11,14 @@ from pathlib import Path
 from benchmarks.harness import Row, Setup, compare_rates
 from pathsynth.classifiers.model import IMAGENET_MEAN, IMAGENET_STD, Classifier, load_classifier
 from pathsynth.core.checkpoint import Checkpoint
-from pathsynth.core.devices import autocast, dtype
+from pathsynth.core.devices import autocast, dtype, tf32
 from pathsynth.core.errors import ModelError
 from pathsynth.core.scratch import temporary_folder
 from pathsynth.diffusion.adapter import WEIGHTS, add_lora, attach_lora, save_lora
 from pathsynth.diffusion.base import unet_sha256
 from pathsynth.generation.filtering import generate_filtered
 from pathsynth.generation.sampler import Sampler, set_scheduler
-from pathsynth.generation.settings import GenerationSettings, SamplerSettings
+from pathsynth.generation.settings import SamplerSettings, read_generation
 from pathsynth.generation.slots import Slots, first_attempts
 
 IMAGES_PER_PROMPT = 10
@@ -50,7 +50,7 @@ def compare_generation(setup: Setup) -> list[Row]:
 def compare_accepted_images(setup: Setup) -> list[Row]:
     """Accepted images per second against the paper's loop, with the adapter and gate that `make repro` has trained."""
     settings, adapter = read_sampler_settings(setup), setup.artifact("models/lora")
-    max_attempts = setup.params.section("generation", GenerationSettings).max_attempts
+    max_attempts = read_generation(setup.params).filter.max_attempts
     wanted = [(i, prompt) for i, prompt in enumerate(setup.prompts) for _ in range(ACCEPTED_PER_CLASS)]
 
     def ours() -> Callable[[], int]:
@@ -75,8 +75,8 @@ def compare_accepted_images(setup: Setup) -> list[Row]:
 
 
 def read_sampler_settings(setup: Setup) -> SamplerSettings:
-    """The selected benchmark's sampler settings."""
-    return setup.params.section("generation", GenerationSettings).sampler
+    """The selected benchmark's sampler settings, with the number formats of the selected LoRA configuration."""
+    return read_generation(setup.params).sampler
 
 
 def load_gate(setup: Setup) -> Classifier:
@@ -99,7 +99,7 @@ def load_stock_sampler(setup: Setup, adapter: Path, settings: SamplerSettings) -
     set_scheduler(pipeline, settings.scheduler, settings.num_inference_steps)
 
     def draw(prompt: str, count: int) -> list:
-        with autocast(setup.device, settings.mixed_precision):
+        with autocast(setup.device, settings.mixed_precision), tf32(settings.tf32):
             return pipeline(
                 prompt,
                 negative_prompt=settings.negative_prompt,

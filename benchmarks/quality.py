@@ -54,7 +54,8 @@ GRID = (
 @run_as_command
 def main(params_path: Path, out: Path | None) -> None:
     """Draws and scores images with every combination of sampler settings in the grid."""
-    params, device = load_params(params_path), pick_device()
+    params = load_params(params_path)
+    device = pick_device(params.device)
     images_per_class = params.section("generation", GenerationSettings).images_per_tissue
     with tempfile.TemporaryDirectory() as scratch:
         table = measure(Setup(params, Path(scratch), device), GRID, images_per_class)

@@ -59,7 +59,8 @@ CASES: dict[str, tuple[Callable[[Setup, int], Callable[[], int]], tuple[int, ...
 @run_as_command
 def main(params_path: Path, out: Path | None) -> None:
     """Measures every case, with the models that `make repro` has trained."""
-    params, device = load_params(params_path), pick_device()
+    params = load_params(params_path)
+    device = pick_device(params.device)
     out, table = out or results_path("scaling", device), []
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(params, Path(scratch), device)

@@ -11,6 +11,7 @@ from benchmarks.harness import Row, Setup, compare_rates
 from pathsynth.classifiers.settings import Augmentation, Classifiers, ClassifierSettings
 from pathsynth.classifiers.training import Training, build_classifier
 from pathsynth.core.devices import autocast, dtype
+from pathsynth.core.scratch import temporary_folder
 from pathsynth.data.archives import Split
 from pathsynth.data.prepared import Prepared, open_prepared, write_prepared
 from pathsynth.diffusion.adapter import add_lora
@@ -90,9 +91,11 @@ def prepare_lora_run(setup: Setup, prepared: Prepared, settings: LoraSettings) -
     pipeline = setup.load_base()
 
     def run() -> int:
-        result = train_lora(
-            pipeline, prepared, setup.prompts, settings, setup.params.seeds.training, lambda *_: None, scratch=setup.scratch
-        )
+        # a new folder, where no latents are kept of another run
+        with temporary_folder(setup.scratch) as scratch:
+            result = train_lora(
+                pipeline, prepared, setup.prompts, settings, setup.params.seeds.training, lambda *_: None, scratch=scratch
+            )
         return int(result["images_seen"])
 
     return run

@@ -7,7 +7,6 @@ from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.cli.run_log import measure_run
 from pathsynth.core.io import read_text, write_text
 from pathsynth.core.metric_files import write_details
-from pathsynth.core.params import load_params
 from pathsynth.core.scratch import temporary_folder
 from pathsynth.data.generated import read_sets
 from pathsynth.evaluation.card_scores import fill_scores
@@ -33,10 +32,9 @@ from pathsynth.evaluation.tables import write_tables
 @options.logs
 @run_as_command
 def main(
-    params_path, prepared, observed, generated, untuned, paraphrased, gate, judge, metrics, tables, plates, card, scratch, logs
+    params, prepared, observed, generated, untuned, paraphrased, gate, judge, metrics, tables, plates, card, scratch, logs
 ):
     """Scores the generated images, and writes metrics, tables and contact sheets."""
-    params = load_params(params_path)
     references = open_references(params, prepared, observed, gate, judge)
     with measure_run("evaluate", params, logs), temporary_folder(scratch) as folder:
         sets = read_sets(generated, untuned / params.lora["prompts"], paraphrased, folder)

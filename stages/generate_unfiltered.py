@@ -7,15 +7,14 @@ from pathsynth.cli.options import FOLDER, run_as_command
 from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.devices import pick_device
 from pathsynth.core.distributed import init_distributed, launch
-from pathsynth.core.params import load_params
 from pathsynth.data.archives import write_archive
 from pathsynth.data.settings import AnyDataset
-from pathsynth.diffusion.adapter import attach_lora
+from pathsynth.diffusion.adapter import attach_lora, find_snapshot
 from pathsynth.diffusion.base import load_base, locate_base, unet_sha256
 from pathsynth.diffusion.settings import BaseModelSettings, Prompts
 from pathsynth.generation.filtering import generate_unfiltered
 from pathsynth.generation.sampler import Sampler
-from pathsynth.generation.settings import GenerationSettings
+from pathsynth.generation.settings import GenerationSettings, read_generation
 from pathsynth.generation.slots import Slots
 
 
@@ -26,13 +25,16 @@ from pathsynth.generation.slots import Slots
 @click.option("--out", type=FOLDER, required=True, help="Output folder for the images.")
 @options.scratch
 @run_as_command
-def main(params_path, prompts, lora, out, scratch):
+def main(params, prompts, lora, out, scratch):
     """Generates one image per slot, with the same noise as the first attempts of generate_filtered."""
-    params = load_params(params_path)
-    settings, dataset = params.section("generation", GenerationSettings), params.section("dataset", AnyDataset)
+    # untuned images are shared by all LoRA configurations
+    settings = read_generation(params) if lora else params.section("generation", GenerationSettings)
+    dataset = params.section("dataset", AnyDataset)
     base = params.section("base", BaseModelSettings)
     texts = params.section("prompts", Prompts).texts(prompts, dataset)
     folder, per_class = locate_base(base, params.folder), settings.images_per_tissue
+    if lora is not None:
+        lora = find_snapshot(lora, settings.snapshot)
     if launch(params.processes, scratch):
         return
     image = [dataset.image_size, dataset.channels]
@@ -42,7 +44,7 @@ def main(params_path, prompts, lora, out, scratch):
         init_distributed() as processes,
         open_checkpoint(scratch, f"generate_unfiltered-{prompts}", params, seed, depends_on, inputs, processes) as checkpoint,
     ):
-        pipeline = load_base(folder, pick_device(params.deterministic), base.variant)
+        pipeline = load_base(folder, pick_device(params.device, params.deterministic), base.variant)
         if lora is not None:
             attach_lora(pipeline, lora, unet_sha256(folder, base.variant))
         per_tissue = len(texts) // len(dataset.slugs)

@@ -9,7 +9,6 @@ from pathsynth.cli.run_log import measure_run
 from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.devices import pick_device
 from pathsynth.core.metric_files import write_details
-from pathsynth.core.params import load_params
 from pathsynth.core.scratch import temporary_folder
 from pathsynth.data.archives import SPLITS, unpack_split
 from pathsynth.data.generated import LabelledImages, check_labels
@@ -28,9 +27,8 @@ from pathsynth.features.observe import open_observed
 @options.scratch
 @options.logs
 @run_as_command
-def main(params_path, prepared, observed, generated, out, scratch, logs):
+def main(params, prepared, observed, generated, out, scratch, logs):
     """Measures what the accepted images of a generated set add to a few real ones."""
-    params = load_params(params_path)
     data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
     structure = {split: open_observed(observed, split, data.labels_of(split)).structure for split in SPLITS}
     settings = params.section("evaluation.usefulness", UsefulnessSettings)
@@ -43,7 +41,7 @@ def main(params_path, prepared, observed, generated, out, scratch, logs):
     ):
         synthetic = LabelledImages(*unpack_split(generated / "accepted.npz", folder))
         check_labels(generated / "accepted.npz", synthetic.labels, data.slugs)
-        device, arguments = pick_device(params.deterministic), (data, synthetic, structure, settings, seed)
+        device, arguments = pick_device(params.device, params.deterministic), (data, synthetic, structure, settings, seed)
         scores = measure_usefulness(*arguments, device, params.folder, trained_on="accepted", checkpoint=checkpoint)
         write_details(out, scores)
 

@@ -8,7 +8,6 @@ from pathsynth.cli import options
 from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.devices import pick_device
 from pathsynth.core.metric_files import write_details
-from pathsynth.core.params import load_params
 from pathsynth.core.rows import select_rows
 from pathsynth.data.generated import LabelledImages
 from pathsynth.data.prepared import open_prepared
@@ -35,11 +34,10 @@ COPIES_PER_TISSUE = 25
 @click.option("--out", type=FOLDER, required=True, help="Output folder for predictions and features.")
 @click.option("--metrics", type=FILE, required=True, help="Output JSON file for the scores on corrupted images.")
 @run_as_command
-def main(params_path, prepared, gate, judge, out, metrics):
+def main(params, prepared, gate, judge, out, metrics):
     """Computes predictions and features of all real images, which every generated set is compared with."""
-    params = load_params(params_path)
     seed = params.seeds.observers
-    device = pick_device(params.deterministic)
+    device = pick_device(params.device, params.deterministic)
     data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
     gate_model, judge_model = load_gate_and_judge(gate, judge, device, data.slugs)
     settings = params.section("evaluation.observation", ObservationSettings)

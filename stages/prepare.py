@@ -2,8 +2,9 @@
 
 import click
 
-from pathsynth.cli.options import FILE, FOLDER, run_as_command
-from pathsynth.core.params import load_params
+from pathsynth.cli import options
+from pathsynth.cli.options import FOLDER, run_as_command
+from pathsynth.core.gpu import check_device
 from pathsynth.core.progress import progress_bar
 from pathsynth.data.duplicates import describe_duplicates
 from pathsynth.data.prepared import write_prepared
@@ -13,12 +14,13 @@ from pathsynth.sources.load import count_images, describe_source, load_source
 
 
 @click.command()
-@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
+@options.params
 @click.option("--out", type=FOLDER, required=True, help="Folder for the prepared data set.")
 @run_as_command
-def main(params_path, out):
+def main(params, out):
     """Draws, downloads or reads the selected data set, and writes it in the prepared layout."""
-    params = load_params(params_path)
+    # this stage needs no GPU, but it comes before all others and may download for hours
+    check_device(params.device)
     dataset = params.section("dataset", AnyDataset)
     splits = load_source(
         dataset, params.seeds.data, lambda images: progress_bar(images, "drawing images"), folder=params.folder

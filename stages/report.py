@@ -2,14 +2,13 @@
 
 import click
 
-from pathsynth.cli import options
 from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.params import load_params
 from pathsynth.report.render import read_report, write_report
 
 
 @click.command()
-@options.params
+@click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
 @click.option("--metrics", type=FOLDER, required=True, help="Folder of scores and counts.")
 @click.option("--plots", type=FOLDER, required=True, help="Folder of tables, contact sheets and curves.")
 @click.option("--logs", type=FOLDER, required=True, help="Folder of run times and memory use; may be empty.")

@@ -18,7 +18,7 @@ from pathsynth.core.params import read_yaml, validate
 def main(params_path, out, metrics):
     """Generates textures, trains VAE, text encoder and UNet on them, and saves a Stable Diffusion pipeline."""
     settings = validate(params_path, "base", BaseSettings, read_yaml(params_path))
-    write_details(metrics, train_base(settings, out, pick_device()))
+    write_details(metrics, train_base(settings, out, pick_device("auto")))
 
 
 if __name__ == "__main__":

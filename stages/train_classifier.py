@@ -11,7 +11,6 @@ from pathsynth.core.checkpoint import open_checkpoint
 from pathsynth.core.curves import Curves
 from pathsynth.core.devices import pick_device
 from pathsynth.core.metric_files import write_details
-from pathsynth.core.params import load_params
 from pathsynth.data.prepared import open_prepared
 from pathsynth.data.settings import AnyDataset
 
@@ -25,16 +24,15 @@ from pathsynth.data.settings import AnyDataset
 @options.curves
 @options.scratch
 @run_as_command
-def main(params_path, role, prepared, out, metrics, curves, scratch):
+def main(params, role, prepared, out, metrics, curves, scratch):
     """Trains a classifier on the train split, and scores the selected epoch on val and test."""
-    params = load_params(params_path)
     seed = params.seeds.observers
     settings = params.section(f"classifiers.{role}", ClassifierSettings)
     data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
     inputs = [*list_weight_files(settings, params.folder), prepared]
     with open_checkpoint(scratch, f"train_classifier-{role}", params, seed, {"classifier": settings}, inputs) as checkpoint:
         with Curves(curves) as log:
-            device = pick_device(params.deterministic)
+            device = pick_device(params.device, params.deterministic)
             classifier, scores = train_classifier(data, settings, seed, device, log, params.folder, checkpoint)
         save_classifier(out, classifier)
         write_details(metrics, scores)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,8 +44,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 # What takes longest begins first, so that no process is left alone with it in the end.
 LONGEST = (
-    "test_pipeline", "test_remotes", "test_graph", "test_workflow", "test_full_size", "test_distributed", "test_faults",
-    "test_benchmarks", "test_report", "test_checkpoint", "test_classifiers", "test_same", "test_train", "test_fuzz",
+    "test_fake_cuda", "test_pipeline", "test_remotes", "test_graph", "test_workflow", "test_full_size", "test_distributed",
+    "test_faults", "test_benchmarks", "test_report", "test_checkpoint", "test_classifiers", "test_same", "test_train",
+    "test_fuzz",
 )  # fmt: skip
 
 
@@ -68,7 +70,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+    for item in items:
+        _skip_without_enough_gpus(item)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def _skip_without_enough_gpus(item: pytest.Item) -> None:
+    """Skips a test that asks for several GPUs, `@pytest.mark.gpu(count=2)`, where there are fewer."""
+    marker = item.get_closest_marker("gpu")
+    if marker is None or "count" not in marker.kwargs:
+        return
+    import torch
+
+    if (found := torch.cuda.device_count()) < marker.kwargs["count"]:
+        item.add_marker(pytest.mark.skip(reason=f"needs {marker.kwargs['count']} GPUs, this machine has {found}"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fails `make test-gpu` on a machine where it would skip every test."""
+    if session.config.option.markexpr == "gpu" and session.items:
+        from pathsynth.core.devices import describe_device
+        from pathsynth.core.gpu import gpu_available
+
+        if not gpu_available():
+            raise pytest.UsageError(f"tests marked gpu need a GPU that torch can use, but the device is {describe_device()}")
 
 
 def tiny_base_settings():
@@ -154,7 +179,7 @@ def tiny_tree(base: Path | str = "base") -> dict:
             "paraphrased": {slug: [f"pink {slug} dots", f"dots in pink, {slug}"] for slug in labels.SLUGS},
         },
         "generation": {
-            "images_per_tissue": 2, "max_attempts": 2, "quota": 0.0,
+            "images_per_tissue": 2, "filter": {"max_attempts": 2, "quota": 0.0}, "snapshot": None,
             "sampler": {
                 "scheduler": "DPMSolverMultistepScheduler",
                 "num_inference_steps": 2, "guidance_scale": 2.0, "batch_size": 6, "mixed_precision": "no",
@@ -172,6 +197,7 @@ def tiny_tree(base: Path | str = "base") -> dict:
         "seeds": {"data": 7, "observers": 7, "training": 7, "drawing": 7},
         "deterministic": False,
         "processes": 1,
+        "device": "auto",
         "benchmark": "tiny",
         "lora": "r2",
         "benchmarks": {"tiny": benchmark},
@@ -354,6 +380,62 @@ def empty_slots(folder: Path, tissues: int, per_tissue: int, size: int, seed: in
     from pathsynth.generation.slots import Slots
 
     return Slots(Checkpoint(folder), tissues, per_tissue, size, seed)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Sets what torch, the system and the environment report about GPUs, and clears what the process has reported."""
+    import torch
+
+    from pathsynth.core import devices, gpu
+
+    for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "RANK", "WORLD_SIZE", "CUDA_LAUNCH_BLOCKING"):
+        monkeypatch.delenv(name, raising=False)
+
+    def install(
+        name="NVIDIA H200", *, gpus=0, capability=(9, 0), built="13.0", warning=None, vendor=None, driver=None, bf16=True,
+        **variables,
+    ):  # fmt: skip
+        # torch warns once in a process
+        left = [warning] if warning else []
+
+        def is_available() -> bool:
+            if left:
+                warnings.warn(left.pop(), stacklevel=2)
+            return gpus > 0
+
+        def get_device_capability() -> tuple[int, int]:
+            warnings.warn("Found GPU0 which is of compute capability", stacklevel=2)
+            return capability
+
+        cuda = {
+            "is_available": is_available, "device_count": lambda: gpus, "get_device_name": lambda: name,
+            "get_device_capability": get_device_capability, "get_arch_list": lambda: ["sm_75", "sm_80", "sm_86", "sm_90"],
+            "is_bf16_supported": lambda including_emulation: bf16 or including_emulation,
+        }  # fmt: skip
+        for function, double in cuda.items():
+            monkeypatch.setattr(torch.cuda, function, double)
+        monkeypatch.setattr(torch, "__version__", "2.14.1+cu130")
+        monkeypatch.setattr(torch.version, "cuda", built)
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        vendor = vendor or (gpu.NVIDIA if gpus else "0x8086")
+        (tmp_path / "pci" / "0").mkdir(parents=True)
+        (tmp_path / "pci" / "0" / "vendor").write_text(f"{vendor}\n")
+        if driver:
+            text = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Fri Sep 27 16:29:34 UTC 2024\nGCC 12.3.0\n"
+            (tmp_path / "version").write_text(text)
+        for constant, path in (("PCI_DEVICES", "pci"), ("DRIVER_VERSION", "version"), ("WINDOWS_GPU", "dxg")):
+            monkeypatch.setattr(gpu, constant, tmp_path / path)
+        monkeypatch.setattr(gpu, "_warnings", [])
+
+    def forget() -> None:
+        devices._report_device.cache_clear()
+        devices._warn_of_emulated_bf16.cache_clear()
+
+    forget()
+    yield install
+    forget()
 
 
 @pytest.fixture(scope="session")

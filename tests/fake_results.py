@@ -55,6 +55,8 @@ def write_run(folder: Path, seed: int = 0, skill: float = 1.0) -> Path:
         _write_picture(tables / "plates" / f"{name}.png", rng, 1352, 806, (DATA_SET, RAW))
     _write_picture(tables / "plates" / "overview.png", rng, 1250, 806)
     _write_picture(tables / "plates" / "pairs.png", rng, 800, 260)
+    for step in (0, 100, 1000, 10000):
+        _write_picture(folder / "plots" / "training" / f"{step:04d}.png", rng, 64 * N, 64)
     for stage, spent in (("train_lora", 754.0), ("generate_filtered", 123.5)):
         _write_json(folder / "logs" / "tiny" / "r2" / f"{stage}.json", log(folder, stage, spent))
     return folder
@@ -97,7 +99,10 @@ def metrics(seen: dict) -> dict[str, dict]:
         "generation": {**total, "per_tissue": {slug: dict(counts) for slug in SLUGS}},
         "gate": {"epoch": 3, "val": split, "test": split},
         "judge": {"epoch": 3, "val": split, "test": split},
-        "lora": {"trainable_parameters": 1056256, "images_seen": 11200, "loss": 0.0847, "adapter_bytes": 4231168},
+        "lora": {
+            "trainable_parameters": 1056256, "images_seen": 11200, "loss": 0.0847, "validation_loss": 0.0871,
+            "adapter_bytes": 4231168,
+        },
         "robustness": {"n_images": 90, "gate": _robust(0.99), "judge": _robust(0.96)},
         "memorisation": {
             "lora": {"auc": 0.531, "low": 0.502, "high": 0.56, "train_loss": 0.0812, "val_loss": 0.0839},
@@ -284,6 +289,7 @@ def _write_charts(tables: Path, curves: Path) -> None:
     filled += [("all", attempt, 1 - float(np.mean([hard**attempt for hard in HARD]))) for attempt in range(1, 7)]
     _write_table(tables / "filled.csv", pd.DataFrame(filled, columns=["tissue", "attempt", "filled"]))
     _write_curve(curves / "lora/plots/metrics/train/loss.tsv", [0.09 + 0.02 * np.sin(i) + 0.3 / (i + 1) for i in range(70)], 10)
+    _write_curve(curves / "lora/plots/metrics/validation/loss.tsv", [0.1 + 0.2 / (i + 1) for i in range(14)], 50)
     for who, best in (("gate", 0.99), ("judge", 0.97)):
         _write_curve(curves / who / "plots/metrics/val/macro_f1.tsv", [best - 0.5 / (i + 1) ** 2 for i in range(8)], 1)
 

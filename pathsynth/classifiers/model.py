@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ from pathsynth.core.devices import autocast, catch_out_of_memory, pad_rows
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.core.io import compute_sha256, read_json, resolve_path, write_json, write_safetensors
 from pathsynth.core.params import MixedPrecision
-from pathsynth.data.images import as_batch
+from pathsynth.data.images import as_batch, as_pixels
+from pathsynth.data.prefetch import prefetch
 
 if TYPE_CHECKING:
     import torch
@@ -68,9 +70,14 @@ class Classifier:
         hint = "a batch of the classifier does not fit: lower generation.sampler.batch_size or classifiers.*.input_size"
         batches = [(np.zeros((0, len(self.card.slugs)), np.float32), np.zeros((0, self.dimensions), np.float32))]
         self.network.eval()
-        for start in range(0, len(images), batch_size):
-            with catch_out_of_memory(hint):
-                batches.append(self._predict_batch(images[start : start + batch_size]))
+
+        def read(start: int) -> tuple[torch.Tensor, int]:
+            batch = images[start : start + batch_size]
+            return as_pixels(batch[pad_rows(len(batch), self.device)], self.device), len(batch)
+
+        with catch_out_of_memory(hint), closing(prefetch(read, range(0, len(images), batch_size))) as padded:
+            for pixels, count in padded:
+                batches.append(self._predict_batch(pixels, count))
         probabilities, features = zip(*batches, strict=True)
         return np.concatenate(probabilities), np.concatenate(features)
 
@@ -82,13 +89,14 @@ class Classifier:
         _, head = find_head(self.network)
         return head.in_features if isinstance(head, torch.nn.Linear) else head.in_channels
 
-    def _predict_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _predict_batch(self, images: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and features of the first `count` of uint8 images (n, H, W, 3)."""
         import torch
 
-        count, head_inputs = len(images), []
+        head_inputs: list[torch.Tensor] = []
         _, head = find_head(self.network)
         with torch.inference_mode(), head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0])):
-            pixels = normalize_pixels(as_batch(images[pad_rows(count, self.device)], self.device, self.card.input_size))
+            pixels = normalize_pixels(as_batch(images, self.device, self.card.input_size))
             with autocast(self.device, self.card.mixed_precision):
                 logits = self.network(pixels)[:count]
             features = head_inputs[-1][:count]

@@ -6,7 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pathsynth.core.params import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section, Sha256, ShareBelowOne
+from pathsynth.core.params import (
+    Fraction,
+    MixedPrecision,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Section,
+    Sha256,
+    ShareBelowOne,
+)
 
 Stem = Literal["standard", "small"]
 InputSize = Annotated[int, Field(ge=16, le=512)]
@@ -28,7 +38,7 @@ class ClassifierSettings(Section):
     `architecture` is a torchvision model name; `stem: small` (ResNets only) replaces its stem with a 3x3 convolution without
     pooling. `weights` is `none`, `imagenet`, or a local file of ImageNet weights, relative to params.yaml; `weights_sha256` is
     its checksum or the first digits of it. `checkpoint` selects the `best` epoch by val or the `last`. `seed` is mixed with the
-    global seed, so that gate and judge are trained independently.
+    global seed, so that gate and judge are trained independently. `mixed_precision: fp16` is trained on a GPU only.
     """
 
     architecture: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -43,7 +53,7 @@ class ClassifierSettings(Section):
     weight_decay: NonNegative
     lr_scheduler: Literal["constant", "one_cycle"]
     label_smoothing: ShareBelowOne
-    mixed_precision: Literal["no", "bf16"]
+    mixed_precision: MixedPrecision
     augmentation: Augmentation
     seed: NonNegativeInt
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +25,8 @@ from pathsynth.core.devices import autocast, catch_out_of_memory
 from pathsynth.core.errors import TrainingError
 from pathsynth.core.progress import progress_bar
 from pathsynth.core.seeds import Stream, get_random_state, make_generator, mix_seed, set_random_state
-from pathsynth.data.images import as_batch
+from pathsynth.data.images import as_batch, as_pixels
+from pathsynth.data.prefetch import prefetch
 from pathsynth.data.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def train_classifier(
         The classifier and its scores, `{"epoch": ..., "val": {...}, "test": {...}}`.
 
     Raises:
-        TrainingError: the loss or a prediction is NaN.
+        TrainingError: the loss or a prediction is NaN, or the device does not support the number format.
         ModelError: the network or its initial weights cannot be loaded.
         OutOfMemory: a batch does not fit into memory.
     """
@@ -98,11 +99,15 @@ def build_classifier(settings: ClassifierSettings, slugs: Sequence[str], seed: i
     """Builds an untrained classifier, with random or pretrained weights.
 
     Raises:
+        TrainingError: the device does not support the number format.
         ModelError: the network or its initial weights cannot be loaded.
         OutOfMemory: it does not fit on the device.
     """
     import torch
 
+    if settings.mixed_precision == "fp16" and device == "cpu":
+        name = settings.architecture
+        raise TrainingError(f"mixed_precision of {name}: 'fp16' needs a GPU; allowed without one: 'no', 'bf16'")
     torch.manual_seed(mix_seed(Stream.CLASSIFIER_WEIGHTS, seed, settings.seed))
     card = build_card(settings, slugs)
     with catch_out_of_memory("the classifier does not fit on the device"):
@@ -159,8 +164,10 @@ class Training:
         self._targets = torch.from_numpy(labels)
         self._steps = steps or steps_per_epoch(len(images), settings.batch_size)
         self._random = make_generator(Stream.CLASSIFIER_BATCHES, seed, settings.seed)
-        self._batches = _shuffled_batches(len(images), settings.batch_size, self._random)
+        self._pending: Sequence[torch.Tensor] = ()
         self._optimizer, self._schedule = _build_optimizer(classifier.network, settings, self._steps * settings.epochs)
+        # the fused optimizer skips steps with overflowing gradients, and the schedule goes on
+        self._scaler = torch.amp.GradScaler(torch.device(classifier.device).type, enabled=settings.mixed_precision == "fp16")
         self._epoch = 0
 
     def run_epoch(self) -> float:
@@ -176,14 +183,18 @@ class Training:
         hint = f"lower classifiers.*.batch_size ({settings.batch_size}) or input_size ({settings.input_size})"
         self._classifier.network.train()
         losses = []
-        for indices in islice(self._batches, self._steps):
-            with catch_out_of_memory(hint):
-                losses.append(self._step(indices))
-            self._schedule.step()
+        with catch_out_of_memory(hint), closing(self._read_epoch()) as batches:
+            for pixels, targets in batches:
+                losses.append(self._step(pixels, targets))
+                self._schedule.step()
         self._epoch += 1
         loss = float(torch.stack(losses).mean())
         if not np.isfinite(loss):
-            raise TrainingError(f"epoch {self._epoch}: the loss is {loss}; lower learning_rate ({settings.learning_rate})")
+            overflow = (
+                ", or set mixed_precision: no (fp16 overflows above 65 504)" if settings.mixed_precision == "fp16" else ""
+            )
+            remedy = f"lower learning_rate ({settings.learning_rate}){overflow}"
+            raise TrainingError(f"epoch {self._epoch}: the loss is {loss}; {remedy}")
         return loss
 
     def run(self) -> None:
@@ -191,20 +202,34 @@ class Training:
         for _ in progress_bar(range(self._settings.epochs), f"training {self._settings.architecture}"):
             self.run_epoch()
 
-    def _step(self, indices: torch.Tensor) -> torch.Tensor:
+    def _read_epoch(self) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        """Yields images uint8 (n, H, W, 3) and labels (n,) of every step, read one batch ahead."""
+        left = self._steps
+        while left:
+            self._pending = self._pending or _shuffle(len(self._images), self._settings.batch_size, self._random)
+            batches, self._pending = self._pending[:left], self._pending[left:]
+            left -= len(batches)
+            # within one pass, because the next order is drawn after the augmentation of the last batch
+            yield from prefetch(self._read_batch, batches)
+
+    def _read_batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return as_pixels(self._images[indices.numpy()], self._classifier.device), self._targets[indices]
+
+    def _step(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """One optimizer step; returns its loss, on the device."""
         import torch.nn.functional as F
 
         settings, device = self._settings, self._classifier.device
-        pixels = as_batch(self._images[indices.numpy()], device, settings.input_size)
+        pixels = as_batch(images, device, settings.input_size)
         pixels = normalize_pixels(augment(pixels, settings.augmentation, self._random))
-        targets = self._targets[indices].to(device)
+        targets = targets.to(device, non_blocking=True)
         with autocast(device, settings.mixed_precision):
             logits = self._classifier.network(pixels)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
         self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,6 +238,7 @@ class Training:
             "network": dict(self._classifier.network.state_dict()),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "batches": self._random.get_state(),
             "random": get_random_state(),
             "epoch": self._epoch,
@@ -223,6 +249,7 @@ class Training:
         self._classifier.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
         self._random.set_state(state["batches"])
         set_random_state(state["random"])
         self._epoch = state["epoch"]
@@ -233,13 +260,11 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return max(1, count // batch_size)
 
 
-def _shuffled_batches(count: int, batch_size: int, random: torch.Generator) -> Iterator[torch.Tensor]:
-    """Endless batches of indices, int64 (batch_size,); every pass over the images has a new order and drops the remainder."""
+def _shuffle(count: int, batch_size: int, random: torch.Generator) -> Sequence[torch.Tensor]:
+    """Draws the batches of one pass over the images, indices int64 (batch_size,); the remainder is dropped."""
     import torch
 
-    while True:
-        order = torch.randperm(count, generator=random)
-        yield from order.split(batch_size)[: steps_per_epoch(count, batch_size)]
+    return torch.randperm(count, generator=random).split(batch_size)[: steps_per_epoch(count, batch_size)]
 
 
 def _build_optimizer(

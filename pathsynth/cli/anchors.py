@@ -8,10 +8,10 @@ import click
 import numpy as np
 
 from pathsynth.cli import options
-from pathsynth.cli.options import FILE, FOLDER, run_as_command
+from pathsynth.cli.options import FOLDER, run_as_command
 from pathsynth.core.devices import pick_device
 from pathsynth.core.io import write_json
-from pathsynth.core.params import Params, PositiveInt, load_params
+from pathsynth.core.params import Params, PositiveInt
 from pathsynth.core.progress import progress_bar
 from pathsynth.core.scratch import temporary_folder
 from pathsynth.data.generated import LabelledImages
@@ -33,19 +33,18 @@ from pathsynth.features.observe import observe
 
 @click.command()
 @click.option("--out", type=FOLDER, default="metrics/anchors", show_default=True, help="Folder for BENCHMARK.json.")
-@click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
+@options.params_here
 @click.option("--prepared", type=FOLDER, default="data/prepared", show_default=True)
 @click.option("--observed", type=FOLDER, default="data/observed", show_default=True)
 @click.option("--models", type=FOLDER, default="models", show_default=True, help="Folder with gate and judge.")
 @options.scratch
 @run_as_command
-def anchors(out, params_path, prepared, observed, models, scratch):
+def anchors(out, params, prepared, observed, models, scratch):
     """Scores real images, copies of training images, and images without structure.
 
     A score that gives shuffled pixels the value of real images cannot see structure. The report and docs/scores.md show the
     table. Requires the benchmark's classifiers: run `dvc repro observe_real` or `dvc pull` first.
     """
-    params = load_params(params_path)
     references = open_references(params, prepared, observed, models / "gate", models / "judge")
     scorer = open_scorer(params, references)
     scores = {}
@@ -71,7 +70,7 @@ def make_anchors(params: Params, prepared: Prepared) -> dict[str, LabelledImages
 
     (val, val_labels), (test, test_labels) = draw("val"), draw("test")
     settings = params.section("base", BaseModelSettings)
-    base = load_base(locate_base(settings, params.folder), pick_device(params.deterministic), settings.variant)
+    base = load_base(locate_base(settings, params.folder), pick_device(params.device, params.deterministic), settings.variant)
     copies = copy_training_images(base, prepared, per_tissue, seed)
     without_structure: Mapping[str, np.ndarray] = {
         "shuffled_4x4": shuffle_patches(val, 4, seed),

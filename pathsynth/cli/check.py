@@ -1,4 +1,4 @@
-"""`python -m pathsynth check`: validates params.yaml and every file under configs/, selected or not."""
+"""`python -m pathsynth check`: validates params.yaml and every file under configs/, and checks the GPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from pathsynth.classifiers.settings import Classifiers
 from pathsynth.cli.options import FILE, run_as_command
 from pathsynth.core.errors import ParamsError, PathsynthError
+from pathsynth.core.gpu import check_device
 from pathsynth.core.params import (
     BENCHMARKS,
     PROMPTS,
@@ -95,7 +96,7 @@ def check_lora(path: Path, tree: dict[str, Any], name: str) -> LoraSettings:
 @click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
 @run_as_command
 def check(params_path: Path) -> None:
-    """Validates params.yaml and every file under configs/.
+    """Validates params.yaml and every file under configs/, and checks that torch can use the GPU.
 
     Prints one line for each file or configuration with a mistake, and then exits with 1.
     """
@@ -104,5 +105,6 @@ def check(params_path: Path) -> None:
         click.echo(f"error: {mistake}", err=True)
     if mistakes:
         raise PathsynthError(str(mistakes[-1]))
+    check_device(load_params(params_path).device)
     benchmarks, loras = config_names(params_path.parent / BENCHMARKS), lora_names(params_path, read_yaml(params_path))
     click.echo(f"{params_path}: {len(benchmarks)} benchmarks and {len(loras)} LoRA configurations are valid")

@@ -15,13 +15,25 @@ from typing import NoReturn
 import click
 
 from pathsynth.core.distributed import clean_distributed_environment
+from pathsynth.core.gpu import explain_gpu_error
+from pathsynth.core.params import Params, load_params
 from pathsynth.core.progress import close_bars
 from pathsynth.core.scratch import resolve_scratch
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
-params = click.option("--params", "params_path", type=FILE, required=True, help="params.yaml")
+
+def _load_params(_: click.Context, __: click.Parameter, path: Path) -> Params:
+    """Reads params.yaml, and hides all GPUs from this process and its children if `device` is cpu."""
+    loaded = load_params(path)
+    if loaded.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return loaded
+
+
+params = click.option("--params", type=FILE, required=True, callback=_load_params, help="params.yaml")
+params_here = click.option("--params", type=FILE, default="params.yaml", show_default=True, callback=_load_params)
 prepared = click.option("--prepared", type=FOLDER, required=True, help="Folder of the stage prepare.")
 gate = click.option("--gate", type=FOLDER, required=True, help="Folder of the classifier that filters.")
 judge = click.option("--judge", type=FOLDER, required=True, help="Folder of the classifier that only evaluates.")
@@ -50,7 +62,8 @@ warnings.filterwarnings("ignore", message="No LoRA keys associated to CLIPTextMo
 def run_as_command(command: Callable) -> Callable:
     """Wraps what a click command does: it ends on SIGTERM as on an error, and ignores leftovers of distributed launches.
 
-    SIGTERM gives one line and exit code 143, so that temporary files are removed.
+    SIGTERM gives one line and exit code 143, so that temporary files are removed. Errors of CUDA and its libraries give one
+    line with a remedy.
     """
 
     @functools.wraps(command)
@@ -59,7 +72,12 @@ def run_as_command(command: Callable) -> Callable:
         # with several processes, one may be blocked in a call during which Python runs no signal handlers
         if "RANK" not in os.environ:
             signal.signal(signal.SIGTERM, _exit)
-        return command(*args, **kwargs)
+        try:
+            return command(*args, **kwargs)
+        except RuntimeError as error:
+            if (explained := explain_gpu_error(error)) is None:
+                raise
+            raise explained from error
 
     return run
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pathsynth.core.devices import gpu_available
 from pathsynth.core.environment import package_versions
+from pathsynth.core.gpu import gpu_available
 from pathsynth.core.io import write_json
 from pathsynth.core.params import Params
 

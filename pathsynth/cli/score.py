@@ -9,13 +9,12 @@ import numpy as np
 
 from pathsynth.cli import options
 from pathsynth.cli.new_folder import new_folder
-from pathsynth.cli.options import FILE, FOLDER, run_as_command
+from pathsynth.cli.options import FOLDER, run_as_command
 from pathsynth.cli.summary import headlines
 from pathsynth.core.devices import pick_device
 from pathsynth.core.errors import CONTROLS
 from pathsynth.core.io import write_json
 from pathsynth.core.metric_files import read_details
-from pathsynth.core.params import load_params
 from pathsynth.core.rows import iter_blocks, select_rows
 from pathsynth.core.scratch import temporary_folder
 from pathsynth.data.archives import SPLITS
@@ -46,7 +45,7 @@ def check_name(_: click.Context, __: click.Parameter, name: str | None) -> str |
 @click.option("--name", callback=check_name, help="Name of the set in the report; default: the file name.")
 @click.option("--split", type=click.Choice(SPLITS), help="Split to score; default: train, or the class folders of SET.")
 @click.option("--usefulness/--no-usefulness", "useful", default=True, help="Whether to train classifiers on the set.")
-@click.option("--params", "params_path", type=FILE, default="params.yaml", show_default=True)
+@options.params_here
 @click.option("--prepared", type=FOLDER, default="data/prepared", show_default=True)
 @click.option("--observed", type=FOLDER, default="data/observed", show_default=True)
 @click.option("--models", type=FOLDER, default="models", show_default=True, help="Folder with gate and judge.")
@@ -54,7 +53,7 @@ def check_name(_: click.Context, __: click.Parameter, name: str | None) -> str |
 @click.option("--anchors", type=FOLDER, default="metrics/anchors", show_default=True, help="Folder of the command `anchors`.")
 @options.scratch
 @run_as_command
-def score(source, out, name, split, useful, params_path, prepared, observed, models, metrics, anchors, scratch):
+def score(source, out, name, split, useful, params, prepared, observed, models, metrics, anchors, scratch):
     """Scores a synthetic set against the selected benchmark.
 
     SET is an archive in MedMNIST's format with train_images, uint8 (N, H, H, 3), or (N, H, H) for grey images, and
@@ -64,7 +63,6 @@ def score(source, out, name, split, useful, params_path, prepared, observed, mod
 
     Requires the benchmark's classifiers: run `dvc repro observe_real` or `dvc pull` first.
     """
-    params = load_params(params_path)
     with new_folder(out) as part, temporary_folder(scratch) as folder:
         raw = read_labelled_set(source, split, params.section("dataset", AnyDataset), folder)
         references = open_references(params, prepared, observed, models / "gate", models / "judge")
@@ -78,7 +76,7 @@ def score(source, out, name, split, useful, params_path, prepared, observed, mod
                 structure,
                 params.section("evaluation.usefulness", UsefulnessSettings),
                 params.seeds.observers,
-                pick_device(params.deterministic),
+                pick_device(params.device, params.deterministic),
                 params.folder,
                 trained_on="raw",
             )

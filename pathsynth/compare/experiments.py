@@ -20,8 +20,9 @@ import click
 
 from pathsynth.core.errors import DataError, ParamsError, one_line
 from pathsynth.core.metric_files import get_nested, parse_details
-from pathsynth.core.params import BENCHMARKS, PROMPTS, merge_list, parse_yaml, resolve_lora
+from pathsynth.core.params import BENCHMARKS, PROMPTS, describe_lora, merge_list, parse_yaml, resolve_lora
 from pathsynth.evaluation.headline import COLUMNS, RAW
+from pathsynth.finetuning.settings import drop_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,11 +191,15 @@ def read_run(revision: str, read: ReadFile) -> Tree:
     code = code_checksums(lock)
     seeds = {name: seed for name, seed in selected["seeds"].items() if name != "training"}
     names = selected["benchmark"], selected["lora"]
+    snapshot = get_nested(benchmark, ("generation", "snapshot"))
+    if snapshot is not None and scores["images_seen"] is not None:
+        # metrics/lora.json counts those of the whole training
+        scores["images_seen"] = scores["images_seen"] * snapshot // lora["training"]["max_train_steps"]
     return {
         "benchmark": selected["benchmark"],
-        "lora": selected["lora"],
+        "lora": describe_lora(selected["lora"], snapshot),
         "prompts": lora["prompts"],
-        "config": _digest(seeds, selected["deterministic"], *names, benchmark, prompts, lora, code),
+        "config": _digest(seeds, selected["deterministic"], *names, benchmark, prompts, drop_records(lora), code),
         "training": selected["seeds"]["training"],
         **scores,
         "tissues": {by: _class_f1(get_nested(current, (*RAW, by))) for by in ("judge", "gate")},

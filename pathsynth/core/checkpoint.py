@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,22 +21,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pathsynth.core.devices import gpu_available
 from pathsynth.core.distributed import ALONE, Processes
-from pathsynth.core.environment import cpu_name, package_versions
+from pathsynth.core.environment import describe_hardware, package_versions
 from pathsynth.core.errors import DataError, ProcessError
 from pathsynth.core.io import atomic_write, compute_sha256, os_error_reason, read_bytes, read_json, write_json
 from pathsynth.core.params import Params, Section
 from pathsynth.core.progress import progress_bar
+from pathsynth.core.scratch import remove_abandoned
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-# Seconds between two checkpoints.
+# Minimum seconds between two checkpoints, and the largest share of the run time that saving may take.
 INTERVAL = 30.0
+MAX_SHARE = 0.05
 INTERVAL_VARIABLE = "PATHSYNTH_SAVE_SECONDS"
-# Seconds after which an abandoned checkpoint is removed.
-MAX_AGE = 7 * 86_400
 TIMES = "times.json"
 LOCK = "lock"
 # Bytes of inputs from which hashing them shows a progress bar.
@@ -62,6 +60,7 @@ class Checkpoint:
         self.folder, self.writes = folder, writes and folder is not None
         self._interval = _read_interval() if self.writes else INTERVAL
         self._started = self._last = time.monotonic()
+        self._cost = 0.0
         self.seconds = self._read_seconds()
 
     def load(self, name: str) -> dict[str, Any] | None:
@@ -94,16 +93,19 @@ class Checkpoint:
             return
         import torch
 
+        started = time.monotonic()
         # torch reports a full disk as a RuntimeError
         content = BytesIO()
         torch.save(state, content)
         with atomic_write(self.folder / name) as part:
             part.write_bytes(content.getbuffer())
         self.keep_time()
+        self._cost = time.monotonic() - started
 
     def should_save(self) -> bool:
-        """Returns whether this process saves and INTERVAL has passed since its last checkpoint."""
-        return self.writes and time.monotonic() - self._last >= self._interval
+        """Returns whether this process saves, and has not done so for INTERVAL and for the time that MAX_SHARE demands."""
+        wait = max(self._interval, self._cost / MAX_SHARE) if self._interval else 0.0
+        return self.writes and time.monotonic() - self._last >= wait
 
     def cached(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns the state that an earlier run has saved, or computes and saves it."""
@@ -175,7 +177,7 @@ def _claim_folder(parent: Path, name: str) -> Iterator[Path]:
     If all are in use, it is a new folder with a copy of the newest state. That happens with several workers of DVC's queue, and
     when DVC was killed but its stage was not.
     """
-    _remove_abandoned(parent)
+    remove_abandoned(parent)
     newest_first = sorted(parent.glob(f"{name}-*"), key=_last_saved, reverse=True)
     numbered = (parent / f"{name}-{number}" for number in itertools.count())
     folder, lock = next((folder, lock) for folder in itertools.chain(newest_first, numbered) if (lock := _try_lock(folder)))
@@ -221,12 +223,14 @@ def _try_lock(folder: Path) -> BaseFileLock | None:
 
 
 def _compute_key(params: Params, seed: int, settings: Mapping[str, Any], inputs: Sequence[Path], processes: Processes) -> str:
+    import torch
+
     content = {
         "seed": seed,
         "deterministic": params.deterministic,
         "settings": {key: value.model_dump() if isinstance(value, Section) else value for key, value in settings.items()},
         "processes": processes.count,
-        "machine": _describe_machine(),
+        "machine": [*describe_hardware(), torch.get_num_threads()],
         "versions": package_versions(),
         "code": [compute_sha256(path) for path in _list_code()],
         "inputs": [_hash_files(path) for path in inputs],
@@ -254,25 +258,9 @@ def _hash_files(path: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _describe_machine() -> list[object]:
-    """Describes the hardware and threads that determine how sums are rounded."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if gpu_available() else None
-    return [platform.machine(), cpu_name(), torch.get_num_threads(), gpu]
-
-
 def _read_interval() -> float:
     text = os.environ.get(INTERVAL_VARIABLE, str(INTERVAL))
     try:
         return float(text)
     except ValueError as error:
         raise ProcessError(f"{INTERVAL_VARIABLE}: {text!r} is not a number of seconds") from error
-
-
-def _remove_abandoned(parent: Path) -> None:
-    for folder in parent.glob("*/"):
-        # every save replaces a file in the folder, which updates the folder's time
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > MAX_AGE:
-                shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Devices, number formats and memory errors."""
+"""Devices, number formats, and running out of memory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from pathsynth.core.errors import OutOfMemory
+from pathsynth.core.gpu import check_device, explain_missing_gpu, gpu_available
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from pathsynth.core.params import Device
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Out-of-memory messages of the CPU allocator and of libraries below torch, which raise no specific exception class.
@@ -22,84 +23,57 @@ OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 # On a CPU, torch's kernels change the order of summation for small or odd batch sizes. At multiples of this size, rounding is
 # the same on any number of threads. Batches are padded to it, so that an image does not depend on the rest of its batch.
 CPU_BATCH = 16
-# NVIDIA's number as a vendor of PCI devices, and where Linux lists them.
-NVIDIA = "0x10de"
-PCI_DEVICES = Path("/sys/bus/pci/devices")
-# What torch has said about CUDA.
-_warnings: list[str] = []
 # 16 x 16 latents, the size that the bundled base uses.
 MAX_PLAIN_ATTENTION = 256
 
 
-def pick_device(deterministic: bool = False) -> str:
-    """Returns this process's own GPU if there is one, else `cpu`, and names it once on stderr.
+def pick_device(device: Device, deterministic: bool = False) -> str:
+    """Returns this process's GPU if there is one and `device` allows it, else `cpu`, and names it once on stderr.
 
     Args:
+        device: `auto`, `cuda` or `cpu`, as in params.yaml.
         deterministic: whether to restrict a GPU to kernels that sum in a fixed order. All CPU kernels do.
-    """
-    _report_device()
-    if not gpu_available():
-        return "cpu"
-    if deterministic:
-        import torch
 
+    Raises:
+        DeviceError: as `check_device`.
+    """
+    check_device(device)
+    _report_device(device)
+    if device == "cpu" or not gpu_available():
+        return "cpu"
+    import torch
+
+    if deterministic:
         # cuBLAS reads it at its first use
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+    if "LOCAL_RANK" not in os.environ:
+        return "cuda"
+    # clusters may show each process only its own GPU; accelerate picks the same
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
 
 
 @functools.cache
-def _report_device() -> None:
+def _report_device(device: Device) -> None:
     import click
 
     if os.environ.get("RANK", "0") == "0":
-        click.echo(f"device: {describe_device()}", err=True)
+        click.echo(f"device: {describe_device(device)}", err=True)
 
 
-def gpu_available() -> bool:
-    """Returns whether torch can use a GPU; every module asks here.
-
-    torch warns of a driver that it cannot use, once in a process, and then behaves as if there were none.
-    """
-    import warnings
-
+def describe_device(device: Device = "auto") -> str:
+    """Names the GPU, or the CPU's threads and the reason why no GPU is used, and how many GPUs or processes there are."""
     import torch
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        available = torch.cuda.is_available()
-    _warnings.extend(str(each.message) for each in caught if "CUDA" in str(each.message))
-    return available
-
-
-def describe_device() -> str:
-    """Names the GPU, or the CPU's threads and the reason why no GPU is used."""
-    import torch
-
-    if gpu_available():
-        return torch.cuda.get_device_name()
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = f", {size} processes" if size > 1 else ""
+    if device != "cpu" and gpu_available():
+        count = torch.cuda.device_count()
+        return torch.cuda.get_device_name() + (processes or (f" (1 of {count})" if count > 1 else ""))
     threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''} ({_explain_missing_gpu()})"
-
-
-def _explain_missing_gpu() -> str:
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "this PyTorch is built without CUDA"
-    if visible is not None and not visible.startswith((*"0123456789", "GPU-", "MIG-")):
-        return f"CUDA_VISIBLE_DEVICES={visible} hides all GPUs"
-    if _warnings:
-        # the first sentences have the versions, the rest is advice for those who compile PyTorch
-        return shorten(_warnings[0].removeprefix("CUDA initialization: "), 200, placeholder=" ...")
-    if not any(path.read_text().strip() == NVIDIA for path in PCI_DEVICES.glob("*/vendor")):
-        return "no NVIDIA GPU found"
-    if visible is not None:
-        return f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine"
-    return "there is an NVIDIA GPU, but no driver for it; in a container, start it with --gpus all"
+    reason = "params: device: cpu" if device == "cpu" else explain_missing_gpu()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}{processes} ({reason})"
 
 
 def autocast(device: str, mixed_precision: str) -> contextlib.AbstractContextManager:
@@ -112,11 +86,26 @@ def autocast(device: str, mixed_precision: str) -> contextlib.AbstractContextMan
 
 
 def supported_precision(device: str, mixed_precision: str) -> str:
-    """Returns `mixed_precision`, or `no` on a CPU without kernels for it.
+    """Returns `mixed_precision`, or `no` on a CPU without kernels for it; warns of a GPU that emulates bf16.
 
-    Such CPUs, those without AVX-512, emulate bf16: a training step takes 13 to 35 times as long as in fp32.
+    CPUs have none for fp16, and without AVX-512 emulate bf16: a training step takes 13 to 35 times as long as in fp32.
     """
-    return mixed_precision if device != "cpu" or mixed_precision != "bf16" or _has_bf16_kernels() else "no"
+    if device == "cpu":
+        return "bf16" if mixed_precision == "bf16" and _has_bf16_kernels() else "no"
+    if mixed_precision == "bf16":
+        _warn_of_emulated_bf16()
+    return mixed_precision
+
+
+@functools.cache
+def _warn_of_emulated_bf16() -> None:
+    """Warns once if the GPU emulates bf16 (before Ampere)."""
+    import click
+    import torch
+
+    if not torch.cuda.is_bf16_supported(including_emulation=False) and os.environ.get("RANK", "0") == "0":
+        remedy = "set mixed_precision and weight_dtype of LoRA, generation and classifiers to fp16"
+        click.echo(f"warning: {torch.cuda.get_device_name()} emulates bf16, which is slow: {remedy}", err=True)
 
 
 @functools.cache
@@ -139,10 +128,11 @@ def dtype(name: str) -> torch.dtype:
 
 
 def training_attention(device: str, pixels: int) -> contextlib.AbstractContextManager:
-    """Returns a context that selects the fastest attention kernel for training.
+    """Returns a context that selects the attention kernels for training.
 
     On a CPU the backward pass of torch's fused attention takes three times as long as plain matrix products for small images.
-    Plain products store the attention maps, so large images use the fused kernel.
+    Plain products store the attention maps, so large images use the fused kernel. On a GPU every kernel but cuDNN's is
+    allowed, which torch would prefer on recent cards: its gradients are reported to be NaN at key lengths of 64 modulo 128.
 
     Args:
         device: torch device.
@@ -150,9 +140,25 @@ def training_attention(device: str, pixels: int) -> contextlib.AbstractContextMa
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if device != "cpu" or pixels > MAX_PLAIN_ATTENTION:
-        return contextlib.nullcontext()
-    return sdpa_kernel(SDPBackend.MATH)
+    if device != "cpu":
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return contextlib.nullcontext() if pixels > MAX_PLAIN_ATTENTION else sdpa_kernel(SDPBackend.MATH)
+
+
+@contextlib.contextmanager
+def tf32(enabled: bool) -> Iterator[None]:
+    """Sets whether float32 matrix products on a GPU use TF32, which keeps 10 bits of the mantissa, and resets it at the end.
+
+    Convolutions use TF32 by torch's default. The search for copies relies on exact products, so this is never set for good.
+    """
+    import torch
+
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, enabled
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def pad_batch_size(count: int, device: str) -> int:

@@ -14,15 +14,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from pathsynth.core.devices import gpu_available
 from pathsynth.core.errors import PathsynthError, ProcessError, one_line
+from pathsynth.core.gpu import explain_gpu_error, gpu_available
 from pathsynth.core.io import os_error_reason, write_json
 from pathsynth.core.scratch import temporary_folder
 
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-# Environment of the processes that `launch` starts: the process that started them, and their common temporary folder.
+# Environment of the processes that `launch` starts: the process that started them.
 LAUNCHER_PID = "PATHSYNTH_LAUNCHER_PID"
-FOLDER = "PATHSYNTH_FOLDER"
 # Seconds that a process waits after losing its connection, so that the launcher sees first which process failed.
 PATIENCE = 10
 # What torchrun and `accelerate launch` set for each of their processes.
@@ -46,6 +46,9 @@ MPI = tuple(
 WORLD_REMEDY = "start several processes with `processes`, torchrun or accelerate launch, or unset WORLD_SIZE"
 # Seconds after which a process says that it waits for others.
 WAITING = 30
+# How long a process waits for the others. The main process alone hashes inputs, resumes and writes, which for a data set of
+# 16 GB on a network file system may exceed the defaults: 10 minutes with NCCL and 30 with gloo.
+TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,10 @@ def init_distributed() -> Iterator[Processes]:
     waiting.daemon = True
     waiting.start()
     try:
-        state = PartialState(cpu=not gpu_available())
+        state = PartialState(cpu=not gpu_available(), timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise ProcessError(f"could not connect to the other processes at {place}: {one_line(error)}") from error
+        failed = ProcessError(f"could not connect to the other processes at {place}: {one_line(error)}")
+        raise explain_gpu_error(error) or failed from error
     finally:
         waiting.cancel()
     try:
@@ -161,11 +165,14 @@ def init_distributed() -> Iterator[Processes]:
     except PathsynthError as error:
         _exit_worker(error)
     except RuntimeError as error:
+        explained: PathsynthError | None = explain_gpu_error(error)
         # gloo raises plain RuntimeErrors
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            time.sleep(PATIENCE)
+            explained = explained or ProcessError(f"lost the connection to another process: {one_line(error)}")
+        if explained is None:
             raise
-        time.sleep(PATIENCE)
-        _exit_worker(ProcessError(f"lost the connection to another process: {one_line(error)}"))
+        _exit_worker(explained)
     state.destroy_process_group()
 
 
@@ -183,26 +190,12 @@ def _exit_worker(error: PathsynthError) -> NoReturn:
     os._exit(1)
 
 
-@contextmanager
-def shared_folder(parent: Path, processes: Processes) -> Iterator[Path]:
-    """Creates one temporary folder under `parent` for all processes, and removes it when the block ends.
-
-    Raises:
-        DataError: if it cannot be created.
-    """
-    if FOLDER in os.environ:
-        yield Path(os.environ[FOLDER])
-        return
-    with temporary_folder(parent) if processes.main else nullcontext() as folder:
-        yield processes.gather(folder)[0]
-
-
 def launch(num_processes: int, scratch: Path) -> bool:
     """Runs the command of this process in `num_processes` processes on this machine, and waits for them.
 
     Args:
         num_processes: number of processes.
-        scratch: parent of their common temporary folder, which is always removed at the end.
+        scratch: parent of a temporary folder for the launcher's files.
 
     Returns:
         Whether the work is done; False if this process has to do it, alone or as one of several.
@@ -225,7 +218,7 @@ def launch(num_processes: int, scratch: Path) -> bool:
         raise ProcessError(f"params: processes: {num_processes}, but this machine has {gpus} GPUs; allowed: 1 to {gpus}")
     with temporary_folder(scratch) as folder:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
-        os.environ |= {LAUNCHER_PID: str(os.getpid()), FOLDER: str(folder.absolute())}
+        os.environ[LAUNCHER_PID] = str(os.getpid())
         _launch(num_processes, folder)
     return True
 

@@ -1,4 +1,4 @@
-"""Package versions and the CPU model, on which exact results depend."""
+"""Package versions and hardware, on which exact results depend."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from pathsynth.core.gpu import gpu_available
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "numpy", "scikit-learn", "dvc")
 
@@ -26,3 +28,10 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def describe_hardware() -> list[str | None]:
+    """Returns the hardware that determines how sums are rounded: architecture, CPU model, and GPU or None."""
+    import torch
+
+    return [platform.machine(), cpu_name(), torch.cuda.get_device_name() if gpu_available() else None]

@@ -72,6 +72,10 @@ class OutOfMemory(PathsynthError):
         super().__init__(f"out of memory: {hint}")
 
 
+class DeviceError(PathsynthError):
+    """A GPU that is missing or that torch cannot use, or an error of CUDA or its libraries."""
+
+
 class ProcessError(PathsynthError):
     """A stage on several processes that cannot start, or in which a process failed."""
 

@@ -26,7 +26,7 @@ from pathsynth.core.errors import ParamsError, one_line
 
 BENCHMARKS = Path("configs/benchmarks")
 PROMPTS = Path("configs/prompts")
-TOP_LEVEL_KEYS = ("seeds", "deterministic", "processes", "benchmark", "lora", "lora_families", "loras")
+TOP_LEVEL_KEYS = ("seeds", "deterministic", "processes", "device", "benchmark", "lora", "lora_families", "loras")
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -36,6 +36,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 WeightDtype = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cuda", "cpu"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -111,6 +112,7 @@ class Params:
         seeds: seeds by purpose.
         deterministic: whether a GPU is restricted to kernels that sum in a fixed order.
         processes: number of processes on this machine for LoRA training and generation.
+        device: the GPU if there is one (`auto`), a GPU or an error (`cuda`), or no GPU (`cpu`).
         benchmark_name: the selected benchmark.
         lora_name: the selected LoRA configuration.
         lora: the resolved values of that configuration.
@@ -120,6 +122,7 @@ class Params:
     seeds: Seeds
     deterministic: bool
     processes: int
+    device: Device
     benchmark_name: str
     lora_name: str
     lora: Mapping[str, Any]
@@ -157,7 +160,8 @@ class Params:
         """Validates one section.
 
         Args:
-            key: `lora`, `prompts`, or a dotted key of the benchmark's file, such as `classifiers.gate`.
+            key: `lora`, `prompts`, or a dotted key of the benchmark's file, such as `classifiers.gate`; omit list indices;
+                lists of mappings are merged.
             kind: the section's class, or an annotated union of such classes.
 
         Raises:
@@ -171,11 +175,11 @@ class Params:
         for part in key.split("."):
             if not isinstance(value, Mapping) or part not in value:
                 raise ParamsError(self.benchmark_path, key, "missing")
-            value = value[part]
+            value = merge_list(value[part])
         return validate(self.benchmark_path, key, kind, value)
 
     def values(self) -> dict[str, Any]:
-        """Returns all selected values as plain data, without `processes`, which affects no result."""
+        """Returns all selected values as plain data, without `processes` and `device`, which are not recorded with results."""
         return {
             "seeds": self.seeds.model_dump(),
             "deterministic": self.deterministic,
@@ -211,10 +215,16 @@ def load_params(path: Path) -> Params:
         seeds=validate(path, "seeds", Seeds, tree["seeds"]),
         deterministic=validate(path, "deterministic", Annotated[bool, Field(strict=True)], tree["deterministic"]),
         processes=validate(path, "processes", Annotated[int, Field(strict=True, ge=1, le=1024)], tree["processes"]),
+        device=validate(path, "device", Device, tree["device"]),
         benchmark_name=tree["benchmark"],
         lora_name=tree["lora"],
         lora=resolve_lora(path, tree, tree["lora"]),
     )
+
+
+def describe_lora(name: str, snapshot: int | None) -> str:
+    """Names a LoRA, or its snapshot after an optimizer step, for cards and pages."""
+    return name if snapshot is None else f"{name} after {snapshot} steps"
 
 
 def lora_names(path: Path, tree: Mapping[str, Any]) -> list[str]:

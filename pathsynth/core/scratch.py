@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pathsynth.core.errors import DataError
@@ -12,6 +14,8 @@ from pathsynth.core.io import os_error_reason
 
 # Where DVC runs the experiments of `--temp` and `--queue`, within its repository.
 EXPERIMENTS = (".dvc", "tmp", "exps")
+# Seconds after which an unused folder is removed.
+MAX_AGE = 7 * 86_400
 
 
 def resolve_scratch(path: Path) -> Path:
@@ -43,3 +47,11 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         raise DataError(parent, f"a temporary folder could not be created: {os_error_reason(error)}") from error
     with created as folder:
         yield Path(folder)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Removes the folders in `parent` that nothing was written to for MAX_AGE."""
+    for folder in parent.glob("*/"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > MAX_AGE:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from pathsynth.core.devices import gpu_available
+from pathsynth.core.gpu import gpu_available
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,9 @@ class Stream(IntEnum):
     DRAWN = 10
     MEMORISATION = 11
     DIVISION = 12
+    SELECTION = 13
+    VALIDATION = 14
+    SHEETS = 15
 
 
 def mix_seed(stream: Stream, *seed: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +42,10 @@ class StreamedImages(Protocol):
     def row_bytes(self) -> int:
         """Memory that reading one image takes."""
 
+    @property
+    def available(self) -> int:
+        """Number of available images, from which these were selected."""
+
     def __len__(self) -> int: ...
 
     def iter_chunks(self, rows: int) -> Iterator[np.ndarray]:
@@ -57,12 +61,14 @@ class ArchiveImages:
         key: name of the array.
         stored_shape: its shape; may be (N, H, H, 1), (N, 1, H, H) or (N, 3, H, H) too.
         stored_dtype: its dtype, an integer.
+        indices: images that are selected, sorted integers (n,); None selects all.
     """
 
     path: str | Path
     key: str
     stored_shape: tuple[int, ...]
     stored_dtype: np.dtype
+    indices: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +76,8 @@ class ArchiveImages:
         shape = self.stored_shape
         if self._channels_first:
             shape = (shape[0], *shape[2:], shape[1])
-        return shape[:3] if len(shape) == 4 and shape[3] == 1 else shape
+        shape = shape[:3] if len(shape) == 4 and shape[3] == 1 else shape
+        return shape if self.indices is None else (len(self.indices), *shape[1:])
 
     @property
     def dtype(self) -> np.dtype:
@@ -82,11 +89,20 @@ class ArchiveImages:
         """Size of one image as it is stored."""
         return math.prod(self.stored_shape[1:]) * self.stored_dtype.itemsize
 
-    def __len__(self) -> int:
+    @property
+    def available(self) -> int:
+        """Number of images in the archive."""
         return self.stored_shape[0]
 
+    def __len__(self) -> int:
+        return self.available if self.indices is None else len(self.indices)
+
+    def select(self, indices: np.ndarray) -> ArchiveImages:
+        """Selects images by their indices in the archive, sorted integers (n,)."""
+        return replace(self, indices=indices)
+
     def iter_chunks(self, rows: int) -> Iterator[np.ndarray]:
-        """Yields the images, uint8, in chunks of at most `rows`.
+        """Yields the images, uint8, in chunks of at most `rows`; the whole array is read even for a selection.
 
         Raises:
             DataError: if the archive is damaged, or a value is not in 0 to 255.
@@ -95,9 +111,14 @@ class ArchiveImages:
         for chunk in stream_npz(self.path, self.key, rows):
             if chunk.dtype != np.uint8:
                 self._check_values(chunk, start)
+            start += len(chunk)
+            if self.indices is not None:
+                first, last = np.searchsorted(self.indices, (start - len(chunk), start))
+                if first == last:
+                    continue
+                chunk = chunk[self.indices[first:last] - (start - len(chunk))]
             if self._channels_first:
                 chunk = np.moveaxis(chunk, 1, -1)
-            start += len(chunk)
             yield chunk.astype(np.uint8, copy=False).reshape(len(chunk), *self.shape[1:])
 
     @property
@@ -137,7 +158,12 @@ def rows_per_chunk(images: Images) -> int:
     return max(1, CHUNK_BYTES // max(1, row_bytes))
 
 
-def read_archive(path: str | Path, n_labels: int, channels: int = 3) -> dict[str, Split]:
+def count_available(images: Images) -> int:
+    """Returns the number of available images, from which `images` were selected."""
+    return len(images) if isinstance(images, np.ndarray | RowSelection) else images.available
+
+
+def read_archive(path: str | Path, n_labels: int, channels: int = 3) -> dict[str, tuple[ArchiveImages, np.ndarray]]:
     """Opens a data set: reads its labels and leaves its images on disk.
 
     Args:
@@ -153,7 +179,7 @@ def read_archive(path: str | Path, n_labels: int, channels: int = 3) -> dict[str
     """
     # names all arrays that are missing, not only those of the first split
     read_npz_shapes(path, [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")])
-    splits: dict[str, Split] = {}
+    splits: dict[str, tuple[ArchiveImages, np.ndarray]] = {}
     for split in SPLITS:
         images, labels = _open_split(path, split, channels, n_labels)
         empty = ", ".join(str(label) for label in np.flatnonzero(np.bincount(labels, minlength=n_labels) == 0))

@@ -12,13 +12,32 @@ if TYPE_CHECKING:
 VIEWS = 8
 
 
-def as_batch(images: np.ndarray, device: str, size: int) -> torch.Tensor:
-    """Converts uint8 (N, H, W, 3) to NCHW float32 in [0, 1], resized to `size` x `size` with antialiasing."""
+def as_pixels(images: np.ndarray, device: str) -> torch.Tensor:
+    """Converts uint8 images (N, H, W, 3) to a tensor in CPU memory, page-locked if they go to a GPU.
+
+    The memory is shared with `images` where possible.
+    """
+    import torch
+
+    # torch can share neither the read-only memory map of prepared images nor mirrored views
+    shareable = images.flags.writeable and min(images.strides) >= 0
+    pixels = torch.from_numpy(images if shareable else np.array(images))
+    return pixels if device == "cpu" else pixels.pin_memory()
+
+
+def as_batch(images: np.ndarray | torch.Tensor, device: str, size: int) -> torch.Tensor:
+    """Converts uint8 (N, H, W, 3) to NCHW float32 in [0, 1], resized to `size` x `size` with antialiasing.
+
+    Args:
+        images: an array, or a tensor from `as_pixels`, whose copy to a GPU does not wait for the GPU's current work.
+        device: torch device.
+        size: side in pixels.
+    """
     import torch
     import torch.nn.functional as F
 
-    # copied, because torch cannot share the read-only memory map of prepared images
-    batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    pixels = as_pixels(images, "cpu") if isinstance(images, np.ndarray) else images
+    batch = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
     if batch.shape[-1] != size:
         batch = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
     return batch.contiguous(memory_format=torch.channels_last)

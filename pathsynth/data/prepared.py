@@ -14,7 +14,7 @@ import numpy as np
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import atomic_write, catch_read_errors, format_json, read_json, read_npy, write_npy_chunks
 from pathsynth.core.progress import progress_bar
-from pathsynth.data.archives import SPLITS, Images, Split, expand_grey, iter_chunks, rows_per_chunk
+from pathsynth.data.archives import SPLITS, Images, Split, count_available, expand_grey, iter_chunks, rows_per_chunk
 from pathsynth.data.duplicates import Duplicates, parse_duplicates
 from pathsynth.data.images import resize_images
 from pathsynth.data.labels import slugify
@@ -39,6 +39,7 @@ class Prepared:
         source: the dataset section of the benchmark.
         stand_in: whether the images only stand in for medical ones, as phantoms do.
         counts: number of images in each split.
+        checksums: SHA-256 of each split's images and labels.
         duplicates: images that occur more than once; None for a data set of an earlier version, which did not count them.
     """
 
@@ -51,6 +52,7 @@ class Prepared:
     source: dict[str, Any]
     stand_in: bool
     counts: dict[str, int]
+    checksums: dict[str, str]
     duplicates: list[Duplicates] | None
 
     def images(self, split: str) -> np.ndarray:
@@ -117,7 +119,7 @@ def write_prepared(
             part = stack.enter_context(atomic_write(_labels_path(folder, split)))
             write_npy_chunks(part, indices.shape, indices.dtype, [indices])
             checksum.update(np.ascontiguousarray(indices).data)
-            split_cards[split] = _describe_split(labels, indices, checksum.hexdigest())
+            split_cards[split] = _describe_split(labels, indices, count_available(images), checksum.hexdigest())
         labels_of = {split: indices for split, (_, indices) in splits.items()}
         duplicates = []
         content = {
@@ -160,6 +162,7 @@ def open_prepared(folder: str | Path, benchmark: str | None = None, labels: Sequ
             source=card["source"],
             stand_in=card["source"].get("stand_in", False),
             counts={split: card["splits"][split]["images"] for split in SPLITS},
+            checksums={split: card["splits"][split]["sha256"] for split in SPLITS},
             duplicates=parse_duplicates(card["duplicates"]) if "duplicates" in card else None,
         )
     if benchmark not in (None, prepared.name) or (labels is not None and tuple(labels) != prepared.labels):
@@ -168,19 +171,23 @@ def open_prepared(folder: str | Path, benchmark: str | None = None, labels: Sequ
     return prepared
 
 
-def _describe_split(labels: Sequence[str], indices: np.ndarray, sha256: str) -> dict[str, Any]:
+def _describe_split(labels: Sequence[str], indices: np.ndarray, available: int, sha256: str) -> dict[str, Any]:
+    """The part of the card on one split; it names the number of available images if not all were selected."""
     counts = np.bincount(indices, minlength=len(labels)).tolist()
     per_tissue = dict(zip([slugify(label) for label in labels], counts, strict=True))
-    return {"images": len(indices), "per_tissue": per_tissue, "sha256": sha256}
+    selection = {"available": available} if available > len(indices) else {}
+    return {"images": len(indices), **selection, "per_tissue": per_tissue, "sha256": sha256}
 
 
 def _resized_chunks(images: Images, size: int, split: str, checksum: Any) -> Iterator[np.ndarray]:
-    """Yields resized chunks of images and adds them to a checksum, with a progress bar for more than one chunk."""
-    total = -(-len(images) // rows_per_chunk(images))
-    for chunk in progress_bar(iter_chunks(images), f"preparing {split}", total, hidden=total == 1):
-        resized = np.ascontiguousarray(resize_images(chunk, size))
-        checksum.update(resized.data)
-        yield resized
+    """Yields resized chunks of images and adds them to a checksum, with a progress bar where more than one chunk is read."""
+    hidden = count_available(images) <= rows_per_chunk(images)
+    with progress_bar(None, f"preparing {split}", len(images), hidden=hidden, unit="images") as progress:
+        for chunk in iter_chunks(images):
+            resized = np.ascontiguousarray(resize_images(chunk, size))
+            checksum.update(resized.data)
+            yield resized
+            progress.update(len(chunk))
 
 
 def _images_path(folder: Path, split: str) -> Path:

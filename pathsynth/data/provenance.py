@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pathsynth.core.io import portable_path
-from pathsynth.data.settings import AnyDataset, FileDataset, FolderDataset, MedmnistDataset, PhantomDataset
+from pathsynth.data.settings import AnyDataset, FileDataset, FolderDataset, MedmnistDataset, PhantomDataset, StoredDataset
 
 # The card of a generated set holds these until the stage `evaluate` fills in the scores and the duplicates of its data.
 SCORES_PLACEHOLDER = "See `metrics/evaluation.json` and `reports/report.html` of the run that made the set."
@@ -18,13 +18,27 @@ def data_source(dataset: AnyDataset) -> str:
     """Describes the source of the training images in a phrase."""
     match dataset:
         case MedmnistDataset():
-            return f"MedMNIST's {dataset.flag} at {dataset.archive_size} px, train split"
+            return f"MedMNIST's {dataset.flag} at {dataset.archive_size} px, {_describe_train_split(dataset)}"
         case FileDataset():
-            return f"the archive {escape_markdown(portable_path(dataset.path))}, train split"
+            return f"the archive {escape_markdown(portable_path(dataset.path))}, {_describe_train_split(dataset)}"
         case FolderDataset():
-            return f"the image files in the folder {escape_markdown(portable_path(dataset.path))}, train split"
+            folder = escape_markdown(portable_path(dataset.path))
+            return f"the image files in the folder {folder}, {_describe_train_split(dataset)}"
         case PhantomDataset():
             return "tissue phantoms drawn from the seed, a stand-in and not medical images"
+
+
+def _describe_train_split(dataset: StoredDataset) -> str:
+    """The train split, or how much of it is used; only the size of MedMNIST's sets is known without their files."""
+    count = dataset.train_per_tissue
+    if count is None:
+        return "train split"
+    if not isinstance(dataset, MedmnistDataset):
+        return f"{count} images of each class of the train split"
+    from medmnist import INFO
+
+    total, used = INFO[dataset.flag]["n_samples"]["train"], count * len(dataset.label_names)
+    return f"{used:,} of the {total:,} images of the train split, {count} of each class"
 
 
 def data_licence(dataset: AnyDataset) -> str:

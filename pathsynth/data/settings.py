@@ -66,7 +66,23 @@ class PhantomDataset(Dataset):
         return True
 
 
-class FileDataset(Dataset):
+class StoredDataset(Dataset):
+    """A data set stored in files.
+
+    `train_per_tissue`, `val_per_tissue` and `test_per_tissue` select this many images per tissue, drawn without
+    replacement by `seeds.data`; null selects all.
+    """
+
+    train_per_tissue: PositiveInt | None = None
+    val_per_tissue: PositiveInt | None = None
+    test_per_tissue: PositiveInt | None = None
+
+    def per_tissue(self, split: str) -> int | None:
+        """Number of images to select of every tissue in "train", "val" or "test"; None for all."""
+        return getattr(self, f"{split}_per_tissue")
+
+
+class FileDataset(StoredDataset):
     """A local archive in MedMNIST's format; its images are resized to `image_size`.
 
     `path` is relative to the folder of the parameter file. `md5`, unless null, must be the file's checksum: DVC does not
@@ -78,7 +94,7 @@ class FileDataset(Dataset):
     md5: Md5 | None = None
 
 
-class FolderDataset(Dataset):
+class FolderDataset(StoredDataset):
     """Image files in one folder per class, cropped to squares and resized to `image_size`; see `pathsynth.sources.folder`.
 
     `path` is a folder, relative to that of the parameter file, with the folders train, val and test or with the class folders;
@@ -125,7 +141,7 @@ class FolderDataset(Dataset):
         return {"val": self.val_share, "test": self.test_share}
 
 
-class MedmnistDataset(Dataset):
+class MedmnistDataset(StoredDataset):
     """A MedMNIST set, downloaded if missing and checked by MD5.
 
     `flag` is MedMNIST's name of the set and `archive_size` the side of its images in pixels; `root` is the folder of the

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pathsynth.core.errors import DataError, ModelError, one_line
-from pathsynth.core.io import read_json, write_json, write_safetensors, write_text
+from pathsynth.core.io import os_error_reason, read_json, write_json, write_safetensors, write_text
 from pathsynth.core.params import Section
 from pathsynth.diffusion.settings import AdapterSettings
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 CONFIG = "lora_config.json"
+CARD = "README.md"
 # The entry of the weights' metadata in which diffusers expects peft's config.
 METADATA = "lora_adapter_metadata"
+# Folder of the adapters of earlier steps, each named after its step.
+SNAPSHOTS = "snapshots"
 # peft's default name of an adapter.
 ADAPTER = "default"
 
@@ -82,7 +86,22 @@ def save_lora(folder: Path, unet: UNet2DConditionModel, settings: Section, card:
     # a single entry, because safetensors writes several entries in random order
     write_safetensors(folder / WEIGHTS, layers, {METADATA: json.dumps(metadata, sort_keys=True)})
     write_json(folder / CONFIG, {**settings.model_dump(), "unet_sha256": unet_sha256})
-    write_text(folder / "README.md", card)
+    write_text(folder / CARD, card)
+
+
+def clear_lora(folder: Path) -> None:
+    """Removes an adapter and its snapshots, so that no adapter ever lies beside snapshots of another training.
+
+    Raises:
+        DataError: a file cannot be removed.
+    """
+    try:
+        for name in (WEIGHTS, CONFIG, CARD):
+            (folder / name).unlink(missing_ok=True)
+        if (folder / SNAPSHOTS).is_dir():
+            shutil.rmtree(folder / SNAPSHOTS)
+    except OSError as error:
+        raise DataError(folder, f"could not be cleared: {os_error_reason(error)}") from error
 
 
 def attach_lora(pipeline: StableDiffusionPipeline, folder: Path, unet_sha256: str) -> None:
@@ -129,12 +148,37 @@ def find_weights(folder: Path) -> Path:
     return path
 
 
-def _check_base(folder: Path, unet_sha256: str) -> None:
-    """Raises a ModelError unless the adapter was trained on the UNet with this checksum."""
+def find_snapshot(folder: Path, step: int | None) -> Path:
+    """Returns the folder of the adapter after `step` optimizer steps, or `folder` for None, the end of the training.
+
+    Raises:
+        ModelError: the snapshot does not exist, and the message lists those that do; or it belongs to another training than the
+            adapter in `folder`.
+    """
+    if step is None:
+        return folder
+    find_weights(folder)
+    steps = sorted(int(path.parent.name) for path in (folder / SNAPSHOTS).glob(f"*/{WEIGHTS}") if path.parent.name.isdecimal())
+    if step not in steps:
+        allowed = ", ".join([*map(str, steps), "null for the end of the training"])
+        raise ModelError("generation.snapshot", f"{folder} has none of step {step}; allowed: {allowed}")
+    snapshot = folder / SNAPSHOTS / str(step)
+    if _read_config(snapshot) != _read_config(folder):
+        raise ModelError(snapshot, f"belongs to another training than {folder / WEIGHTS}; run the stage train_lora again")
+    return snapshot
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Reads the settings of a saved adapter and the checksum of its base's UNet."""
     try:
-        trained_on = read_json(folder / CONFIG).get("unet_sha256")
+        return read_json(folder / CONFIG)
     except DataError as error:
         raise ModelError(folder, f"is not a saved LoRA: {error}") from error
+
+
+def _check_base(folder: Path, unet_sha256: str) -> None:
+    """Raises a ModelError unless the adapter was trained on the UNet with this checksum."""
+    trained_on = _read_config(folder).get("unet_sha256")
     if trained_on != unet_sha256:
         raise ModelError(
             folder,

@@ -52,12 +52,35 @@ def squared_errors(
     return (predicted.float() - target).square().mean(dim=(1, 2, 3))
 
 
-def encode_latents(pipeline: StableDiffusionPipeline, images: np.ndarray) -> torch.Tensor:
+def evenly_spaced_timesteps(scheduler: DDPMScheduler, count: int) -> torch.Tensor:
+    """Returns the centres of `count` equal parts of the training's time steps, int64 (count,), ascending."""
+    import torch
+
+    return (2 * torch.arange(count) + 1) * scheduler.config.num_train_timesteps // (2 * count)
+
+
+def padded_batches(count: int, device: str, batch_size: int) -> list[np.ndarray]:
+    """Splits rows into batches.
+
+    Args:
+        count: number of rows, at least 1.
+        device: type of the torch device, such as `cpu`.
+        batch_size: largest batch; on a CPU rounded up by `pad_batch_size`.
+
+    Returns:
+        Indices, int64 (n,) each. On a CPU all have the same size, and the last row is repeated as padding.
+    """
+    size, rows = pad_batch_size(batch_size, device), pad_rows(count, device)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def encode_latents(pipeline: StableDiffusionPipeline, images: np.ndarray, batch_size: int = BATCH_SIZE) -> torch.Tensor:
     """Encodes images to the modes of their posteriors, which takes no random numbers.
 
     Args:
         pipeline: its VAE encodes.
         images: uint8 (N, H, W, 3); the sides are multiples of the VAE's scale factor.
+        batch_size: images per batch; on a CPU rounded up by `pad_batch_size`.
 
     Returns:
         Scaled latents, float32 (N, C, h, w), on the pipeline's device.
@@ -69,7 +92,7 @@ def encode_latents(pipeline: StableDiffusionPipeline, images: np.ndarray) -> tor
 
     device, latents = str(pipeline.device), []
     with torch.inference_mode(), catch_out_of_memory(TOO_LARGE):
-        for rows in progress_bar(_padded_batches(len(images), pipeline.device.type), "encoding images"):
+        for rows in progress_bar(padded_batches(len(images), pipeline.device.type, batch_size), "encoding images"):
             pixels = as_batch(images[rows], device, images.shape[1])
             latents.append(pipeline.vae.encode(pixels * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor)
         return torch.cat(latents)[: len(images)]
@@ -100,11 +123,11 @@ def denoising_losses(
     import torch
 
     scheduler, device = load_noise_scheduler(pipeline), pipeline.device
-    timesteps = (2 * torch.arange(steps) + 1) * scheduler.config.num_train_timesteps // (2 * steps)
+    timesteps = evenly_spaced_timesteps(scheduler, steps)
     noise = torch.randn(steps, *latents.shape[1:], generator=make_generator(Stream.MEMORISATION, seed)).to(device)
     encoded, losses = encode_prompts(pipeline, prompts), []
     with torch.inference_mode(), catch_out_of_memory(TOO_LARGE):
-        for rows in progress_bar(_padded_batches(len(latents), device.type), "denoising images"):
+        for rows in progress_bar(padded_batches(len(latents), device.type, BATCH_SIZE), "denoising images"):
             clean = latents[rows].contiguous(memory_format=torch.channels_last)
             errors = [
                 squared_errors(
@@ -119,9 +142,3 @@ def denoising_losses(
             ]
             losses.append(torch.stack(errors).double().mean(dim=0).cpu().numpy())
     return np.concatenate(losses)[: len(latents)]
-
-
-def _padded_batches(count: int, device: str) -> list[np.ndarray]:
-    """Splits `count` rows into batches, on a CPU all of one size: the last row is repeated."""
-    size, rows = pad_batch_size(BATCH_SIZE, device), pad_rows(count, device)
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

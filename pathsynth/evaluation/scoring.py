@@ -54,7 +54,7 @@ def open_references(params: Params, prepared: Path, observed: Path, gate: Path, 
         DataError, ModelError, FetchError: a file is missing, damaged, or does not belong to the others.
     """
     data = open_prepared(prepared, params.benchmark_name, params.section("dataset", AnyDataset).label_names)
-    gate_model, judge_model = load_gate_and_judge(gate, judge, pick_device(params.deterministic), data.slugs)
+    gate_model, judge_model = load_gate_and_judge(gate, judge, pick_device(params.device, params.deterministic), data.slugs)
     extractor = load_extractor(
         params.section("evaluation.observation", ObservationSettings).features, params.folder, judge_model.device, judge_model
     )
@@ -96,7 +96,7 @@ def score_sets(
         open_scorer(params, references),
         extractor=observers.extractor.name,
         images_per_tissue=params.section("generation.images_per_tissue", PositiveInt),
-        max_attempts=params.section("generation.max_attempts", PositiveInt),
+        max_attempts=params.section("generation.filter.max_attempts", PositiveInt),
     )
     if prepared.duplicates is not None:
         result.metrics["duplicates"] = [asdict(each) for each in prepared.duplicates]

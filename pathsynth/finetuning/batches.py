@@ -120,7 +120,7 @@ class BatchSchedule:
         return used
 
     def _image_schedule(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yields images and views of every step, from streams of their own, so that `used_views` need not draw any noise."""
+        """Yields images and views of every step, from separate streams, so that `used_views` need not draw any noise."""
         import torch
 
         size = self.settings.training.effective_batch_size
@@ -142,29 +142,27 @@ def shuffled_batches(count: int, batch_size: int, random: torch.Generator) -> It
         order = order[batch_size:]
 
 
-def micro_batches(size: int, accumulation: int, index: int, count: int) -> list[slice]:
-    """Splits a step of `size` x `accumulation` images into the micro-batches of process `index` of `count`.
+def micro_batches(effective_size: int, max_size: int, index: int, count: int) -> list[slice]:
+    """Splits a step of `effective_size` images into the micro-batches of process `index` of `count`.
 
-    Distributes whole micro-batches if their number divides evenly, else the images of each micro-batch.
+    Every process has one contiguous share, in the smallest number of equal parts of at most `max_size` images.
 
     Raises:
-        TrainingError: neither divides evenly.
+        TrainingError: the processes cannot have equal shares.
     """
-    if accumulation % count == 0:
-        return [slice(k * size, (k + 1) * size) for k in range(index, accumulation, count)]
-    if size % count == 0:
-        share = size // count
-        return [slice(k * size + index * share, k * size + (index + 1) * share) for k in range(accumulation)]
-    raise TrainingError(
-        f"processes: {count} cannot split a step evenly; allowed: numbers that divide training.gradient_accumulation_steps "
-        f"({accumulation}) or training.train_batch_size ({size})"
-    )
+    share, rest = divmod(effective_size, count)
+    if rest:
+        raise TrainingError(
+            f"processes: {count} cannot share a step of {effective_size} images equally; allowed: divisors of {effective_size}"
+        )
+    size = next(size for size in range(min(share, max_size), 0, -1) if share % size == 0)
+    return [slice(start, start + size) for start in range(index * share, (index + 1) * share, size)]
 
 
 def check_process_count(settings: LoraSettings, count: int) -> None:
     """Raises a TrainingError if `count` processes would not train the same adapter as one process."""
     training = settings.training
-    micro_batches(training.train_batch_size, training.gradient_accumulation_steps, 0, count)
+    micro_batches(training.effective_batch_size, training.train_batch_size, 0, count)
     if count > 1 and settings.adapter.lora_dropout:
         raise TrainingError(
             f"processes: {count} would draw different dropout masks; use adapter.lora_dropout: 0.0 or processes: 1"

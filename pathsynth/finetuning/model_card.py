@@ -10,7 +10,7 @@ from pathsynth.core.io import portable_path
 from pathsynth.data.prepared import Prepared
 from pathsynth.data.provenance import data_licence, data_source, escape_markdown
 from pathsynth.data.settings import AnyDataset
-from pathsynth.diffusion.adapter import WEIGHTS
+from pathsynth.diffusion.adapter import SNAPSHOTS, WEIGHTS
 from pathsynth.diffusion.base import base_licence, base_name
 from pathsynth.diffusion.settings import BaseModelSettings
 from pathsynth.finetuning.settings import LoraSettings
@@ -28,6 +28,7 @@ Research only. Not for diagnosis. Every image made with it is synthetic.
 - base: `{base}`; licence: {base_licence}
 - trained on: {images} images of {dataset}, {size} px, train split only: {source}; licence: {licence}
 - prompt set: `{prompts}`
+- trained for {steps}
 - trainable parameters: {trainable_parameters:,}; images seen: {images_seen:,}; loss over the last tenth: {loss:.4f}
 - settings: `lora_config.json`; training seed {seed}
 
@@ -35,14 +36,14 @@ Research only. Not for diagnosis. Every image made with it is synthetic.
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained({load}, safety_checker=None)
-pipeline.load_lora_weights("models/lora", weight_name="{weights}")
+pipeline.load_lora_weights("{folder}", weight_name="{weights}")
 image = pipeline({example}).images[0]
 ```
 
 ## ComfyUI and AUTOMATIC1111
 
 ```
-python -m pathsynth export --format kohya --out {lora}.safetensors
+python -m pathsynth export{option} --format kohya --out {lora}.safetensors
 ```
 
 Copy the file to `models/loras` of ComfyUI or `models/Lora` of AUTOMATIC1111. It fits only the base it was trained on, `{base}`.
@@ -71,14 +72,17 @@ class LoraRecipe:
     seed: int
 
 
-def model_card(recipe: LoraRecipe, prepared: Prepared, result: Mapping[str, float | int]) -> str:
+def model_card(recipe: LoraRecipe, prepared: Prepared, result: Mapping[str, float | int], snapshot: int | None = None) -> str:
     """Renders the model card.
 
     Args:
         recipe: how the adapter was trained.
         prepared: the training images.
-        result: returned by `pathsynth.finetuning.train.train_lora`.
+        result: returned by `pathsynth.finetuning.result.summarize_steps`.
+        snapshot: the step of an adapter from before the end of the training.
     """
+    count = recipe.settings.training.max_train_steps
+    folder = "models/lora" if snapshot is None else f"models/lora/{SNAPSHOTS}/{snapshot}"
     pairs = zip(prepared.labels, recipe.prompts, strict=True)
     return _CARD.format(
         lora=recipe.name,
@@ -95,6 +99,9 @@ def model_card(recipe: LoraRecipe, prepared: Prepared, result: Mapping[str, floa
         weights=WEIGHTS,
         example=json.dumps(recipe.prompts[0], ensure_ascii=False),
         dora=_DORA if recipe.settings.adapter.use_dora else "",
+        steps=f"{count} steps" if snapshot is None else f"{snapshot} of {count} steps",
+        folder=folder,
+        option="" if snapshot is None else f" --lora {folder}",
         rows="\n".join(f"| {escape_markdown(label)} | {escape_markdown(prompt)} |" for label, prompt in pairs),
         **result,
     )

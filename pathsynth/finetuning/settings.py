@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,8 +50,10 @@ class TrainingSettings(Section):
     """Optimizer steps, batch sizes and number formats.
 
     Batch sizes are those of all processes together, so the result does not depend on their number. `weight_dtype` is the format
-    of the frozen weights; the adapter is always float32. `merged` adds the adapter to the weights once per step instead of to
-    every layer's output, which gives the same gradients up to rounding and is faster for small images.
+    of the frozen weights; the adapter is always float32. `tf32` allows float32 matrix products on a GPU to be rounded to TF32.
+    `merged` adds the adapter to the weights once per step instead of to every layer's output, which gives the same gradients up
+    to rounding and is faster for small images. `compile` compiles the UNet's transformer blocks when the training starts. The
+    adapters after the optimizer steps in `snapshots` are kept.
     """
 
     max_train_steps: PositiveInt
@@ -58,8 +61,11 @@ class TrainingSettings(Section):
     gradient_accumulation_steps: PositiveInt
     mixed_precision: MixedPrecision
     weight_dtype: WeightDtype
+    tf32: bool = False
     gradient_checkpointing: bool = False
     merged: bool
+    compile: bool = False
+    snapshots: list[PositiveInt] = Field(default_factory=list)
 
     @property
     def effective_batch_size(self) -> int:
@@ -73,9 +79,16 @@ class TrainingSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_snapshots(self) -> Self:
+        if self.snapshots != sorted(set(self.snapshots)) or any(step >= self.max_train_steps for step in self.snapshots):
+            raise ValueError(f"snapshots must be ascending, unique, and less than max_train_steps ({self.max_train_steps})")
+        return self
+
+    @model_validator(mode="after")
     def _check_merged(self) -> Self:
-        if self.merged and self.gradient_checkpointing:
-            raise ValueError("merged: true excludes gradient_checkpointing: true; set one of them to false")
+        for name in ("gradient_checkpointing", "compile"):
+            if self.merged and getattr(self, name):
+                raise ValueError(f"merged: true excludes {name}: true; set one of them to false")
         return self
 
 
@@ -93,8 +106,23 @@ class ObjectiveSettings(Section):
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
 
 
+class ValidationSettings(Section):
+    """Validation loss and sheets of sampled images: before the first step, every so many steps, and after the last.
+
+    Neither changes the trained weights. None switches one off. `validation_images` is the number of images per tissue.
+    """
+
+    validation_steps: PositiveInt | None = None
+    validation_images: PositiveInt = 4
+    sheet_steps: PositiveInt | None = None
+
+
 class LoraSettings(Section):
-    """One LoRA configuration; `prompts` is the prompt set of both training and generation."""
+    """One LoRA configuration.
+
+    `prompts` is the prompt set of both training and generation. With `fast_sampler`, generation uses the number formats and the
+    batch size in `generation.sampler.fast` of the benchmark, which change speed and rounding only.
+    """
 
     prompts: PromptSet
     adapter: AdapterSettings
@@ -102,6 +130,8 @@ class LoraSettings(Section):
     schedule: ScheduleSettings
     training: TrainingSettings
     objective: ObjectiveSettings
+    validation: ValidationSettings = ValidationSettings()
+    fast_sampler: bool = False
 
     @model_validator(mode="after")
     def _check_warmup(self) -> Self:
@@ -116,3 +146,9 @@ class LoraSettings(Section):
         if self.training.merged and (self.adapter.lora_dropout or self.adapter.use_dora):
             raise ValueError("training.merged: true needs adapter.lora_dropout: 0.0 and adapter.use_dora: false")
         return self
+
+
+def drop_records(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a configuration without those that change no weight: `validation` and `training.snapshots`."""
+    training = {key: value for key, value in (lora.get("training") or {}).items() if key != "snapshots"}
+    return {key: value for key, value in lora.items() if key != "validation"} | {"training": training}

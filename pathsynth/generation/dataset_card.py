@@ -33,7 +33,7 @@ and teaching only.
 - licence: training data, {licence}; base, {base_licence}. Check both before you redistribute images.
 - gate: a {recipe.gate} that accepts an image if it predicts the prompted class
 - acceptance: {counts[accepted]} of {counts[attempted]} attempts ({counts[acceptance_rate]:.1%}), at most
-  {recipe.generation.max_attempts} per slot; {counts[unfilled]} of {requested} slots are unfilled
+  {recipe.generation.filter.max_attempts} per slot; {counts[unfilled]} of {requested} slots are unfilled
 
 ## Load
 

@@ -113,7 +113,7 @@ def check_quota(metrics: dict, images_per_tissue: int, quota: float) -> None:
     short = {slug: m["accepted"] for slug, m in metrics["per_tissue"].items() if m["accepted"] < quota * images_per_tissue}
     if short:
         counts = ", ".join(f"{slug} {accepted}/{images_per_tissue}" for slug, accepted in short.items())
-        remedy = "raise generation.max_attempts or lower generation.quota"
+        remedy = "raise generation.filter.0.max_attempts or lower generation.filter.0.quota"
         raise QuotaError(f"too few images accepted: {counts}; the quota is {quota:.0%}; {remedy}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.core.devices import autocast, catch_out_of_memory, dtype, pad_batch_size
+from pathsynth.core.devices import autocast, catch_out_of_memory, dtype, pad_batch_size, tf32
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.data.images import as_images
 from pathsynth.diffusion.base import check_image_size, encode_prompts
@@ -100,17 +100,20 @@ class Sampler:
     def _nan_hint(self) -> str:
         """Names the likely cause: number formats that overflow, else weights that grew too large."""
         if "fp16" in (self.settings.mixed_precision, self.settings.weight_dtype):
-            return "fp16 overflows above 65 504: set mixed_precision and weight_dtype of generation.sampler to bf16"
+            keys = f"{self.settings.key('mixed_precision')} and {self.settings.key('weight_dtype')}"
+            return f"fp16 overflows above 65 504: set {keys} to bf16"
         return "train the LoRA with a lower learning rate; without a LoRA, the base itself fails"
 
     def _run_pipeline(self, prompts: list[int], seeds: list[int]) -> torch.Tensor:
         """Returns NCHW images in [0, 1]."""
         import torch
 
-        hint = f"lower generation.sampler.batch_size ({self.settings.batch_size}), or set generation.sampler.weight_dtype: bf16"
+        settings = self.settings
+        hint = f"lower {settings.key('batch_size')} ({settings.batch_size}), or set {settings.key('weight_dtype')}: bf16"
         with (
             torch.inference_mode(),
-            autocast(self.pipeline.device.type, self.settings.mixed_precision),
+            autocast(self.pipeline.device.type, settings.mixed_precision),
+            tf32(settings.tf32),
             catch_out_of_memory(hint),
         ):
             return self.pipeline(
@@ -119,8 +122,8 @@ class Sampler:
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 height=self.image_size,
                 width=self.image_size,
-                num_inference_steps=self.settings.num_inference_steps,
-                guidance_scale=self.settings.guidance_scale,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
                 output_type="pt",
             ).images
 

@@ -113,9 +113,14 @@ def training(content: ReportInput) -> View | None:
     if "lora" in content.curves and content.curves["lora"][0]:
         steps, losses = _average_runs(*content.curves["lora"])
         mean = _running_mean(losses, min(RUNNING_MEAN, max(1, len(losses) // 4)))
-        series = [Series("loss", losses, x=steps, thin=True), Series("running mean", mean, x=steps)]
+        series = [Series("training loss", losses, x=steps, thin=True), Series("running mean", mean, x=steps)]
+        caption = "Loss of the LoRA. The training loss says little about the images, since each step draws new noise."
+        if "validation" in content.curves:
+            validated, values = content.curves["validation"]
+            series.append(Series("validation loss", values, x=validated))
+            caption += " The validation loss is that of fixed held-out images at fixed noise, without min-SNR weights."
         svg = charts.lines("loss", series, Axis("steps", (0.0, None)), Axis("loss", (None, None)), "Loss of the LoRA")
-        drawn.append(Chart(svg, "Loss of the LoRA. It says little about the images, since each step draws new noise."))
+        drawn.append(Chart(svg, caption))
     series = [
         Series(by, content.curves[by][1], x=content.curves[by][0], style=style)
         for by, style in (("gate", 2), ("judge", 0))
@@ -126,7 +131,7 @@ def training(content: ReportInput) -> View | None:
         svg = charts.lines("learning", series, *axes, "Macro F1 on validation images")
         kept = ", ".join(f"the {checkpoint} epoch of the {by}" for by, checkpoint in content.checkpoints.items())
         drawn.append(Chart(svg, f"Macro F1 of gate and judge on validation images. Kept: {kept}."))
-    return {"charts": drawn} if drawn else None
+    return {"charts": drawn, "sheets": content.sheets} if drawn or content.sheets else None
 
 
 def _average_runs(steps: list[float], values: list[float | None]) -> tuple[list[float], list[float | None]]:

@@ -14,7 +14,7 @@ from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import catch_read_errors
 from pathsynth.core.metric_files import get_nested, read_details
-from pathsynth.core.params import Params, merge_list
+from pathsynth.core.params import Params, describe_lora, merge_list
 from pathsynth.data import labels
 from pathsynth.data.settings import AnyDataset, MedmnistDataset
 from pathsynth.evaluation.contact_sheets import CELL, DATA_SET, GAP, PAPER, RAW, read_boxes
@@ -50,7 +50,13 @@ OPTIONAL_TABLES = ("filled", "pairs")
 ANCHORS_REMEDY = "Run `python -m pathsynth anchors`."
 # Side of the paper's images in pixels.
 PAPER_SIZE = 224
-CURVES = {"lora": ("loss", "train_lora"), "gate": ("macro_f1", "train_classifier"), "judge": ("macro_f1", "train_classifier")}
+# Table of a curve in plots/curves/, and the stage that writes it.
+CURVES = {
+    "lora": ("lora/plots/metrics/train/loss.tsv", "train_lora"),
+    "validation": ("lora/plots/metrics/validation/loss.tsv", "train_lora"),
+    "gate": ("gate/plots/metrics/val/macro_f1.tsv", "train_classifier"),
+    "judge": ("judge/plots/metrics/val/macro_f1.tsv", "train_classifier"),
+}
 
 Scores = Mapping[str, Any]
 Rows = list[dict[str, Any]]
@@ -74,7 +80,8 @@ class ReportInput:
         anchors: contents of the benchmark's file in metrics/anchors, or None.
         confusion: int (n, n) by (set, observer), such as ("raw", "gate"); row: prompted, column: predicted class.
         tables: rows of the tables of plots/evaluation/, by name.
-        curves: steps and values of loss or macro F1, by "lora", "gate" and "judge".
+        curves: steps and values of loss or macro F1, by "lora", "validation" (of the LoRA), "gate" and "judge".
+        sheets: images that the LoRA sampled during training, one per class in the order of labels, by step, rising.
         logs: measurements of each stage, such as seconds and memory.
         contact_sheets: a picture per slug, `overview` and `pairs`; or none at all.
         examples: a real and a raw generated image side by side, by slug, from contact sheets that record their places.
@@ -100,6 +107,7 @@ class ReportInput:
     confusion: Mapping[tuple[str, str], np.ndarray]
     tables: Mapping[str, Rows]
     curves: Mapping[str, tuple[list[float], list[float | None]]]
+    sheets: Mapping[int, Sequence[Picture]]
     logs: Mapping[str, Scores]
     contact_sheets: Mapping[str, Picture]
     examples: Mapping[str, Picture]
@@ -156,7 +164,7 @@ def read_report(
     tables = plots / "evaluation"
     return ReportInput(
         benchmark=params.benchmark_name,
-        subject=params.lora_name if subject is None else subject,
+        subject=describe_lora(params.lora_name, params.benchmark["generation"].get("snapshot")) if subject is None else subject,
         of_lora=of_lora,
         labels=dataset.label_names,
         slugs=dataset.slugs,
@@ -182,6 +190,7 @@ def read_report(
             if name not in OPTIONAL_TABLES or (tables / f"{name}.csv").exists()
         },
         curves=_read_curves(plots / "curves", of_lora),
+        sheets=_read_sheets(plots / "training", len(dataset.slugs)) if of_lora else {},
         logs=_read_logs(logs, params) if of_lora else {},
         contact_sheets=_read_contact_sheets(tables / "plates", dataset.slugs),
         examples=_read_examples(tables / "plates", dataset.slugs),
@@ -241,12 +250,30 @@ def _count_predictions(path: Path, slugs: Sequence[str]) -> dict[str, np.ndarray
 
 def _read_curves(folder: Path, of_lora: bool) -> dict[str, tuple[list[float], list[float | None]]]:
     curves = {}
-    for who, (name, stage) in CURVES.items():
-        path = next(iter(sorted((folder / who / "plots" / "metrics").glob(f"**/{name}.tsv"))), None)
-        if path is not None and (of_lora or who != "lora"):
-            rows = [row for row in _read_table(path, stage, {"step": float, name: float}, "\t") if row["step"] is not None]
-            curves[who] = ([row["step"] for row in rows], [row[name] for row in rows])
+    for who, (table, stage) in CURVES.items():
+        path = folder / table
+        if path.exists() and (of_lora or stage != "train_lora"):
+            columns = {"step": float, path.stem: float}
+            rows = [row for row in _read_table(path, stage, columns, "\t") if row["step"] is not None]
+            curves[who] = ([row["step"] for row in rows], [row[path.stem] for row in rows])
     return curves
+
+
+def _read_sheets(folder: Path, classes: int) -> dict[int, list[Picture]]:
+    """Cuts sheets into their images, which stand side by side."""
+    from PIL import Image
+
+    sheets = {}
+    for path in sorted((path for path in folder.glob("*.png") if path.stem.isdecimal()), key=lambda path: int(path.stem)):
+        with _name_stage(path, "train_lora"), catch_read_errors(path, f"a PNG of {classes} square images"):
+            read_picture(path)
+            with Image.open(path, formats=["PNG"]) as sheet:
+                side = sheet.height
+                if sheet.width != classes * side:
+                    raise ValueError(f"{sheet.width} x {side} px")
+                tiles = [sheet.crop((left, 0, left + side, side)) for left in range(0, sheet.width, side)]
+        sheets[int(path.stem)] = [embed_image(tile) for tile in tiles]
+    return sheets
 
 
 def _read_logs(folder: Path, params: Params) -> dict[str, Scores]:

@@ -32,7 +32,7 @@ SOURCES = {
     "copying": ("metrics/evaluation.json or metrics/memorisation.json", "Run the stages evaluate and measure_memorisation."),
     "cost": ("metrics/evaluation.json, metrics/generation.json, metrics/lora.json or logs", "Run the stage evaluate."),
     "robustness": ("metrics/robustness.json", "Run the stage observe_real."),
-    "training": ("plots/curves", "Run the stage train_lora."),
+    "training": ("plots/curves or plots/training", "Run the stage train_lora."),
     "classifiers": ("metrics/gate.json or metrics/judge.json", "Run the stage train_classifier."),
     "parameters": ("logs", "Run the stage train_lora."),
 }

@@ -1,4 +1,7 @@
-"""Division of images into train, val and test by share, with all images of a group, such as a patient, on one side."""
+"""Division of images into train, val and test by share, with all images of a group, such as a patient, on one side.
+
+Of each split all images are used, or as many of every class as the dataset section says.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pathsynth.core.seeds import Stream, mix_seed
+from pathsynth.data.archives import SPLITS
+from pathsynth.data.sampling import subsample_per_class
+from pathsynth.data.settings import StoredDataset
 
 # Random divisions to try; tries times groups is limited by MAX_STEPS.
 TRIES, MAX_STEPS = 50, 100_000
@@ -49,6 +55,33 @@ def divide_images(
     if np.isinf(deviation):
         raise ValueError(f"has too few groups to give each of {', '.join(splits)} an image of every class")
     return {split: np.flatnonzero(split_of[groups] == number) for number, split in enumerate(splits)}
+
+
+def select_per_tissue(dataset: StoredDataset, split: str, labels: np.ndarray, seed: int) -> np.ndarray | None:
+    """Selects the number of images per tissue that the dataset section sets, without replacement.
+
+    Args:
+        dataset: the dataset section.
+        split: "train", "val" or "test".
+        labels: tissues of the N images of the split, integers (N,).
+        seed: `seeds.data`.
+
+    Returns:
+        Sorted indices, int64 (n,), or None for all images.
+
+    Raises:
+        ValueError: a tissue has fewer images.
+    """
+    count = dataset.per_tissue(split)
+    if count is None:
+        return None
+    available = np.bincount(labels, minlength=len(dataset.slugs))
+    fewest = int(available.min())
+    if fewest < count:
+        problem = f"dataset.{split}_per_tissue is {count}, but {dataset.slugs[available.argmin()]} has {fewest} in {split}"
+        raise ValueError(f"{problem}; allowed: at most {fewest}, or null for all images")
+    counts = np.full(len(dataset.slugs), count)
+    return subsample_per_class(labels, counts, mix_seed(Stream.SELECTION, seed, SPLITS.index(split)))
 
 
 def _draw_division(parts: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> tuple[float, np.ndarray]:

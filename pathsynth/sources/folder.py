@@ -20,7 +20,7 @@ from pathsynth.core.io import catch_read_errors, resolve_path
 from pathsynth.data.archives import SPLITS, Split
 from pathsynth.data.labels import slugify
 from pathsynth.data.settings import FolderDataset
-from pathsynth.sources.division import divide_images
+from pathsynth.sources.division import divide_images, select_per_tissue
 from pathsynth.sources.image_files import SUFFIXES, ImageFiles
 
 # Files of file managers, which like hidden files are no mistake.
@@ -38,12 +38,14 @@ class ListedImages:
         names: paths of N files relative to it, with slashes.
         labels: their classes, uint8 (N,).
         groups: patients or slides, (N,) names, or None if they are not known.
+        selected_from: number of available images; None if all are selected.
     """
 
     folder: Path
     names: Sequence[str]
     labels: np.ndarray
     groups: Sequence[str] | None = None
+    selected_from: int | None = None
 
     def select(self, indices: np.ndarray) -> ListedImages:
         """Some of the images."""
@@ -53,7 +55,7 @@ class ListedImages:
     def open(self, size: int, channels: int) -> Split:
         """Opens the images, square with `size` pixels and 3 or 1 `channels`; they are decoded when they are read."""
         groups = None if self.groups is None else len(set(self.groups))
-        return ImageFiles(self.folder, self.names, size, channels, groups), self.labels
+        return ImageFiles(self.folder, self.names, size, channels, groups, self.selected_from), self.labels
 
 
 def open_folder(dataset: FolderDataset, seed: int, folder: Path = Path()) -> dict[str, Split]:
@@ -61,7 +63,7 @@ def open_folder(dataset: FolderDataset, seed: int, folder: Path = Path()) -> dic
 
     Args:
         dataset: the dataset section.
-        seed: `seeds.data`, by which splits without a folder are drawn.
+        seed: `seeds.data`, by which splits without a folder and selected images are drawn.
         folder: folder that paths in `dataset` are relative to.
 
     Returns:
@@ -70,7 +72,7 @@ def open_folder(dataset: FolderDataset, seed: int, folder: Path = Path()) -> dic
 
     Raises:
         DataError: a folder is missing or cannot be read, folders and classes do not match, a class has no images, or the groups
-            are on two sides, unknown or too few.
+            are on two sides, unknown or too few, or a class has fewer images than are to be selected.
     """
     listed = {split: list_images(path, dataset.slugs, dataset.folders) for split, path in _find_splits(dataset, folder).items()}
     if dataset.group is not None:
@@ -84,7 +86,8 @@ def open_folder(dataset: FolderDataset, seed: int, folder: Path = Path()) -> dic
         except ValueError as error:
             raise DataError(train.folder, str(error)) from error
         listed |= {split: train.select(indices) for split, indices in parts.items()}
-    return {split: listed[split].open(dataset.image_size, dataset.channels) for split in SPLITS}
+    selected = {split: _select_images(dataset, split, listed[split], seed) for split in SPLITS}
+    return {split: images.open(dataset.image_size, dataset.channels) for split, images in selected.items()}
 
 
 def list_images(
@@ -139,6 +142,15 @@ def list_entries(folder: Path) -> tuple[list[str], list[str]]:
         visible = {entry.name: entry.is_dir() for entry in entries if not _is_hidden(entry.name)}
     folders = sorted(name for name, is_folder in visible.items() if is_folder)
     return folders, sorted(visible.keys() - folders)
+
+
+def _select_images(dataset: FolderDataset, split: str, images: ListedImages, seed: int) -> ListedImages:
+    """The images of a split that the dataset section selects."""
+    try:
+        indices = select_per_tissue(dataset, split, images.labels, seed)
+    except ValueError as error:
+        raise DataError(images.folder, str(error)) from error
+    return images if indices is None else replace(images.select(indices), selected_from=len(images.names))
 
 
 def _find_splits(dataset: FolderDataset, folder: Path) -> dict[str, Path]:

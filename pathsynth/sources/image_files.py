@@ -42,6 +42,7 @@ class ImageFiles:
         size: side in pixels that the images are resized to.
         channels: 3, or 1 for grey images.
         groups: number of patients or slides that the images come from; None if it is not known.
+        selected_from: number of available images; None if all are selected.
     """
 
     folder: Path
@@ -49,6 +50,12 @@ class ImageFiles:
     size: int
     channels: int
     groups: int | None = None
+    selected_from: int | None = None
+
+    @property
+    def available(self) -> int:
+        """Number of available images, from which these were selected."""
+        return len(self) if self.selected_from is None else self.selected_from
 
     @property
     def shape(self) -> tuple[int, ...]:

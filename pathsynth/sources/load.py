@@ -8,9 +8,10 @@ from typing import Any
 
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import portable_path, resolve_path
-from pathsynth.data.archives import SPLITS, Images, Split, read_archive
+from pathsynth.data.archives import SPLITS, Images, Split, count_available, read_archive
 from pathsynth.data.settings import AnyDataset, FileDataset, FolderDataset, MedmnistDataset, PhantomDataset
 from pathsynth.sources import phantom
+from pathsynth.sources.division import select_per_tissue
 from pathsynth.sources.download import compute_md5, fetch_archive
 from pathsynth.sources.folder import open_folder
 from pathsynth.sources.image_files import ImageFiles
@@ -23,7 +24,7 @@ def load_source(dataset: AnyDataset, seed: int, progress: Progress = iter, *, fo
 
     Args:
         dataset: the dataset section; its `source` is the kind of source.
-        seed: seed of drawn images, and of splits that are drawn.
+        seed: seed of drawn images, of splits that are drawn, and of selected images.
         progress: wraps the iterable of a long loop, like `tqdm.tqdm`.
         folder: folder that paths in `dataset` are relative to.
 
@@ -31,7 +32,8 @@ def load_source(dataset: AnyDataset, seed: int, progress: Progress = iter, *, fo
         For "train", "val" and "test" images, uint8 (N, H, H, 3) or for grey ones (N, H, H), and labels, uint8 (N,).
 
     Raises:
-        DataError: if the archive is missing, damaged or has a different checksum, or the folders do not match the dataset.
+        DataError: if the archive is missing, damaged or has a different checksum, the folders do not match the dataset, or
+            a tissue has fewer images than are to be selected.
         FetchError: if the archive cannot be downloaded.
     """
     match dataset:
@@ -44,7 +46,7 @@ def load_source(dataset: AnyDataset, seed: int, progress: Progress = iter, *, fo
             return open_folder(dataset, seed, folder)
         case MedmnistDataset():
             path = fetch_archive(dataset.flag, dataset.archive_size, resolve_path(folder, dataset.root))
-    return read_archive(path, len(dataset.label_names), dataset.channels)
+    return _open_archive(path, dataset, seed)
 
 
 def describe_source(dataset: AnyDataset) -> dict[str, Any]:
@@ -55,9 +57,11 @@ def describe_source(dataset: AnyDataset) -> dict[str, Any]:
 
 
 def count_images(images: Images) -> str:
-    """Returns the number of images, with that of their groups if they are known."""
+    """Formats the image count, with the number available and the number of groups where known."""
     groups = images.groups if isinstance(images, ImageFiles) else None
-    return f"{len(images)}" if groups is None else f"{len(images)} ({groups} group{'s' if groups > 1 else ''})"
+    available = count_available(images)
+    number = f"{len(images)} of {available}" if available > len(images) else f"{len(images)}"
+    return number if groups is None else f"{number} ({groups} group{'s' if groups > 1 else ''})"
 
 
 def _draw_phantoms(dataset: PhantomDataset, seed: int, progress: Progress) -> dict[str, Split]:
@@ -66,6 +70,18 @@ def _draw_phantoms(dataset: PhantomDataset, seed: int, progress: Progress) -> di
         split: phantom.draw_split(count, seed, dataset.image_size, split, progress)
         for split, count in zip(SPLITS, per_tissue, strict=True)
     }
+
+
+def _open_archive(path: Path, dataset: FileDataset | MedmnistDataset, seed: int) -> dict[str, Split]:
+    """The selected images of an archive, left on disk, and their labels."""
+    splits: dict[str, Split] = {}
+    for split, (images, labels) in read_archive(path, len(dataset.label_names), dataset.channels).items():
+        try:
+            indices = select_per_tissue(dataset, split, labels, seed)
+        except ValueError as error:
+            raise DataError(path, str(error)) from error
+        splits[split] = (images, labels) if indices is None else (images.select(indices), labels[indices])
+    return splits
 
 
 def _check_md5(path: Path, md5: str | None) -> None:

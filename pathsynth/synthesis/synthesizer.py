@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,14 @@ from pathsynth import __version__
 from pathsynth.classifiers.model import WEIGHTS as GATE_WEIGHTS
 from pathsynth.core.errors import DataError, ParamsError, PathsynthError
 from pathsynth.core.io import compute_sha256, read_json
-from pathsynth.core.params import load_params, lora_names, read_yaml, resolve_lora
+from pathsynth.core.params import Device, load_params, lora_names, read_yaml, resolve_lora
 from pathsynth.core.scratch import temporary_folder
 from pathsynth.data.settings import AnyDataset
 from pathsynth.diffusion.adapter import CONFIG, WEIGHTS, attach_lora
 from pathsynth.diffusion.base import base_name, load_base, locate_base, unet_sha256
 from pathsynth.diffusion.settings import BaseModelSettings, Prompts, PromptSet
-from pathsynth.finetuning.settings import LoraSettings
-from pathsynth.generation.settings import GenerationSettings
+from pathsynth.finetuning.settings import LoraSettings, drop_records
+from pathsynth.generation.settings import GenerationSettings, read_generation
 from pathsynth.synthesis.manifest import MAX_IMAGES
 from pathsynth.synthesis.records import BY_GATE, DISCLAIMER, NOT_CHECKED, SAMPLING, STAND_IN_NOTICE, Record
 from pathsynth.synthesis.sentences import is_label, match_label, normalize_sentence
@@ -44,6 +44,7 @@ class Artifacts:
     Attributes:
         benchmark, lora: names of the benchmark and of the LoRA configuration.
         seed: default seed of the noise.
+        device_choice: `device` of the parameters.
         deterministic: whether a GPU is restricted to deterministic kernels.
         dataset, base, generation: the sections.
         prompts: the prompts that the LoRA was trained with, in label order.
@@ -54,6 +55,7 @@ class Artifacts:
     benchmark: str
     lora: str
     seed: int
+    device_choice: Device
     deterministic: bool
     dataset: AnyDataset
     base: BaseModelSettings
@@ -68,7 +70,7 @@ class Artifacts:
         """The torch device."""
         from pathsynth.core.devices import pick_device
 
-        return pick_device(self.deterministic)
+        return pick_device(self.device_choice, self.deterministic)
 
     @cached_property
     def base_folder(self) -> Path:
@@ -138,15 +140,17 @@ def load_artifacts(
     _check_trained(lora_folder, "LoRA", "train_lora")
     selected = load_params(path)
     lora_name, prompt_set = _match_configuration(lora_folder, path, selected.lora_name)
+    selected = replace(selected, lora_name=lora_name, lora=resolve_lora(path, read_yaml(path), lora_name))
     dataset = selected.section("dataset", AnyDataset)
     return Artifacts(
         benchmark=selected.benchmark_name,
-        lora=lora_name,
+        lora=selected.lora_name,
         seed=selected.seeds.drawing,
+        device_choice=selected.device,
         deterministic=selected.deterministic,
         dataset=dataset,
         base=selected.section("base", BaseModelSettings),
-        generation=selected.section("generation", GenerationSettings),
+        generation=read_generation(selected),
         prompts=tuple(selected.section("prompts", Prompts).texts(prompt_set, dataset)),
         folder=selected.folder,
         lora_folder=lora_folder,
@@ -201,7 +205,7 @@ def synthesize(
         slots = Slots(Checkpoint(folder), 1, n, dataset.image_size, seed)
         if gate:
             classify = artifacts.gate.probabilities
-            limit = generation.max_attempts if max_attempts is None else max_attempts
+            limit = generation.filter.max_attempts if max_attempts is None else max_attempts
             generate_filtered(sampler, lambda images: classify(images)[:, order], slots, limit, sampler.batch_size)
         else:
             generate_unfiltered(sampler, slots, sampler.batch_size)
@@ -256,13 +260,20 @@ def compute_pixels_sha256(image: np.ndarray) -> str:
 
 def _match_configuration(lora: Path, path: Path, selected: str) -> tuple[str, PromptSet]:
     """Name and prompt set of the configuration that a LoRA was trained with; the selected one takes precedence."""
-    trained, tree = read_json(lora / CONFIG), read_yaml(path)
-    trained.pop("unet_sha256", None)
-    for name in (selected, *lora_names(path, tree)):
-        with suppress(ParamsError, ValidationError):
-            settings = LoraSettings.model_validate(resolve_lora(path, tree, name))
-            if settings.model_dump() == trained:
-                return name, settings.prompts
+    recorded, tree = read_json(lora / CONFIG), read_yaml(path)
+    recorded.pop("unet_sha256", None)
+
+    def weight_values(settings: LoraSettings) -> dict[str, Any]:
+        return drop_records(settings.model_dump(exclude={"fast_sampler"}))
+
+    with suppress(ValidationError):
+        # an earlier version may have had fewer options
+        trained = weight_values(LoraSettings.model_validate(recorded))
+        for name in (selected, *lora_names(path, tree)):
+            with suppress(ParamsError, ValidationError):
+                settings = LoraSettings.model_validate(resolve_lora(path, tree, name))
+                if weight_values(settings) == trained:
+                    return name, settings.prompts
     raise DataError(lora, f"was trained with settings that match no entry of `loras` in {path}; pass its own file as --params")
 
 

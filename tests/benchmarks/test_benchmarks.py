@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +16,7 @@ from benchmarks import generation, quality, scaling, subprocesses, training
 from benchmarks.__main__ import PARTS, _merge_earlier, main
 from benchmarks.harness import Row, Setup, alternate, compare_rates, fill_tables, format_rows, make_row, write_results
 from pathsynth.core.errors import DataError
-from pathsynth.core.params import load_params, read_yaml
+from pathsynth.core.params import load_params, read_yaml, resolve_lora
 
 
 def test_ratio_is_the_median_over_rounds_not_the_ratio_of_medians():
@@ -47,12 +47,20 @@ def test_gpu_rows_report_the_peak_memory_of_each_contestant():
     assert row.ours_gpu_mb == pytest.approx(100, abs=10) and row.theirs_gpu_mb == pytest.approx(300, abs=10)
 
 
+def test_sampler_has_the_number_formats_of_the_lora(tmp_path):
+    path = ROOT / "params.yaml"
+    for name, weight_dtype in (("paper_v9", "fp32"), ("sd_r16", "bf16")):
+        lora = resolve_lora(path, read_yaml(path), name)
+        params = replace(load_params(path), benchmark_name="pathmnist", lora_name=name, lora=lora)
+        assert generation.read_sampler_settings(Setup(params, tmp_path, "cpu")).weight_dtype == weight_dtype
+
+
 @pytest.fixture
 def project(finished, tmp_path):
     """A DVC project of one finished stage beside the parameters and models of a tiny run."""
     tree = tiny_tree(read_yaml(finished / "configs" / "benchmarks" / "tiny.yaml")["base"]["pretrained_model_name_or_path"])
     # the untrained gate sees one class nearly everywhere, so that the peer needs several attempts
-    tree["benchmarks"]["tiny"]["generation"]["max_attempts"] = 4
+    tree["benchmarks"]["tiny"]["generation"]["filter"]["max_attempts"] = 4
     write_params(tmp_path / "params.yaml", tree)
     (tmp_path / "models").symlink_to(finished / "models")
     (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: touch out, outs: [out]}}")

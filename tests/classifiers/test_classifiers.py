@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +22,8 @@ from pathsynth.classifiers.model import (
     save_classifier,
 )
 from pathsynth.classifiers.settings import Augmentation, ClassifierSettings
-from pathsynth.classifiers.training import augment, train_classifier
-from pathsynth.core.errors import ModelError, OutOfMemory, PathsynthError, TrainingError
+from pathsynth.classifiers.training import Training, augment, build_classifier, train_classifier
+from pathsynth.core.errors import DataError, ModelError, OutOfMemory, PathsynthError, TrainingError
 from pathsynth.core.seeds import Stream, make_generator
 from pathsynth.data import labels
 from pathsynth.data.prepared import open_prepared, write_prepared
@@ -40,6 +43,19 @@ def train(prepared, global_seed=3, **changes):
         prepared, gate_settings(**changes), global_seed, "cpu", lambda *point: curve.append(point)
     )
     return classifier, scores, curve
+
+
+def start_training(prepared, images=None, steps=None, **changes) -> tuple[Classifier, Training]:
+    """A classifier on the CPU, also in fp16, and its training."""
+    settings = gate_settings(**changes)
+    exact = settings.model_copy(update={"mixed_precision": "no"})
+    classifier = build_classifier(exact, prepared.slugs, 3, "cpu", Path())
+    images = prepared.images("train") if images is None else images
+    return classifier, Training(classifier, images, prepared.labels_of("train"), settings, 3, steps)
+
+
+def weights_of(classifier: Classifier) -> bytes:
+    return b"".join(value.numpy().tobytes() for value in classifier.network.state_dict().values())
 
 
 def untrained(slugs=labels.SLUGS, **changes) -> Classifier:
@@ -97,6 +113,84 @@ class TestTraining:
         hint = r"out of memory: lower classifiers\.\*\.batch_size \(18\) or input_size \(32\)"
         with pytest.raises(OutOfMemory, match=hint):
             train(tiny_prepared)
+
+
+class TestReadingAhead:
+    @pytest.mark.parametrize("steps", [None, 1, 3, 5])
+    def test_weights_are_those_of_a_plain_loop(self, steps, tiny_prepared, monkeypatch):
+        def train_with(prefetch) -> bytes:
+            if prefetch:
+                monkeypatch.setattr(classifier_training, "prefetch", prefetch)
+            classifier, training = start_training(tiny_prepared, steps=steps, epochs=2, batch_size=12)
+            training.run()
+            return weights_of(classifier)
+
+        assert train_with(None) == train_with(lambda read, keys: (read(key) for key in keys))
+
+    def test_unreadable_image_stops_the_training_and_the_thread(self, tiny_prepared):
+        class Damaged:
+            reads = 0
+
+            def __len__(self):
+                return 36
+
+            def __getitem__(self, indices):
+                self.reads += 1
+                if self.reads == 3:
+                    raise DataError("train_images.npy", "is truncated")
+                return tiny_prepared.images("train")[indices]
+
+        _, training = start_training(tiny_prepared, Damaged(), batch_size=6)
+        with pytest.raises(DataError, match=r"^train_images\.npy: is truncated$"):
+            training.run()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+class TestHalfPrecision:
+    def test_fp16_needs_a_gpu(self, tiny_prepared):
+        with pytest.raises(TrainingError) as caught:
+            train(tiny_prepared, mixed_precision="fp16")
+        assert str(caught.value) == "mixed_precision of resnet18: 'fp16' needs a GPU; allowed without one: 'no', 'bf16'"
+
+    def test_classifier_trained_in_fp16_predicts_without_a_gpu(self, tiny_prepared, tmp_path):
+        half, images = untrained(mixed_precision="fp16"), tiny_prepared.images("test")
+        save_classifier(tmp_path, half)
+        exact = Classifier(half.network, build_card(gate_settings(), labels.SLUGS), "cpu")
+        loaded = load_classifier(tmp_path, "cpu", labels.SLUGS)
+        assert loaded.card.mixed_precision == "fp16"
+        np.testing.assert_array_equal(loaded.probabilities(images), exact.probabilities(images))
+
+    def test_scaled_loss_trains_as_the_loss(self, tiny_prepared):
+        found = []
+        for precision in ("no", "fp16"):
+            classifier, training = start_training(tiny_prepared, epochs=2, mixed_precision=precision)
+            training.run()
+            found.append(np.frombuffer(weights_of(classifier), np.float32))
+        # powers of two only move the exponent
+        np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-7)
+
+    def test_overflowing_step_is_skipped_and_the_schedule_goes_on(self, tiny_prepared):
+        classifier, training = start_training(tiny_prepared, epochs=4, batch_size=36, mixed_precision="fp16")
+        state = training.state_dict()
+        assert state["scaler"]["scale"] == 2.0**16
+        state["scaler"]["scale"] = 2.0**127
+        training.load_state_dict(state)
+        before = [parameter.detach().clone() for parameter in classifier.network.parameters()]
+        training.run_epoch()
+        assert all(map(torch.equal, before, classifier.network.parameters()))
+        state = training.state_dict()
+        assert state["scaler"]["scale"] == 2.0**126 and state["schedule"]["last_epoch"] == 1
+        state["scaler"]["scale"] = 2.0**16
+        training.load_state_dict(state)
+        for _ in range(3):
+            assert np.isfinite(training.run_epoch())
+        assert not any(map(torch.equal, before, classifier.network.parameters()))
+
+    def test_diverging_fp16_training_names_the_number_format_too(self, tiny_prepared):
+        options = {"learning_rate": 1e30, "lr_scheduler": "constant", "batch_size": 4, "mixed_precision": "fp16"}
+        _, training = start_training(tiny_prepared, **options)
+        with pytest.raises(TrainingError, match=r"the loss is nan; lower learning_rate \(1e\+30\), or set mixed_precision: no"):
+            training.run_epoch()
 
 
 def test_augmentation_keeps_shape_and_range_and_follows_its_generator():

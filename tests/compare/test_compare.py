@@ -26,6 +26,7 @@ from pathsynth.core.metric_files import get_nested, read_details
 from pathsynth.data import labels
 from pathsynth.report.tables import to_markdown
 
+BENCHMARK = "configs/benchmarks/phantom.yaml"
 PROMPTS = {"plain": "an image of {label}", "described": {}}
 
 
@@ -158,6 +159,24 @@ class TestWhichRunsCount:
     def test_only_the_training_seed_makes_trainings_of_one_configuration(self):
         frame = frame_of(a=revision(), b=revision(training=2), c=revision(data=2))
         assert [one.trainings for one in group_trainings(frame)] == [[1, 2], [1]]
+
+    def test_snapshots_of_a_training_are_configurations_of_their_own(self):
+        def scored(snapshot: int | None, kept: list[int], validation: int | None = None) -> dict[str, bytes]:
+            """A run of a training of ten steps, which saw 500 images."""
+            files, name = revision(), "r4"
+            params, benchmark = (json.loads(files[path]) for path in ("params.yaml", BENCHMARK))
+            training = {"max_train_steps": 10, "snapshots": kept}
+            params["loras"][name][1] |= {"training": training, "validation": {"validation_steps": validation}}
+            lock = json.loads(files["dvc.lock"])
+            lock["stages"]["train_lora"]["params"]["params.yaml"][f"loras.{name}"] = params["loras"][name]
+            benchmark["generation"] = {"snapshot": snapshot}
+            trees = {"params.yaml": params, BENCHMARK: benchmark, "dvc.lock": lock}
+            return files | {path: json.dumps(tree).encode() for path, tree in trees.items()}
+
+        frame = frame_of(a=scored(None, []), b=scored(None, [2, 5], 3), c=scored(2, [2, 5]), d=scored(5, [2, 5]))
+        assert list(frame["rev"]) == ["a", "c", "d"], "records of a training change no score"
+        assert [one.name for one in group_trainings(frame)] == ["r4", "r4 after 2 steps", "r4 after 5 steps"]
+        assert list(frame["images_seen"]) == [500, 100, 250]
 
 
 class TestTable:

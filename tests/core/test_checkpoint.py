@@ -42,6 +42,29 @@ def _params(folder: Path, **changes):
 # saving and loading
 
 
+def test_saving_takes_at_most_a_twentieth_of_the_time(monkeypatch, tmp_path):
+    now = 0.0
+
+    def save(*_):
+        nonlocal now
+        now += 10.0
+
+    monkeypatch.setattr("torch.save", save)
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
+    checkpoint, saved_at = Checkpoint(tmp_path), []
+    while now < 1000:
+        if checkpoint.should_save():
+            saved_at.append(now)
+            checkpoint.save("training", {})
+        now += 1.0
+    assert saved_at[:2] == [30.0, 240.0]
+    assert 10.0 * len(saved_at) <= 0.06 * now
+    monkeypatch.setenv(INTERVAL_VARIABLE, "0")
+    always = Checkpoint(tmp_path)
+    always.save("training", {})
+    assert always.should_save()
+
+
 def test_state_is_loaded_as_saved_and_a_damaged_one_is_reported_and_ignored(tmp_path, capsys):
     import torch
 
@@ -131,7 +154,7 @@ def test_any_change_starts_over(tmp_path, monkeypatch):
     assert not _found(tmp_path, params, inputs, settings={"lora": LoraSettings.model_validate(tiny_lora(rank=9))})
     assert not _found(tmp_path, params, inputs, settings=settings, processes=TwoProcesses(0, 2))
     assert not _found(tmp_path, params, inputs, settings=settings, seed=8)
-    for name in ("package_versions", "_describe_machine", "compute_sha256"):
+    for name in ("package_versions", "describe_hardware", "compute_sha256"):
         with monkeypatch.context() as patched:
             patched.setattr(checkpoints, name, lambda *_: "another")
             assert not _found(tmp_path, params, inputs, settings=settings), name

@@ -1,15 +1,23 @@
-"""Devices: memory errors have a hint, determinism is requested on a GPU, and small images train with plain attention."""
+"""Devices: which one is used and named, number formats, attention kernels, and running out of memory."""
 
 from __future__ import annotations
 
 import os
-import warnings
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import DistributedType, PartialState
 
-from pathsynth.core import devices
-from pathsynth.core.devices import MAX_PLAIN_ATTENTION, catch_out_of_memory, describe_device, pick_device, training_attention
+from pathsynth.core.devices import (
+    MAX_PLAIN_ATTENTION,
+    catch_out_of_memory,
+    pick_device,
+    supported_precision,
+    tf32,
+    training_attention,
+)
 from pathsynth.core.errors import OutOfMemory
 
 
@@ -26,68 +34,67 @@ def test_other_errors_are_not_memory_errors():
         raise RuntimeError("something else")
 
 
-def test_deterministic_restricts_the_kernels_of_a_gpu_only(monkeypatch):
+def test_deterministic_restricts_the_kernels_of_a_gpu_only(machine, monkeypatch):
     requested = []
-    monkeypatch.setattr(devices, "_report_device", lambda: None)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", requested.append)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device(True) == "cpu" and requested == []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device(False) == "cuda" and requested == []
-    assert pick_device(True) == "cuda" and requested == [True]
+    machine(gpus=1)
+    assert pick_device("cpu", True) == "cpu" and requested == []
+    assert pick_device("auto", False) == "cuda" and requested == []
+    assert pick_device("auto", True) == "cuda" and requested == [True]
     assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
 
 
-OLD_DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (found version 12020). Please update"
-
-
-@pytest.mark.parametrize(("variables", "built", "warning", "reason"), [
-    ({}, None, None, "this PyTorch is built without CUDA"),
-    ({"CUDA_VISIBLE_DEVICES": ""}, "13.0", None, "CUDA_VISIBLE_DEVICES= hides all GPUs"),
-    ({"CUDA_VISIBLE_DEVICES": "-1"}, "13.0", None, "CUDA_VISIBLE_DEVICES=-1 hides all GPUs"),
-    ({"CUDA_VISIBLE_DEVICES": "MIG-1"}, "13.0", OLD_DRIVER, "The NVIDIA driver on your system is too old (found version 1202"),
-    ({}, "13.0", None, "no NVIDIA GPU found"),
-    ({"CUDA_VISIBLE_DEVICES": "7", "vendor": "0x10de"}, "13.0", None, "CUDA_VISIBLE_DEVICES=7 names no GPU of this machine"),
-    ({"vendor": "0x10de"}, "13.0", None, "there is an NVIDIA GPU, but no driver for it; in a container"),
+@pytest.mark.parametrize(("device", "facts", "line"), [
+    ("auto", {"gpus": 1}, "NVIDIA H200"),
+    ("cuda", {"gpus": 8}, "NVIDIA H200 (1 of 8)"),
+    ("auto", {"gpus": 8, "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}, "NVIDIA H200, 4 processes"),
+    ("auto", {"gpus": 8, "WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"}, None),
+    ("auto", {"WORLD_SIZE": "2"}, "CPU, 1 thread, 2 processes (no NVIDIA GPU found)"),
+    ("cpu", {"gpus": 1}, "CPU, 1 thread (params: device: cpu)"),
 ])  # fmt: skip
-def test_reason_for_using_the_cpu_is_named(variables, built, warning, reason, monkeypatch, tmp_path):
-    left = [warning] if warning else []
-
-    def is_available() -> bool:
-        # torch warns once in a process
-        if left:
-            warnings.warn(left.pop(), stacklevel=2)
-        return False
-
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.version, "cuda", built)
-    monkeypatch.setattr(torch.cuda, "is_available", is_available)
-    monkeypatch.setattr(devices, "_warnings", [])
-    (tmp_path / "0").mkdir()
-    (tmp_path / "0" / "vendor").write_text(variables.get("vendor", "0x8086") + "\n")
-    monkeypatch.setattr(devices, "PCI_DEVICES", tmp_path)
-    # as when a checkpoint's key is computed
-    assert not devices.gpu_available()
-    assert f" ({reason}" in describe_device()
+def test_device_is_named_once_by_the_main_process(device, facts, line, machine, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    machine(**facts)
+    assert pick_device(device) == pick_device(device)
+    assert capsys.readouterr().err == (f"device: {line}\n" if line else "")
 
 
-def test_gpu_is_named_and_the_device_once(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    devices._report_device.cache_clear()
-    assert pick_device() == pick_device() == "cuda"
-    assert capsys.readouterr().err == "device: NVIDIA H200\n"
-    devices._report_device.cache_clear()
+@pytest.mark.parametrize(("gpus", "expected"), [(1, "cuda:0"), (2, "cuda:1"), (8, "cuda:3")])
+def test_process_takes_the_same_gpu_as_accelerate(gpus, expected, machine, monkeypatch):
+    machine(gpus=gpus, LOCAL_RANK="3")
+    state = SimpleNamespace(device=None, distributed_type=DistributedType.MULTI_GPU, local_process_index=3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    PartialState.set_device(state)
+    assert pick_device("auto") == expected == str(state.device)
+
+
+def test_emulated_bf16_is_kept_with_one_warning(machine, capsys):
+    machine("Tesla T4", gpus=1, capability=(7, 5), bf16=False)
+    assert [supported_precision("cuda", name) for name in ("bf16", "bf16", "fp16", "no")] == ["bf16", "bf16", "fp16", "no"]
+    error = capsys.readouterr().err
+    assert error.startswith("warning: Tesla T4 emulates bf16, which is slow: ") and error.count("\n") == 1
+
+
+def test_native_bf16_needs_no_warning(machine, capsys):
+    machine(gpus=1)
+    assert supported_precision("cuda:0", "bf16") == "bf16" and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    ("device", "pixels", "fused"),
-    [("cpu", MAX_PLAIN_ATTENTION, False), ("cpu", MAX_PLAIN_ATTENTION + 1, True), ("cuda", 1, True)],
+    ("device", "pixels", "fused", "cudnn"),
+    [("cpu", MAX_PLAIN_ATTENTION, False, False), ("cpu", MAX_PLAIN_ATTENTION + 1, True, True), ("cuda", 1, True, False)],
 )
-def test_plain_attention_is_for_small_images_on_a_cpu(device, pixels, fused):
+def test_attention_is_plain_for_small_images_on_a_cpu_and_never_cudnns_on_a_gpu(device, pixels, fused, cudnn):
     with training_attention(device, pixels):
         assert torch.backends.cuda.flash_sdp_enabled() == fused
+        assert torch.backends.cuda.cudnn_sdp_enabled() == cudnn
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_tf32_is_reset_also_after_an_error(enabled):
+    assert not torch.backends.cuda.matmul.allow_tf32
+    with suppress(ZeroDivisionError), tf32(enabled):
+        assert torch.backends.cuda.matmul.allow_tf32 == enabled
+        raise ZeroDivisionError
+    assert not torch.backends.cuda.matmul.allow_tf32

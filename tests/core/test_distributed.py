@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ def _training(folder: Path, params: Path, prepared: Path) -> list[object]:
     """The arguments of train_lora, with all outs in `folder`."""
     return [
         "--params", params, "--prepared", prepared, "--out", folder / "out", "--metrics", folder / "lora.json",
-        "--curves", folder / "curves", "--scratch", folder / "scratch", "--logs", folder / "logs",
+        "--curves", folder / "curves", "--sheets", folder / "sheets",
+        "--scratch", folder / "scratch", "--logs", folder / "logs",
     ]  # fmt: skip
 
 
@@ -121,6 +123,75 @@ def test_training_on_two_processes_follows_the_single_one(tiny_base, tiny_prepar
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
+RECORDED = """
+import sys
+import time
+from pathlib import Path
+from conftest import tiny_lora
+from pathsynth.core.checkpoint import Checkpoint
+from pathsynth.core.distributed import init_distributed
+from pathsynth.data.prepared import open_prepared
+from pathsynth.diffusion.base import load_base
+from pathsynth.finetuning.recorder import Records
+from pathsynth.finetuning.settings import LoraSettings
+from pathsynth.finetuning.train import train_lora
+
+base, prepared, out, late, until = sys.argv[1:]
+out = Path(out)
+
+class Late(Checkpoint):
+    def load(self, name):
+        # the main process would save its first state meanwhile
+        time.sleep(float(late))
+        return super().load(name)
+
+tree = tiny_lora() | {"validation": {"validation_steps": 2, "validation_images": 1, "sheet_steps": 2}}
+tree["training"].update(max_train_steps=4, train_batch_size=2, gradient_accumulation_steps=2)
+points = []
+
+def log(step, values):
+    points.append((step, values["validation/loss"]))
+    if step == int(until):
+        raise SystemExit(3)
+
+with init_distributed() as processes:
+    checkpoint = (Checkpoint if processes.main else Late)(out / "state", writes=processes.main)
+    train_lora(load_base(Path(base), "cpu"), open_prepared(prepared), [f"tissue {i}" for i in range(9)],
+               LoraSettings.model_validate(tree), 3, log if processes.main else lambda *_: None, scratch=out,
+               processes=processes, checkpoint=checkpoint, records=Records(out / "sheets"))
+    if processes.main:
+        print(points)
+"""
+
+
+def _record(base: Path, prepared: Path, out: Path, processes: int, late: float, until: int = -1) -> subprocess.CompletedProcess:
+    """Trains with validation and sheets; the main process ends after the records of the step `until`."""
+    out.mkdir(exist_ok=True)
+    (out / "recorded.py").write_text(RECORDED)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", processes] if processes > 1 else []
+    # with SIGTERM, upon which the launcher ends its processes
+    return _run(["timeout", 90, sys.executable, *launcher, out / "recorded.py", base, prepared, out, late, until])
+
+
+@pytest.mark.slow
+def test_records_of_two_processes_are_those_of_one_even_if_a_process_is_late(tiny_base, tiny_prepared, tmp_path):
+    curves = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        done = _record(tiny_base, tiny_prepared.folder, out, processes, late=3)
+        assert done.returncode == 0, done.stderr
+        assert "resuming" not in done.stderr
+        curves.append(dict(literal_eval(done.stdout)))
+        assert {path.name for path in (out / "sheets").iterdir()} == {"0000.png", "0002.png", "0004.png"}
+    assert list(curves[0]) == list(curves[1]) == [0, 2, 4]
+    assert list(curves[1].values()) == pytest.approx(list(curves[0].values()), rel=1e-4)
+    out = tmp_path / "killed"
+    assert _record(tiny_base, tiny_prepared.folder, out, 2, late=0, until=4).returncode != 0
+    resumed = _record(tiny_base, tiny_prepared.folder, out, 2, late=3)
+    assert resumed.returncode == 0 and "resuming after step 2 of 4" in resumed.stderr, resumed.stderr
+    assert dict(literal_eval(resumed.stdout)) == curves[1]
+
+
 GRADIENT = """
 import sys
 from pathlib import Path
@@ -185,20 +256,21 @@ def test_equal_effective_batches_have_equal_first_gradients(tiny_base, tiny_prep
 # work shares
 
 
-@pytest.mark.parametrize(
-    ("size", "accumulation", "count"), [(24, 4, 1), (24, 4, 2), (24, 4, 4), (24, 4, 3), (24, 4, 8), (1, 6, 3), (5, 1, 5)]
-)
-def test_micro_batches_of_all_processes_add_up_to_the_batch(size, accumulation, count):
-    parts = [micro_batches(size, accumulation, index, count) for index in range(count)]
-    rows = np.concatenate([np.arange(size * accumulation)[part] for own in parts for part in own])
-    assert sorted(rows) == list(range(size * accumulation))
-    assert len({len(own) for own in parts}) == 1
-    assert len({part.stop - part.start for own in parts for part in own}) == 1
+@pytest.mark.parametrize(("effective", "limit", "count", "per_process", "size"), [
+    (96, 24, 1, 4, 24), (96, 24, 2, 2, 24), (96, 24, 3, 2, 16), (96, 24, 4, 1, 24), (96, 24, 8, 1, 12), (96, 24, 16, 1, 6),
+    (96, 48, 1, 2, 48), (96, 20, 1, 6, 16), (6, 1, 3, 2, 1), (5, 5, 5, 1, 1), (14, 4, 2, 7, 1),
+])  # fmt: skip
+def test_processes_have_equal_shares_of_a_step_in_few_parts(effective, limit, count, per_process, size):
+    parts = [micro_batches(effective, limit, index, count) for index in range(count)]
+    rows = np.concatenate([np.arange(effective)[part] for own in parts for part in own])
+    assert rows.tolist() == list(range(effective))
+    assert {len(own) for own in parts} == {per_process}
+    assert {part.stop - part.start for own in parts for part in own} == {size}
 
 
-def test_batch_that_cannot_be_split_evenly_is_refused():
-    with pytest.raises(TrainingError, match=r"processes: 5 "):
-        micro_batches(24, 4, 0, 5)
+def test_step_that_processes_cannot_share_equally_is_refused():
+    with pytest.raises(TrainingError, match=r"processes: 5 cannot share a step of 96 images equally; allowed: divisors of 96"):
+        micro_batches(96, 24, 0, 5)
 
 
 def test_dropout_is_refused_on_several_processes():
@@ -277,8 +349,9 @@ FAILS = """
 import sys
 from pathlib import Path
 import click
+import torch
 from pathsynth.cli.options import run_as_command
-from pathsynth.core.distributed import init_distributed, launch
+from pathsynth.core.distributed import TIMEOUT, init_distributed, launch
 from pathsynth.core.errors import TrainingError
 
 @click.command()
@@ -287,6 +360,10 @@ def main():
     if launch(2, Path(sys.argv[1])):
         return
     with init_distributed() as processes:
+        group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+        assert group.options._timeout == TIMEOUT
+        if processes.index == 1 and sys.argv[2] == "CUDA":
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if processes.index == 1 or sys.argv[2] == "both":
             raise TrainingError("step 3: the loss is nan")
         processes.gather("waits for the other")
@@ -296,12 +373,16 @@ main(args=[])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["one", "both"])
-def test_error_of_a_process_is_printed_once(which, tmp_path):
+@pytest.mark.parametrize(("which", "message"), [
+    ("one", "step 3: the loss is nan"),
+    ("both", "step 3: the loss is nan"),
+    ("CUDA", "CUDA error: an illegal memory access was encountered: start again"),
+])  # fmt: skip
+def test_error_of_a_process_is_printed_once(which, message, tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     done = _run([sys.executable, tmp_path / "fails.py", tmp_path / "scratch", which])
-    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "error: step 3: the loss is nan"
-    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert len(re.findall("^error: ", done.stderr, re.M)) == 1 and "Traceback" not in done.stderr
     assert not list((tmp_path / "scratch").iterdir())
 
 

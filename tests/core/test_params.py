@@ -135,7 +135,7 @@ MISTAKES = {
         lambda tree: tree["loras"]["r2"]["adapter"].update(rnk=tree["loras"]["r2"]["adapter"].pop("rank")), P,
         "loras.r2.adapter.rnk: unknown key; allowed: rank, lora_alpha",
     ),
-    "unknown top key": (_set("sede", 1), P, "sede: unknown key; allowed: seeds, deterministic, processes, benchmark"),
+    "unknown top key": (_set("sede", 1), P, "sede: unknown key; allowed: seeds, deterministic, processes, device, benchmark"),
     "missing top key": (_set("seeds", KeyError), P, "seeds: missing"),
     "one seed for all": (_set("seeds", 7), P, "seeds: 7: input should be a valid dictionary"),
     "missing seed": (_set("seeds", "training", KeyError), P, "seeds.training: missing"),
@@ -147,6 +147,7 @@ MISTAKES = {
     "negative seed": (_set("seeds", "training", -1), P, "seeds.training: -1: input should be greater than or equal to 0"),
     "deterministic is a word": (_set("deterministic", "maybe"), P, "deterministic: 'maybe': input should be a valid boolean"),
     "no process": (_set("processes", 0), P, "processes: 0: input should be greater than or equal to 1"),
+    "unknown device": (_set("device", "gpu"), P, "device: 'gpu': input should be 'auto', 'cuda' or 'cpu'"),
     "name with a dot": (_set("loras", "r1.5", {}), P, "loras: 'r1.5': DVC splits names at dots"),
     "name with a pipe": (_set("loras", "a|b", {}), P, "loras: 'a|b': allowed in names: letters, digits, '_' and '-'"),
     "table of the wrong kind": (_set("lora_families", 1), P, "lora_families: must map names to entries"),
@@ -295,7 +296,7 @@ def test_prompt_sets(tmp_path):
     assert prompts.texts("described", dataset)[5] == "many pink smooth_muscle dots"
 
 
-def test_fingerprint_follows_every_value_but_the_number_of_processes(tmp_path):
+def test_fingerprint_follows_every_value_but_processes_and_device(tmp_path):
     def fingerprint(name: str, change=lambda tree: None) -> str:
         tree = tiny_tree()
         change(tree)
@@ -303,6 +304,6 @@ def test_fingerprint_follows_every_value_but_the_number_of_processes(tmp_path):
         return load_params(write_params(tmp_path / name / "params.yaml", tree)).fingerprint()
 
     same = fingerprint("a")
-    assert fingerprint("b", _set("processes", 2)) == same
+    assert fingerprint("b", _set("processes", 2)) == fingerprint("d", _set("device", "cpu")) == same
     changes = (_set("seeds", "drawing", 8), _set(*L, "adapter", "rank", 3), _set(*SAMPLER, "batch_size", 7), _set("lora", "r3"))
     assert same not in {fingerprint(f"c{number}", change) for number, change in enumerate(changes)}

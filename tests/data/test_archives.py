@@ -70,6 +70,24 @@ def test_other_dtypes_and_axes_give_the_same_images(
         assert images.shape == expected.shape and chunks[0].dtype == labels.dtype == unpacked[0].dtype == np.uint8
 
 
+@pytest.mark.parametrize("change", [lambda arrays: arrays, _move_channels, _as_dtypes(np.int32, np.uint8)])
+@pytest.mark.parametrize("chunk_bytes", [1, 800, 10**6])
+@pytest.mark.parametrize("indices", [[0, 11], [3, 4, 5, 9], []])
+def test_selected_images_are_read_in_order(
+    tmp_path: Path, arrays: Arrays, change: Callable, chunk_bytes: int, indices: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(archives, "CHUNK_BYTES", chunk_bytes)
+    np.savez(tmp_path / "set.npz", **{key: np.ascontiguousarray(array) for key, array in change(arrays).items()})
+    whole, _ = archives.read_archive(tmp_path / "set.npz", 3)["train"]
+    images = whole.select(np.array(indices, np.int64))
+    assert (len(images), images.shape) == (len(indices), (len(indices), *whole.shape[1:]))
+    assert (images.available, archives.count_available(whole), archives.count_available(np.zeros(2))) == (12, 12, 2)
+    rows = archives.rows_per_chunk(images)
+    chunks = [np.zeros((0, *images.shape[1:]), np.uint8), *archives.iter_chunks(images)]
+    assert all(0 < len(chunk) <= rows for chunk in chunks[1:])
+    np.testing.assert_array_equal(np.concatenate(chunks), arrays["train_images"][indices])
+
+
 @pytest.mark.parametrize(("dtype", "value"), [(np.int64, -1), (np.uint16, 256), (np.uint64, 2**64 - 1)])
 def test_value_out_of_range_is_found_while_images_are_read(
     tmp_path: Path, arrays: Arrays, dtype: type, value: int, monkeypatch: pytest.MonkeyPatch

@@ -155,7 +155,7 @@ class TestParaphrases:
         sentences = [*prompts.described.values(), *(text for pair in prompts.paraphrased.values() for text in pair)]
         assert len(sentences) == 3 * len(prompts.described) == len(set(sentences))
 
-    @pytest.mark.parametrize("name", ["phantom", "pathmnist_small"])
+    @pytest.mark.parametrize("name", ["phantom", "pathmnist64", "pathmnist_small"])
     def test_bundled_base_knows_every_word(self, name):
         """Each word of the descriptions is one token, an unknown word several; no tissue is named."""
         from transformers import CLIPTokenizer

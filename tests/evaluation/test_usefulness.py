@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_tree
 from scipy.stats import ttest_1samp
 
-from pathsynth.classifiers.training import _shuffled_batches, steps_per_epoch
+from pathsynth.classifiers.training import _shuffle, steps_per_epoch
 from pathsynth.core.checkpoint import Checkpoint
 from pathsynth.core.errors import ParamsError
 from pathsynth.core.params import validate
@@ -227,9 +225,8 @@ def test_selection_by_real_images_is_refused():
 
 @pytest.mark.parametrize("count", [5, 16, 33])
 def test_a_pass_uses_each_image_at_most_once(count):
-    batches = list(islice(_shuffled_batches(count, 4, torch.Generator().manual_seed(1)), 12))
-    per_pass = steps_per_epoch(count, 4)
-    assert per_pass == count // 4 and len(batches) == 12
-    for start in range(0, 12 - per_pass + 1, per_pass):
-        one_pass = torch.cat(batches[start : start + per_pass]).tolist()
-        assert len(set(one_pass)) == len(one_pass)
+    random = torch.Generator().manual_seed(1)
+    passes = [torch.cat([*_shuffle(count, 4, random)]).tolist() for _ in range(2)]
+    for images in passes:
+        assert len(set(images)) == len(images) == 4 * steps_per_epoch(count, 4) == count // 4 * 4
+    assert passes[0] != passes[1]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import empty_slots, same_pixels, tiny_tree
 
-from pathsynth.core.errors import ModelError, QuotaError
+from pathsynth.core.errors import ModelError, OutOfMemory, QuotaError
 from pathsynth.core.seeds import Stream, mix_seed
 from pathsynth.data import labels
 from pathsynth.data.archives import unpack_split
@@ -21,7 +21,7 @@ from pathsynth.generation.filtering import (
     save_generated,
 )
 from pathsynth.generation.sampler import Sampler
-from pathsynth.generation.settings import SamplerSettings
+from pathsynth.generation.settings import FastSamplerSettings, SamplerSettings
 from pathsynth.generation.slots import Attempt, first_attempts
 
 SIZE, SLUGS = 8, ["a", "b", "c"]
@@ -255,6 +255,17 @@ def test_prompt_that_the_base_would_truncate_is_one_line_error(tiny_base):
         make_sampler(tiny_base, negative_prompt=" ".join(["pink"] * 60))
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_allowed_while_sampling_only(allowed, tiny_base):
+    import torch
+
+    sampler, seen = make_sampler(tiny_base, tf32=allowed), []
+    sampler.pipeline.unet.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32))
+    sampler.sample([0], [1])
+    assert set(seen) == {allowed}
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_nan_pixels_are_one_line_error(tiny_base):
     import torch
 
@@ -264,5 +275,25 @@ def test_nan_pixels_are_one_line_error(tiny_base):
     with pytest.raises(ModelError, match="sampler produced NaN pixels; train the LoRA with a lower learning rate"):
         sampler([Attempt(0, 0, 0)])
     sampler.settings = sampler.settings.model_copy(update={"weight_dtype": "fp16"})
-    with pytest.raises(ModelError, match="NaN pixels; fp16 overflows above 65 504: set mixed_precision and weight_dtype"):
+    hint = r"set generation.sampler.mixed_precision and generation.sampler.weight_dtype to bf16"
+    with pytest.raises(ModelError, match=f"NaN pixels; fp16 overflows above 65 504: {hint}"):
+        sampler([Attempt(0, 0, 0)])
+
+
+def test_out_of_memory_names_the_key_that_is_in_effect(tiny_base, monkeypatch):
+    import torch
+
+    sampler = make_sampler(tiny_base)
+
+    def forward(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(sampler.pipeline.unet, "forward", forward)
+    with pytest.raises(
+        OutOfMemory, match=r"lower generation.sampler.batch_size \(6\), or set generation.sampler.weight_dtype: bf16"
+    ):
+        sampler([Attempt(0, 0, 0)])
+    fast = sampler.settings.model_dump() | {"batch_size": 5, "fast": {"batch_size": 5}}
+    sampler.settings = FastSamplerSettings.model_validate(fast)
+    with pytest.raises(OutOfMemory, match=r"lower generation.sampler.fast.batch_size \(5\), or set generation.sampler.weight"):
         sampler([Attempt(0, 0, 0)])

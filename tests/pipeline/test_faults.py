@@ -50,8 +50,9 @@ def undisturbed(tmp_path_factory, tiny_base) -> Path:
     tree = tiny_tree(tiny_base)
     for role in ("gate", "judge"):
         tree["benchmarks"]["tiny"]["classifiers"][role]["epochs"] = 4
-    tree["benchmarks"]["tiny"]["generation"].update(images_per_tissue=6, max_attempts=3)
-    tree["loras"]["r2"]["training"]["max_train_steps"] = 24
+    tree["benchmarks"]["tiny"]["generation"].update(images_per_tissue=6, filter={"max_attempts": 3, "quota": 0.0})
+    tree["loras"]["r2"]["training"] |= {"max_train_steps": 24, "snapshots": [8, 16]}
+    tree["loras"]["r2"]["validation"] = {"validation_steps": 6, "validation_images": 1}
     # starts the fork server, which takes seconds
     first = _forkserver().Process(target=int)
     first.start()

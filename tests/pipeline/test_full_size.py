@@ -46,7 +46,7 @@ def small_tree(name: str, lora: str, root: Path) -> dict:
     benchmark["dataset"] += [{"archive_size": 28, "image_size": 64, "root": str(root)}]
     benchmark["classifiers"]["gate"] += [small]
     benchmark["classifiers"]["judge"] += [small | {"architecture": "shufflenet_v2_x0_5"}]
-    benchmark["generation"] |= {"images_per_tissue": 2, "max_attempts": 2}
+    benchmark["generation"] |= {"images_per_tissue": 2, "filter": {"max_attempts": 2, "quota": 0.0}}
     benchmark["generation"]["sampler"] += [{"num_inference_steps": 2, "batch_size": 4}]
     usefulness = merge_list(benchmark["evaluation"]["usefulness"])
     benchmark["evaluation"]["usefulness"] = usefulness | {"repeats": 2, "classifier": [*usefulness["classifier"], small]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from conftest import ROOT, graph_stages, run_graph, stage_command, tiny_lora, tiny_tree, write_params
 
 from benchmarks.random_base import random_base
+from pathsynth.classifiers.settings import ClassifierSettings
+from pathsynth.classifiers.training import Training, build_classifier
 from pathsynth.core.checkpoint import INTERVAL_VARIABLE, NO_CHECKPOINT, Checkpoint
 from pathsynth.core.metric_files import read_details
 from pathsynth.data import labels
@@ -81,6 +84,21 @@ def test_training_step_in_half_precision_is_close_to_float32(scale, prepared, tm
         assert train(scale, prepared, fp16, tmp_path)[1] == pytest.approx(exact, rel=LOSS_BOUND)
 
 
+def test_classifier_in_half_precision_is_close_to_float32(scale, prepared):
+    gate, losses = tiny_tree()["benchmarks"]["tiny"]["classifiers"]["gate"], {}
+    for precision in ("no", "bf16", *(["fp16"] if scale[1] == "cuda" else [])):
+        changes = {"input_size": scale[2], "batch_size": 9, "epochs": 4, "mixed_precision": precision}
+        settings = ClassifierSettings.model_validate(gate | changes)
+        classifier = build_classifier(settings, prepared.slugs, 3, scale[1], Path())
+        training = Training(classifier, prepared.images("train"), prepared.labels_of("train"), settings, 3)
+        # fp16 may skip updates to find the loss scale, so only the loss before the first one is comparable
+        losses[precision] = training.run_epoch()
+        for _ in range(3):
+            assert np.isfinite(training.run_epoch())
+        assert np.isfinite(classifier.probabilities(prepared.images("val"))).all()
+    assert all(loss == pytest.approx(losses["no"], rel=LOSS_BOUND) for loss in losses.values())
+
+
 class Killed(BaseException):
     """Ends a training as a signal would."""
 
@@ -142,11 +160,10 @@ def run_stages(names, folder: Path, params: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.gpu
-@needs_gpu
+@pytest.mark.gpu(count=2)
 def test_two_processes_train_and_generate_the_same_as_one(tiny_base, tmp_path):
     losses, images = [], []
-    for processes in range(1, 1 + min(2, torch.cuda.device_count())):
+    for processes in (1, 2):
         folder = tmp_path / str(processes)
         tree = tiny_tree(tiny_base)
         run_graph(folder, write_params(folder / "one.yaml", tree))
@@ -155,8 +172,6 @@ def test_two_processes_train_and_generate_the_same_as_one(tiny_base, tmp_path):
         losses.append(read_details(folder / "metrics" / "lora.json")["loss"])
         with np.load(folder / "data" / "generated" / "raw.npz") as raw:
             images.append(raw["train_images"].astype(int))
-    if len(losses) == 1:
-        pytest.skip("every stage ran, but there is no second GPU to compare with")
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert np.abs(images[0] - images[1]).mean() < PIXEL_BOUND
 
@@ -171,3 +186,11 @@ def test_deterministic_runs_give_the_same_bytes(tiny_base, tmp_path):
         outs = [path for part in ("data", "metrics", "models", "plots") for path in (folder / part).rglob("*")]
         runs.append({path.relative_to(folder): path.read_bytes() for path in outs if path.is_file()})
     assert runs[0] == runs[1]
+
+
+@pytest.mark.slow
+def test_asking_for_gpu_tests_without_a_gpu_is_an_error():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", __file__]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert done.stderr.strip().startswith("ERROR: tests marked gpu need a GPU that torch can use, but the device is CPU, ")

@@ -145,7 +145,8 @@ class TestParams:
 
     def test_lora_change_reaches_only_what_depends_on_it(self):
         touched = {name for name in STAGES for dep in STAGES[name].params if any("loras." in param for param in dep.params)}
-        assert touched == {"train_lora", "generate_filtered", "measure_memorisation", "evaluate", "report"}
+        generating = {"generate_filtered", "generate_paraphrased"}
+        assert touched == {"train_lora", *generating, "measure_memorisation", "evaluate", "report"}
 
     def test_table_of_experiments_is_short_and_begins_with_the_headline(self):
         columns = tabulate(REPO.experiments.show()[:1], fill_value=None)[0].keys()
@@ -170,7 +171,8 @@ def test_lock_is_up_to_date(name):
 ALL_STAGES = set(STAGES)
 GENERATE = {"generate_filtered", "generate_paraphrased", "generate_untuned@plain", "generate_untuned@described"}
 CLASSIFY = {"train_classifier@gate", "train_classifier@judge", "observe_real", "measure_usefulness", "evaluate", "report"}
-LORA = {"train_lora", "generate_filtered", "measure_memorisation", "evaluate", "report"}
+SAMPLE_LORA = {"generate_filtered", "generate_paraphrased", "measure_memorisation"}
+LORA = {"train_lora", "generate_filtered", "measure_memorisation", "evaluate", "report", "generate_paraphrased"}
 DRAW = {"observe_real", "measure_memorisation"}
 EVALUATE = {"measure_memorisation", "measure_usefulness", "evaluate", "headline", "report"}
 # A changed file, and the stages that it makes stale.
@@ -197,9 +199,10 @@ STALE_AFTER_VALUE = [
     ("configs/benchmarks/tiny.yaml", "dataset.train_per_tissue", {"prepare", "measure_memorisation", "report"} | GENERATE),
     ("configs/benchmarks/tiny.yaml", "classifiers.gate.epochs", {"train_classifier@gate", "report"}),
     ("configs/benchmarks/tiny.yaml", "generation.sampler.guidance_scale", GENERATE | {"report"}),
-    ("configs/benchmarks/tiny.yaml", "generation.quota", {"generate_filtered", "report"}),
+    ("configs/benchmarks/tiny.yaml", "generation.filter.quota", {"generate_filtered", "evaluate", "report"}),
+    ("configs/benchmarks/tiny.yaml", "generation.snapshot", SAMPLE_LORA | {"report"}),
     ("configs/benchmarks/tiny.yaml", "evaluation.usefulness.repeats", {"measure_usefulness", "report"}),
-    ("configs/prompts/tiny.yaml", "plain", LORA - {"evaluate"} | {"generate_untuned@plain"}),
+    ("configs/prompts/tiny.yaml", "plain", LORA - {"evaluate", "generate_paraphrased"} | {"generate_untuned@plain"}),
     ("params.yaml", "loras.r2.0.adapter.rank", LORA),
     ("params.yaml", "loras.r3.0.adapter.rank", set()),
     ("params.yaml", "lora_families.unused", LORA),
@@ -208,6 +211,7 @@ STALE_AFTER_VALUE = [
     ("params.yaml", "seeds.training", {"train_lora", "report"}),
     ("params.yaml", "seeds.drawing", GENERATE | {"report"}),
     ("params.yaml", "processes", set()),
+    ("params.yaml", "device", set()),
 ]
 
 
@@ -238,7 +242,7 @@ class TestStaleStages:
         for parent in parents:
             node = node[int(parent) if parent.isdigit() else parent]
         value = node.get(last, 0)
-        node[last] = f"{value} changed" if isinstance(value, str) else value + 1
+        node[last] = f"{value} changed" if isinstance(value, str) else (value or 0) + 1
         write_yaml(file, tree)
         try:
             assert stale_stages(own_workspace) == stale

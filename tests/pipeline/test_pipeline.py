@@ -23,6 +23,7 @@ AFTER_LORA = {
     "train_lora", "generate_filtered", "generate_paraphrased", "measure_memorisation", "measure_usefulness", "evaluate",
     "headline", "report",
 }  # fmt: skip
+AFTER_SNAPSHOT = {"generate_filtered", "generate_paraphrased", "measure_memorisation", "report"}
 AFTER_SAMPLER = AFTER_LORA - {"train_lora", "measure_memorisation"} | {"generate_untuned@plain", "generate_untuned@described"}
 
 
@@ -80,7 +81,7 @@ class TestExperiments:
         assert ((own_workspace / TINY).read_bytes(), lock_of(own_workspace)) == before
 
     def test_grid_is_queued_and_run(self, own_workspace):
-        queued = dvc(own_workspace, "exp", "run", "--queue", "-S", "lora=r2,r3", "-S", f"{TINY}:generation.quota=0.0")
+        queued = dvc(own_workspace, "exp", "run", "--queue", "-S", "lora=r2,r3", "-S", f"{TINY}:generation.filter.quota=0.0")
         assert queued.count("Queued experiment") == 2
         dvc(own_workspace, "exp", "run", "--run-all", "-j", "1")
         rows = list(csv.DictReader(dvc(own_workspace, "exp", "show", "--csv").splitlines()))
@@ -96,11 +97,19 @@ class TestExperiments:
         assert {row["benchmark"] for row in rows if row["Experiment"] == "elsewhere"} == {"other"}
         dvc(own_workspace, "queue", "remove", "--all")
 
+    def test_snapshot_is_scored_without_training_again(self, own_workspace):
+        keep = "+loras.r2.0.training.snapshots=[1]"
+        assert "train_lora" in stages_run(dvc(own_workspace, "exp", "run", "--temp", "-n", "kept", "-S", keep))
+        early = ["-S", keep, "-S", f"{TINY}:generation.snapshot=1"]
+        ran = stages_run(dvc(own_workspace, "exp", "run", "--temp", "-n", "early", *early))
+        assert "train_lora" not in ran and ran >= AFTER_SNAPSHOT
+        assert not any(name.startswith("generate_untuned") for name in ran)
+
     def test_comparison_shows_all_configurations(self, own_workspace):
         command = [sys.executable, "-m", "pathsynth", "compare"]
         run = subprocess.run(command, cwd=own_workspace, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
-        assert {"r2", "r3"} <= set(re.findall(r"^(r\d)\b", run.stdout, re.M))
+        assert {"r2", "r3", "r2 after 1 steps"} <= set(re.findall(r"^(r\d(?: after \d steps)?)\b", run.stdout, re.M))
 
 
 class TestDamage:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 from conftest import ROOT, SAMPLE, needs_sample, run_stage, tiny_tree, write_params
 
+from pathsynth.__main__ import main
+from pathsynth.core import devices
 from pathsynth.core.metric_files import read_details
 from pathsynth.sources import phantom
 
@@ -135,9 +140,46 @@ def test_invalid_parameter_is_one_line_error(tmp_path):
     assert "generation.images_per_tissue: 0: input should be greater than 0" in result.output
 
 
-def test_missed_quota_fails_the_stage_and_keeps_the_counts(finished, tmp_path, tiny_base):
+@pytest.mark.parametrize("command", [["prepare"], ["check"], ["score", "set.npz"], ["anchors"]], ids=lambda words: words[0])
+def test_missing_gpu_is_an_error_for_device_cuda(command, finished, tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(finished)
+    params = ["--params", write_params(tmp_path / "params.yaml", tiny_tree(tiny_base) | {"device": "cuda"})]
+    out = ["--out", tmp_path / "out"]
+    np.savez(tmp_path / "set.npz", train_images=np.zeros((1, 8, 8, 3), np.uint8), train_labels=np.zeros((1, 1), np.uint8))
+    if command == ["prepare"]:
+        result = run_stage("prepare", *params, *out)
+    else:
+        words = [*command, *params, *([] if command == ["check"] else [*out, "--scratch", tmp_path / "scratch"])]
+        words = [str(tmp_path / word) if word == "set.npz" else str(word) for word in words]
+        result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 1 and result.stderr.startswith("error: params: device: cuda, but "), result.output
+    assert result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_device_cpu_hides_gpus_from_a_stage_and_its_children(finished, tiny_base, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    # torch sees a GPU unless the stage hides it
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.environ["CUDA_VISIBLE_DEVICES"] != "")
+    devices._report_device.cache_clear()
     result = run_stage(
-        "generate_filtered", "--params", _params(tmp_path, tiny_base, quota=1.0), "--lora", finished / "models" / "lora",
+        "measure_memorisation", "--params", write_params(tmp_path / "params.yaml", tiny_tree(tiny_base) | {"device": "cpu"}),
+        "--prepared", finished / "data" / "prepared", "--lora", finished / "models" / "lora",
+        "--out", tmp_path / "memorisation.json", "--logs", tmp_path / "logs",
+    )  # fmt: skip
+    devices._report_device.cache_clear()
+    assert result.exit_code == 0 and "(params: device: cpu)\n" in result.stderr
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    log = json.loads((tmp_path / "logs" / "tiny" / "r2" / "measure_memorisation.json").read_text())
+    assert log["device"].startswith("CPU") and log["peak_gpu_memory_mb"] is None
+    expected = (finished / "metrics" / "memorisation.json").read_bytes()
+    assert (tmp_path / "memorisation.json").read_bytes() == expected
+
+
+def test_missed_quota_fails_the_stage_and_keeps_the_counts(finished, tmp_path, tiny_base):
+    params = _params(tmp_path, tiny_base, filter={"max_attempts": 2, "quota": 1.0})
+    result = run_stage(
+        "generate_filtered", "--params", params, "--lora", finished / "models" / "lora",
         "--gate", finished / "models" / "gate", "--out", tmp_path / "out", "--metrics", tmp_path / "generation.json",
         "--scratch", tmp_path / "scratch", "--logs", tmp_path / "logs",
     )  # fmt: skip
@@ -152,6 +194,7 @@ def test_lora_targets_without_a_match_fail_the_stage(finished, tmp_path, tiny_ba
     result = run_stage(
         "train_lora", "--params", write_params(tmp_path / "params.yaml", tree), "--prepared", finished / "data" / "prepared",
         "--out", tmp_path / "lora", "--metrics", tmp_path / "lora.json", "--curves", tmp_path / "curves",
+        "--sheets", tmp_path / "sheets",
         "--scratch", tmp_path / "scratch", "--logs", tmp_path / "logs",
     )  # fmt: skip
     assert result.exit_code == 1

@@ -64,6 +64,14 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
     path.write_text(json.dumps(data))
 
 
+def write_sheet(run: Path, name: str, count: int) -> None:
+    """Writes a sheet of plain squares, each redder than the one before."""
+    sheet = Image.new("RGB", (8 * count, 8))
+    for place in range(count):
+        sheet.paste((20 * place, 0, 0), (8 * place, 0, 8 * place + 8, 8))
+    sheet.save(run / "plots" / "training" / name)
+
+
 def edited_page(run: Path, name: str, change: Callable[[dict], object]) -> str:
     edit(run / name, change)
     page = render_report(read(run))
@@ -181,8 +189,28 @@ class TestPage:
         for _, attributes in found:
             assert all(attributes.get(name, "#").startswith(("data:", "#")) for name in ("src", "href"))
         pictures = [attributes for tag, attributes in found if tag == "img"]
-        assert len(pictures) == 2 * N + 2
+        assert len(pictures) == 2 * N + 2 + 4 * N
         assert all(picture["alt"] and picture["src"].startswith("data:image/png;base64,") for picture in pictures)
+
+    def test_sheets_have_a_row_per_step_in_order_and_a_column_per_class(self, run):
+        write_sheet(run, "0500.png", N)
+        write_sheet(run, "none.png", N)
+        page = render_report(read(run))
+        table = page.partition('<table class="sheets">')[2].partition("</table>")[0]
+        assert re.findall(r'<th scope="row">([\d,]+)', table) == ["0", "100", "500", "1,000", "10,000"]
+        assert re.findall(r'<th scope="col">([^<]+)', table) == ["Step", *labels.PATHMNIST]
+        cells = [tile for row in re.findall(r"<tr>.*500.*</tr>", table) for tile in re.findall(r"base64,([^\"]+)", row)]
+        colours = [Image.open(io.BytesIO(base64.b64decode(tile))).getpixel((3, 3)) for tile in cells]
+        assert colours == [(20 * i, 0, 0) for i in range(N)], "each class has the picture of its place"
+        write_sheet(run, "0500.png", N - 1)
+        with pytest.raises(DataError, match=r"0500.png.*train_lora"):
+            render_report(read(run))
+
+    def test_validation_loss_shares_the_chart_and_its_legend(self, run):
+        assert "validation loss: 0.3 at 50, 0.114 at 700" in render_report(read(run))
+        shutil.rmtree(run / "plots" / "curves" / "lora" / "plots" / "metrics" / "validation")
+        page = render_report(read(run))
+        assert "validation loss" not in page and "running mean" in page
 
     def test_ids_are_unique_links_resolve_and_headings_are_nested(self, page):
         found = Tags(page).found
@@ -225,7 +253,7 @@ class TestMissingMeasurements:
             (run / "metrics" / f"{name}.json").unlink()
         for name in ("pairs", "filled"):
             (run / "plots" / "evaluation" / f"{name}.csv").unlink()
-        for name in ("plots/curves", "plots/evaluation/plates", "logs", "metrics/anchors"):
+        for name in ("plots/curves", "plots/training", "plots/evaluation/plates", "logs", "metrics/anchors"):
             shutil.rmtree(run / name)
 
         def without_lora(data: dict) -> None:
@@ -344,6 +372,8 @@ class TestErrors:
             ("plots/evaluation/raw.csv", "tissue,slot,gate,judge\nmoon,0,mucus,mucus\n", "'moon'", "evaluate"),
             ("plots/evaluation/filled.csv", "tissue,attempt,filled\nall,1,x\n", "'x'", "evaluate"),
             ("plots/evaluation/plates/mucus.png", "no picture", "is not a PNG", "evaluate"),
+            ("plots/training/0100.png", "no picture", "is not a PNG", "train_lora"),
+            ("plots/curves/lora/plots/metrics/validation/loss.tsv", "step\n1\n", "columns step, loss", "train_lora"),
         ],
     )
     def test_missing_or_damaged_file_is_named_with_its_stage(self, run, name, text, problem, stage):

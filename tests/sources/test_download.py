@@ -9,13 +9,18 @@ import shutil
 from pathlib import Path
 
 import medmnist
+import numpy as np
 import pytest
-from conftest import medmnist_archive, send_hub_client_to, tiny_tree
+from conftest import ROOT, medmnist_archive, run_stage, send_hub_client_to, tiny_tree, write_params
 from huggingface_hub import constants
 from loopback import REVISION, Server
 
 from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.core.errors import DataError, FetchError, ModelError
+from pathsynth.core.io import read_json
+from pathsynth.core.params import read_yaml
+from pathsynth.data.archives import SPLITS
+from pathsynth.data.prepared import open_prepared
 from pathsynth.diffusion.base import load_base, locate_base
 from pathsynth.diffusion.settings import BaseModelSettings
 from pathsynth.sources.download import fetch_archive
@@ -61,6 +66,36 @@ def test_larger_size_has_its_own_name_and_checksum(server: Server, tmp_path: Pat
     monkeypatch.setitem(medmnist.INFO["pathmnist"], "url_64", server.add_file("/p_64.npz", content))
     monkeypatch.setitem(medmnist.INFO["pathmnist"], "MD5_64", hashlib.md5(content).hexdigest())
     assert fetch_archive("pathmnist", 64, tmp_path) == tmp_path / "pathmnist_64.npz"
+
+
+def test_benchmark_pathmnist64_prepares_a_selection_of_the_downloaded_archive(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The committed files, with fewer images per tissue, as the real archive is not here."""
+    content = medmnist_archive("pathmnist", side=64, per_label=7)
+    monkeypatch.setitem(medmnist.INFO["pathmnist"], "url_64", server.add_file("/p_64.npz", content, redirect=True))
+    monkeypatch.setitem(medmnist.INFO["pathmnist"], "MD5_64", hashlib.md5(content).hexdigest())
+    tree, name = tiny_tree(), "pathmnist64"
+    benchmark = read_yaml(ROOT / "configs" / "benchmarks" / f"{name}.yaml")
+    (dataset,) = benchmark["dataset"]
+    assert [dataset[f"{split}_per_tissue"] for split in SPLITS] == [250, 60, 60]
+    dataset |= {"root": str(tmp_path / "archives"), "train_per_tissue": 5, "val_per_tissue": 3, "test_per_tissue": 2}
+    benchmark["prompts"] = read_yaml(ROOT / "configs" / "prompts" / f"{name}.yaml")
+    params = write_params(tmp_path / "params.yaml", tree | {"benchmark": name, "benchmarks": {name: benchmark}})
+    for times in (1, 2):
+        result = run_stage("prepare", "--params", params, "--out", tmp_path / str(times))
+        assert result.exit_code == 0, result.output
+        assert "pathmnist64: train 45 of 63, val 27 of 63, test 18 of 63 images of 64 px" in result.output
+    assert len([name for method, name, _ in server.requests if (method, name) == ("GET", "/cdn/p_64.npz")]) == 1
+    contents = [{path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("1", "2")]
+    assert contents[0] == contents[1]
+    prepared, card = open_prepared(tmp_path / "1"), read_json(tmp_path / "1" / "card.json")
+    assert prepared.images("train").shape == (45, 64, 64, 3) and set(card["splits"]["val"]["per_tissue"].values()) == {3}
+    assert [card["splits"][split]["available"] for split in SPLITS] == [63, 63, 63]
+    (tmp_path / "archive.npz").write_bytes(content)
+    with np.load(tmp_path / "archive.npz") as archive:
+        whole = {image.tobytes() for image in archive["test_images"]}
+    assert len({image.tobytes() for image in prepared.images("test")} & whole) == 18
 
 
 def test_damaged_archive_is_replaced_only_by_an_intact_one(

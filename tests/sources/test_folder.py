@@ -175,7 +175,7 @@ def test_mistake_in_a_folder_is_one_line(mistake: str, tmp_path: Path, monkeypat
         ({"val_share": 0.0}, "dataset.val_share: 0.0: input should be greater than 0"),
         (
             {"paths": "x"},
-            "dataset.paths: unknown key; allowed: labels, channels, image_size, source, path, test_path, folders, ",
+            "dataset.paths: unknown key; allowed: labels, channels, image_size, train_per_tissue, val_per_tissue, ",
         ),
     ],
 )
@@ -222,6 +222,24 @@ def test_stage_counts_images_and_groups(tmp_path: Path):
     assert result.output.splitlines()[0] == f"tiny: {counts} images of 16 px in {tmp_path / 'prepared'}"
     assert str(tmp_path) not in (tmp_path / "prepared" / "card.json").read_text()
     assert json.loads((tmp_path / "prepared" / "card.json").read_text())["source"]["group"] == PATIENT
+
+
+def test_selected_images_are_the_only_ones_that_are_decoded(tmp_path: Path):
+    write_images(tmp_path / "set")
+    images, labels = load(tmp_path / "set", train_per_tissue=4)["train"]
+    whole, _ = load(tmp_path / "set")["train"]
+    assert set(images.names) < set(whole.names) and np.bincount(labels).tolist() == [4, 4, 4]
+    path = tmp_path / "set" / (set(whole.names) - set(images.names)).pop()
+    intact = path.read_bytes()
+    path.write_bytes(b"damaged")
+    np.testing.assert_array_equal(read_pixels(images)[:, 0], labels)
+    path.write_bytes(intact)
+    result = _run_stage(tmp_path, train_per_tissue=4, group=PATIENT)
+    assert "tiny: train 12 of 18 (3 groups), val 6 (1 group), test" in result.output
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "set", val_per_tissue=2)
+    problem = "dataset.val_per_tissue is 2, but smooth_muscle has 1 in val; allowed: at most 1, or null for all images"
+    assert str(caught.value) == f"{tmp_path / 'set'}: {problem}"
 
 
 def test_damaged_image_ends_the_stage_in_one_line_and_keeps_what_was_prepared(tmp_path: Path):

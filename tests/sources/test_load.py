@@ -13,7 +13,8 @@ from pathsynth.core import io as files
 from pathsynth.core.errors import DataError
 from pathsynth.data import archives, labels
 from pathsynth.data.prepared import open_prepared, write_prepared
-from pathsynth.data.settings import FileDataset, PhantomDataset
+from pathsynth.data.provenance import data_source
+from pathsynth.data.settings import FileDataset, MedmnistDataset, PhantomDataset
 from pathsynth.sources import phantom
 from pathsynth.sources.load import load_source
 
@@ -75,6 +76,60 @@ def test_archive_is_read_in_chunks_with_the_same_result(
         write_prepared(tmp_path / "prepared", "tiny", NAMES, splits, {}, 16)
         for split in COUNTS:
             np.testing.assert_array_equal(open_prepared(tmp_path / "prepared").images(split), arrays[f"{split}_images"])
+
+
+class TestSelection:
+    def _labelled(self, folder: Path) -> FileDataset:
+        """An archive whose images hold their index in the split and their label."""
+        labels_of = np.random.default_rng(0).permutation(np.repeat(np.arange(3, dtype=np.uint8), (40, 20, 30)))
+        images = np.zeros((90, 16, 16, 3), np.uint8)
+        images[..., 0], images[..., 1] = np.arange(90)[:, None, None], labels_of[:, None, None]
+        parts = {"images": images, "labels": labels_of}
+        files.write_npz(folder / "set.npz", **{f"{split}_{part}": array for split in COUNTS for part, array in parts.items()})
+        return _file(train_per_tissue=12, test_per_tissue=5)
+
+    def _load(self, dataset: FileDataset, folder: Path, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        splits = load_source(dataset, seed, folder=folder)
+        return {split: (np.concatenate(list(archives.iter_chunks(images))), y) for split, (images, y) in splits.items()}
+
+    def test_as_many_of_every_tissue_are_drawn_without_replacement(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        dataset = self._labelled(tmp_path)
+        monkeypatch.setattr(archives, "CHUNK_BYTES", 7 * 16 * 16 * 3)
+        splits = self._load(dataset, tmp_path, 7)
+        for split, counts in (("train", [12] * 3), ("val", [40, 20, 30]), ("test", [5] * 3)):
+            images, indices = splits[split]
+            assert np.bincount(indices).tolist() == counts
+            np.testing.assert_array_equal(images[:, 0, 0, 1], indices)
+            assert len(set(images[:, 0, 0, 0])) == len(images)
+        again, other = (self._load(dataset, tmp_path, seed)["train"][0][:, 0, 0, 0].tolist() for seed in (7, 8))
+        assert again == splits["train"][0][:, 0, 0, 0].tolist() != other
+
+    def test_splits_are_drawn_apart(self, tmp_path: Path):
+        dataset = self._labelled(tmp_path).model_copy(update={"test_per_tissue": 12})
+        splits = self._load(dataset, tmp_path, 7)
+        assert splits["train"][0][:, 0, 0, 0].tolist() != splits["test"][0][:, 0, 0, 0].tolist()
+
+    def test_too_few_images_are_one_line_with_their_number(self, tmp_path: Path):
+        dataset = self._labelled(tmp_path).model_copy(update={"val_per_tissue": 21})
+        with pytest.raises(DataError) as caught:
+            load_source(dataset, 7, folder=tmp_path)
+        problem = "dataset.val_per_tissue is 21, but mucus has 20 in val; allowed: at most 20, or null for all images"
+        assert str(caught.value) == f"{tmp_path / 'set.npz'}: {problem}"
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({}, "MedMNIST's pathmnist at 64 px, train split"),
+            (
+                {"train_per_tissue": 250},
+                "MedMNIST's pathmnist at 64 px, 2,250 of the 89,996 images of the train split, 250 of each class",
+            ),
+        ],
+    )
+    def test_cards_say_how_many_images_of_how_many(self, changes: dict, expected: str):
+        dataset = {"source": "medmnist", "flag": "pathmnist", "archive_size": 64, "root": "r", "labels": "pathmnist"}
+        assert data_source(MedmnistDataset(**dataset, image_size=64, **changes)) == expected
+        assert data_source(_file(train_per_tissue=9)) == "the archive set.npz, 9 images of each class of the train split"
 
 
 @pytest.mark.parametrize(("channels", "problem"), [(1, "is colour"), (3, "is grey")])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import ROOT, tiny_tree, write_params
 from PIL import Image
@@ -39,6 +42,18 @@ def copy_artifacts(finished: Path, folder: Path, **changes) -> list[object]:
 @pytest.fixture(scope="module")
 def artifacts(finished):
     return load_artifacts(finished)
+
+
+def test_artifacts_follow_device_in_params(finished, tmp_path, monkeypatch):
+    (tmp_path / "cpu").mkdir()
+    _, params, *_ = copy_artifacts(finished, tmp_path / "cpu", device="cpu")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert load_artifacts(finished).device.startswith("cuda")
+    assert load_artifacts(finished, params).device == "cpu"
+    # a program that calls pathsynth keeps its GPUs
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +230,17 @@ def test_lora_decides_the_configuration(finished, artifacts, tmp_path):
     write_params(tmp_path / "my.yaml", tree | {"lora": "r3", "loras": {"r3": tree["loras"]["r3"]}})
     result = run("mucus", *options, "--out", tmp_path / "out")
     assert result.exit_code == 1 and "was trained with settings that match no entry of `loras`" in result.stderr
+
+
+def test_lora_of_an_earlier_version_or_with_other_records_is_recognized(finished, artifacts, tmp_path):
+    lora = shutil.copytree(artifacts.lora_folder, tmp_path / "lora")
+    recorded = json.loads((lora / "lora_config.json").read_text())
+    # options that did not exist, and some that change no weight
+    for name in ("tf32", "compile", "snapshots"):
+        del recorded["training"][name]
+    recorded |= {"fast_sampler": True, "validation": {"validation_steps": 7}}
+    (lora / "lora_config.json").write_text(json.dumps(recorded))
+    assert load_artifacts(finished, lora=lora).lora == "r2"
 
 
 @pytest.mark.parametrize(
