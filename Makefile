@@ -9,6 +9,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Commands in dvc.yaml call `python`, which must be the one in .venv.
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+REPORT := $(BIN)/python -m stages.report --params params.yaml --metrics metrics --plots plots --logs logs --anchors metrics/anchors \
+	--out reports/report.html
 
 # DVC and torch ask for both. A shell need not set USER, and a container may run as a user without a name, whose home is /.
 export USER := $(or $(USER),$(shell id -un 2>/dev/null),user)
@@ -37,12 +39,14 @@ setup: $(READY) ## create the environment in .venv, or update it when requiremen
 repro: $(READY) ## run the benchmark: data, classifiers, LoRA, images, scores, report
 	$(BIN)/python -m pathsynth check
 	$(DVC) repro
+	@# DVC skips this stage where all of its inputs are as committed
+	$(REPORT)
 	$(BIN)/python -m pathsynth summary
 
 .PHONY: report
 report: $(READY) ## update the scores and write reports/report.html
 	$(DVC) repro headline
-	$(BIN)/python -m stages.report --params params.yaml --metrics metrics --plots plots --logs logs --anchors metrics/anchors --out reports/report.html
+	$(REPORT)
 	@echo 'Open reports/report.html in a browser.'
 
 .PHONY: compare

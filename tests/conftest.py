@@ -110,7 +110,7 @@ def tiny_base_settings():
         "phases": [{"steps": 8, "learning_rate": 1e-3, "warmup_steps": 2, "snr_gamma": gamma} for gamma in (5.0, None)],
     }  # fmt: skip
     textures = {"count": 40, "image_size": 32, "kinds": 5, "kind_share": 0.25, "vocab_size": 800, "max_length": 48}
-    return BaseSettings.model_validate({"seed": 1, "compile": False, "textures": textures, "vae": vae, "unet": unet})
+    return BaseSettings.model_validate({"seed": 1, "textures": textures, "vae": vae, "unet": unet})
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,6 @@ class BaseSettings(Section):
     """All of base/params.yaml."""
 
     seed: Annotated[int, Field(ge=0)]
-    compile: bool
     textures: TextureSettings
     vae: VaeSettings
     unet: UnetSettings

@@ -1,23 +1,29 @@
-"""Trains the bundled base from scratch: draws textures, trains the VAE, encodes once, trains UNet and text encoder."""
+"""Trains the bundled base: draws textures, trains the VAE, encodes once, trains UNet and text encoder.
+
+The random numbers of a step depend only on the seed and the number of the step, so an interrupted training goes on as if it had
+not been interrupted.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pathsynth.bundled_base import models, textures
 from pathsynth.bundled_base.settings import BaseSettings, Phase, TextureSettings, UnetSettings, VaeSettings
-from pathsynth.core.devices import autocast
-from pathsynth.core.errors import TrainingError
+from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
+from pathsynth.core.devices import autocast, training_attention
+from pathsynth.core.errors import ModelError, TrainingError
 from pathsynth.core.io import read_json, write_json
 from pathsynth.core.progress import progress_bar
 from pathsynth.data.images import as_batch
@@ -28,33 +34,158 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
-def train_base(settings: BaseSettings, out: Path, device: str) -> dict:
+class Stateful(Protocol):
+    """A model, an optimizer, or anything else whose state a step changes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Restores it."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a base."""
+
+    vae: AutoencoderKL
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+
+
+def train_base(
+    settings: BaseSettings, out: Path, device: str, checkpoint: Checkpoint = NO_CHECKPOINT, start: Path | None = None
+) -> dict:
     """Trains the base and saves it to the folder `out`.
+
+    Args:
+        settings: textures, architectures and training.
+        out: output folder.
+        device: torch device.
+        checkpoint: saves the training at intervals, and resumes an interrupted one.
+        start: a base of these architectures, whose UNet and text encoder are trained further; VAE and tokenizer are kept.
 
     Returns:
         `reconstruction`, the VAE's error on unseen textures, and `parameters`, the number of parameters of each part.
+
+    Raises:
+        TrainingError: a loss is NaN or infinite.
+        ModelError: `start` does not load, or has other architectures.
     """
     images, captions = draw_pool(settings.textures, settings.seed, os.cpu_count() or 1)
-    vae = train_vae(images, settings.vae, settings.seed, device)
-    latents = encode_images(vae, images, device) * vae.config.scaling_factor
-    tokenizer, text_encoder, unet = train_unet(latents, captions, settings, device)
-    save_pipeline(out, vae, tokenizer, text_encoder, unet)
+    parts = build_parts(settings, captions, device) if start is None else load_parts(start, settings, device)
+    if start is None:
+        train_vae(parts.vae, images, settings.vae, settings.seed, checkpoint)
+    latents = encode_images(parts.vae, images) * parts.vae.config.scaling_factor
+    train_unet(parts, latents, captions, settings, checkpoint)
+    save_pipeline(out, parts)
     unseen = settings.textures.model_copy(update={"count": 512})
     return {
-        "reconstruction": reconstruction_error(vae, draw_pool(unseen, settings.seed + 1, 1)[0], device),
+        "reconstruction": reconstruction_error(parts.vae, draw_pool(unseen, settings.seed + 1, 1)[0]),
         "parameters": {
             name: sum(p.numel() for p in part.parameters())
-            for name, part in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet))
+            for name, part in (("vae", parts.vae), ("text_encoder", parts.text_encoder), ("unet", parts.unet))
         },
     }
 
 
-def reconstruction_error(vae: AutoencoderKL, images: np.ndarray, device: str) -> dict[str, float]:
+def build_parts(settings: BaseSettings, captions: list[str], device: str) -> Parts:
+    """Builds the untrained parts; their weights follow the seed."""
+    import torch
+
+    torch.manual_seed(settings.seed)
+    tokenizer = models.build_tokenizer(captions, settings.textures)
+    size = settings.textures.image_size
+    vae = models.build_vae(settings.vae, size)
+    latent_size = size // 2 ** (len(settings.vae.block_out_channels) - 1)
+    text_encoder = models.build_text_encoder(tokenizer, settings.unet)
+    unet = models.build_unet(settings.unet, settings.vae.latent_channels, latent_size)
+    return Parts(_place(vae, device), tokenizer, _place(text_encoder, device), _place(unet, device))
+
+
+def load_parts(folder: Path, settings: BaseSettings, device: str) -> Parts:
+    """Loads the parts of a base in float32.
+
+    Raises:
+        ModelError: it does not load, or has other architectures than `settings`.
+    """
+    from pathsynth.diffusion.base import load_base
+
+    pipeline = load_base(folder, "cpu")
+    expected = build_parts(settings, [], "cpu")
+    for name in ("vae", "text_encoder", "unet"):
+        shapes, wanted = (
+            {key: value.shape for key, value in getattr(parts, name).state_dict().items()} for parts in (pipeline, expected)
+        )
+        # the vocabulary depends on the captions that the tokenizer was trained with
+        different = [key for key in {**shapes, **wanted} if "token_embedding" not in key and shapes.get(key) != wanted.get(key)]
+        if different:
+            raise ModelError(folder, f"has another {name} than the settings: {sorted(different)[0]} differs")
+    parts = (_place(getattr(pipeline, name), device) for name in ("vae", "text_encoder", "unet"))
+    vae, text_encoder, unet = parts
+    return Parts(vae, pipeline.tokenizer, text_encoder.train(), unet.train())
+
+
+def _place(module: Any, device: str) -> Any:
+    """Moves a part to the device. On a CPU, group norm in bf16 takes much longer in channels_last than in NCHW."""
+    import torch
+
+    memory_format = torch.contiguous_format if device == "cpu" else torch.channels_last
+    return module.to(device, memory_format=memory_format)
+
+
+def _make_generator(seed: int, name: str, step: int) -> torch.Generator:
+    """The random numbers of one step."""
+    import torch
+
+    words = np.random.SeedSequence([seed, *name.encode(), step]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+
+
+def run_steps(
+    name: str,
+    count: int,
+    step: Callable[[int], Mapping[str, float]],
+    trained: Mapping[str, Stateful],
+    others: Mapping[str, Stateful],
+    finish: Callable[[], None],
+    checkpoint: Checkpoint,
+) -> None:
+    """Runs the steps of a part of the training that are not done yet.
+
+    Args:
+        name: name of the part, under which its state is saved.
+        count: number of steps.
+        step: runs the step of a number from 0; returns values for the progress bar.
+        trained: the models.
+        others: what else a step changes, such as the optimizer; dropped at the end.
+        finish: called after the last step, before the models are saved for good.
+        checkpoint: where states are saved.
+    """
+    state = checkpoint.load(name) or {"step": 0}
+    for key, part in {**trained, **others}.items():
+        if key in state:
+            part.load_state_dict(state[key])
+    if state["step"]:
+        checkpoint.log(f"{name}: resuming after step {state['step']} of {count}")
+    steps = progress_bar(range(state["step"], count), f"training {name}", count, done=state["step"])
+    for index in steps:
+        steps.set_postfix({key: f"{value:.4f}" for key, value in step(index).items()})
+        if checkpoint.should_save() and index + 1 < count:
+            parts = {**trained, **others}
+            checkpoint.save(name, {"step": index + 1} | {key: part.state_dict() for key, part in parts.items()})
+    if state["step"] < count:
+        finish()
+        checkpoint.save(name, {"step": count} | {key: part.state_dict() for key, part in trained.items()})
+
+
+def reconstruction_error(vae: AutoencoderKL, images: np.ndarray) -> dict[str, float]:
     """Mean absolute error (of 255) and PSNR (dB) of images, uint8 (N, size, size, 3), after the VAE."""
     import torch
 
     with torch.inference_mode():
-        pixels = torch.cat([_as_pixels(images[i : i + 64], device) for i in range(0, len(images), 64)])
+        pixels = torch.cat([_as_pixels(images[i : i + 64], vae.device) for i in range(0, len(images), 64)])
         recon = torch.cat([vae(batch).sample.clamp(-1, 1) for batch in pixels.split(64)])
     error = (recon - pixels) * 127.5
     psnr = 10 * torch.log10(255**2 / error.square().mean(dim=(1, 2, 3))).mean()
@@ -80,9 +211,9 @@ def draw_pool(settings: TextureSettings, seed: int, workers: int) -> tuple[np.nd
     return images, captions
 
 
-def _as_pixels(images: np.ndarray, device: str) -> torch.Tensor:
+def _as_pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     """uint8 (n, size, size, 3) to NCHW float32 in [-1, 1]."""
-    return as_batch(images, device, images.shape[1]) * 2 - 1
+    return as_batch(images, str(device), images.shape[1]) * 2 - 1
 
 
 def vae_loss(recon: torch.Tensor, target: torch.Tensor, edge_weight: float) -> torch.Tensor:
@@ -97,28 +228,27 @@ def vae_loss(recon: torch.Tensor, target: torch.Tensor, edge_weight: float) -> t
     return loss
 
 
-def train_vae(images: np.ndarray, settings: VaeSettings, seed: int, device: str) -> AutoencoderKL:
-    """Trains the VAE on rotated and flipped textures, and sets its scaling factor.
+def train_vae(vae: AutoencoderKL, images: np.ndarray, settings: VaeSettings, seed: int, checkpoint: Checkpoint) -> None:
+    """Trains the VAE in place on rotated and flipped textures, and sets its scaling factor.
 
     Args:
+        vae: the untrained VAE.
         images: uint8 (N, size, size, 3).
-        settings: architecture and training.
-        seed: seed of weights, order and augmentation.
-        device: torch device.
+        settings: the training.
+        seed: seed of order, augmentation and noise.
+        checkpoint: saves and resumes.
     """
     import torch
 
-    torch.manual_seed(seed)
-    rng = np.random.default_rng([seed, 3])
-    vae = models.build_vae(settings, images.shape[1]).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), settings.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps, pct_start=0.05)
-    steps = progress_bar(range(settings.steps), "training VAE")
-    for _ in steps:
-        pixels = _as_pixels(augment(images[rng.integers(len(images), size=settings.batch_size)], rng), device)
-        with autocast(device, "bf16"):
+
+    def step(index: int) -> dict[str, float]:
+        rng, random = np.random.default_rng([seed, 3, index]), _make_generator(seed, "VAE", index)
+        pixels = _as_pixels(augment(images[rng.integers(len(images), size=settings.batch_size)], rng), vae.device)
+        with autocast(vae.device.type, "bf16"):
             posterior = vae.encode(pixels).latent_dist
-            recon = vae.decode(posterior.sample()).sample
+            recon = vae.decode(posterior.sample(random)).sample
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
         loss = vae_loss(recon.float(), pixels, settings.edge_weight) + settings.kl_weight * kl
         if not loss.isfinite():
@@ -128,49 +258,43 @@ def train_vae(images: np.ndarray, settings: VaeSettings, seed: int, device: str)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        steps.set_postfix(loss=f"{loss.item():.4f}", kl=f"{kl.item():.2f}")
-    latents = encode_images(vae, images[:2048], device)
+        return {"loss": loss.item(), "kl": kl.item()}
+
+    others: dict[str, Stateful] = {"optimizer": optimizer, "schedule": schedule}
+    run_steps("VAE", settings.steps, step, {"vae": vae}, others, lambda: None, checkpoint)
+    vae.eval()
+    latents = encode_images(vae, images[:2048])
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
-    return vae.eval()
 
 
-def encode_images(vae: AutoencoderKL, images: np.ndarray, device: str) -> torch.Tensor:
+def encode_images(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
     """Encodes images to the means of their unscaled latents, float16 (N, channels, h, w) on the CPU."""
     import torch
 
     batches = []
-    with torch.inference_mode(), autocast(device, "bf16"):
+    with torch.inference_mode(), autocast(vae.device.type, "bf16"):
         for start in progress_bar(range(0, len(images), 128), "encoding"):
-            pixels = _as_pixels(images[start : start + 128], device)
+            pixels = _as_pixels(images[start : start + 128], vae.device)
             batches.append(vae.encode(pixels).latent_dist.mean.half().cpu())
     return torch.cat(batches).clone()
 
 
 def train_unet(
-    latents: torch.Tensor, captions: list[str], settings: BaseSettings, device: str
-) -> tuple[CLIPTokenizer, CLIPTextModel, UNet2DConditionModel]:
+    parts: Parts, latents: torch.Tensor, captions: list[str], settings: BaseSettings, checkpoint: Checkpoint
+) -> None:
     """Trains UNet and text encoder together: v-prediction (Salimans and Ho 2022), min-SNR weights (Hang et al. 2023), EMA.
 
     Args:
+        parts: the base; UNet and text encoder end with averaged weights.
         latents: scaled, float16 (N, channels, h, w).
         captions: N captions.
-        settings: architecture and training.
-        device: torch device.
-
-    Returns:
-        Tokenizer, text encoder and UNet, with averaged weights.
+        settings: the training.
+        checkpoint: saves and resumes.
     """
-    import torch
-
-    torch.manual_seed(settings.seed)
-    tokenizer = models.build_tokenizer(captions, settings.textures)
-    text_encoder = models.build_text_encoder(tokenizer, settings.unet).to(device)
-    unet = models.build_unet(settings.unet, latents.shape[1], latents.shape[2]).to(device, memory_format=torch.channels_last)
-    forward = torch.compile(unet) if settings.compile else unet
-    batches = _Batches(latents, tokenize(tokenizer, captions), tokenize(tokenizer, [""])[0], settings.unet, device)
-    for phase in settings.unet.phases:
-        _run_phase(phase, settings.unet.ema_decay, batches, text_encoder, unet, forward)
-    return tokenizer, text_encoder, unet
+    batches = _Batches(latents, tokenize(parts.tokenizer, captions), tokenize(parts.tokenizer, [""])[0], settings.unet)
+    with training_attention(parts.unet.device.type, math.prod(latents.shape[2:])):
+        for number, phase in enumerate(settings.unet.phases, start=1):
+            _run_phase(f"UNet, phase {number}", phase, settings, batches, parts, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -181,38 +305,38 @@ class _Batches:
     tokens: torch.Tensor
     empty: torch.Tensor
     settings: UnetSettings
-    device: str
 
-    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents float32 (n, C, h, w) and token ids (n, length) of one step, on the CPU."""
         import torch
 
-        indices = torch.randint(len(self.latents), (self.settings.batch_size,))
+        indices = torch.randint(len(self.latents), (self.settings.batch_size,), generator=random)
         ids = self.tokens[indices]
-        ids = torch.where(torch.rand(len(ids), 1) < self.settings.caption_dropout, self.empty, ids)
-        latents = self.latents[indices].float().to(self.device, memory_format=torch.channels_last)
-        return latents, ids.to(self.device)
+        dropped = torch.rand(len(ids), 1, generator=random) < self.settings.caption_dropout
+        return self.latents[indices].float(), torch.where(dropped, self.empty, ids)
 
 
 def _run_phase(
-    phase: Phase, decay: float, batches: _Batches, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, forward: Callable
+    name: str, phase: Phase, settings: BaseSettings, batches: _Batches, parts: Parts, checkpoint: Checkpoint
 ) -> None:
     """Trains for one phase with a new optimizer, then copies the averaged weights into the models."""
     import torch
     from diffusers.training_utils import EMAModel
 
-    scheduler = build_scheduler()
+    scheduler, unet, text_encoder = build_scheduler(), parts.unet, parts.text_encoder
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, phase.learning_rate, phase.steps, pct_start=phase.warmup_steps / phase.steps
     )
-    ema = EMAModel(parameters, decay=decay, use_ema_warmup=True, inv_gamma=1.0, power=0.8)
-    steps = progress_bar(range(phase.steps), "training UNet")
-    for _ in steps:
-        clean, ids = batches.draw()
-        with autocast(batches.device, "bf16"):
+    ema = EMAModel(parameters, decay=settings.unet.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.8)
+
+    def step(index: int) -> dict[str, float]:
+        random = _make_generator(settings.seed, name, index)
+        clean, ids = (each.to(unet.device) for each in batches.draw(random))
+        with autocast(unet.device.type, "bf16"):
             hidden = text_encoder(ids).last_hidden_state
-        loss = _velocity_loss(forward, scheduler, clean, hidden, phase.snr_gamma)
+        loss = _velocity_loss(unet, scheduler, clean, hidden, phase.snr_gamma, random)
         if not loss.isfinite():
             raise TrainingError(f"the UNet's loss is {loss.item()}; lower unet.phases.learning_rate ({phase.learning_rate})")
         optimizer.zero_grad()
@@ -221,19 +345,27 @@ def _run_phase(
         optimizer.step()
         schedule.step()
         ema.step(parameters)
-        steps.set_postfix(loss=f"{loss.item():.4f}")
-    ema.copy_to(parameters)
+        return {"loss": loss.item()}
+
+    trained: dict[str, Stateful] = {"unet": unet, "text_encoder": text_encoder}
+    others: dict[str, Stateful] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
+    run_steps(name, phase.steps, step, trained, others, lambda: ema.copy_to(parameters), checkpoint)
 
 
 def _velocity_loss(
-    unet: Callable, scheduler: DDIMScheduler, clean: torch.Tensor, hidden: torch.Tensor, snr_gamma: float | None
+    unet: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+    clean: torch.Tensor,
+    hidden: torch.Tensor,
+    snr_gamma: float | None,
+    random: torch.Generator,
 ) -> torch.Tensor:
     """Mean squared error of the velocity (Salimans and Ho 2022), with min-SNR weights if a gamma is given."""
     import torch
     from diffusers.training_utils import compute_snr
 
-    noise = torch.randn_like(clean)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), device=clean.device)
+    noise = torch.randn(clean.shape, generator=random).to(clean.device)
+    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=random).to(clean.device)
     noisy = scheduler.add_noise(clean, noise, timesteps)
     with autocast(clean.device.type, "bf16"):
         output = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
@@ -271,15 +403,17 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     ).input_ids
 
 
-def save_pipeline(folder: Path, vae, tokenizer, text_encoder, unet) -> None:
+def save_pipeline(folder: Path, parts: Parts) -> None:
     """Saves the parts as a StableDiffusionPipeline folder with fp16 weights and no safety checker."""
     from diffusers import StableDiffusionPipeline
 
-    vae, text_encoder, unet = (copy.deepcopy(part).half() for part in (vae, text_encoder, unet))
+    vae, text_encoder, unet = (
+        copy.deepcopy(part).cpu().half() for part in (parts.vae, parts.text_encoder.eval(), parts.unet.eval())
+    )
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=tokenizer,
+        tokenizer=parts.tokenizer,
         unet=unet,
         scheduler=build_scheduler(),
         safety_checker=None,

@@ -29,6 +29,7 @@ from pathsynth.core.params import (
 from pathsynth.data.settings import AnyDataset
 from pathsynth.diffusion.settings import BaseModelSettings, Prompts
 from pathsynth.evaluation.settings import EvaluationSettings
+from pathsynth.finetuning.batches import check_process_count
 from pathsynth.finetuning.settings import LoraSettings
 from pathsynth.generation.settings import GenerationSettings
 
@@ -106,5 +107,7 @@ def check(params_path: Path) -> None:
     if mistakes:
         raise PathsynthError(str(mistakes[-1]))
     check_device(load_params(params_path).device)
+    params = load_params(params_path)
+    check_process_count(params.section("lora", LoraSettings), params.processes)
     benchmarks, loras = config_names(params_path.parent / BENCHMARKS), lora_names(params_path, read_yaml(params_path))
     click.echo(f"{params_path}: {len(benchmarks)} benchmarks and {len(loras)} LoRA configurations are valid")

@@ -74,13 +74,16 @@ def padded_batches(count: int, device: str, batch_size: int) -> list[np.ndarray]
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def encode_latents(pipeline: StableDiffusionPipeline, images: np.ndarray, batch_size: int = BATCH_SIZE) -> torch.Tensor:
+def encode_latents(
+    pipeline: StableDiffusionPipeline, images: np.ndarray, batch_size: int = BATCH_SIZE, what: str = "encoding images"
+) -> torch.Tensor:
     """Encodes images to the modes of their posteriors, which takes no random numbers.
 
     Args:
         pipeline: its VAE encodes.
         images: uint8 (N, H, W, 3); the sides are multiples of the VAE's scale factor.
         batch_size: images per batch; on a CPU rounded up by `pad_batch_size`.
+        what: label of the progress bar.
 
     Returns:
         Scaled latents, float32 (N, C, h, w), on the pipeline's device.
@@ -92,7 +95,7 @@ def encode_latents(pipeline: StableDiffusionPipeline, images: np.ndarray, batch_
 
     device, latents = str(pipeline.device), []
     with torch.inference_mode(), catch_out_of_memory(TOO_LARGE):
-        for rows in progress_bar(padded_batches(len(images), pipeline.device.type, batch_size), "encoding images"):
+        for rows in progress_bar(padded_batches(len(images), pipeline.device.type, batch_size), what):
             pixels = as_batch(images[rows], device, images.shape[1])
             latents.append(pipeline.vae.encode(pixels * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor)
         return torch.cat(latents)[: len(images)]

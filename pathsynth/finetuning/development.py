@@ -69,7 +69,7 @@ class Validation:
         counts = np.full(len(prepared.slugs), images_per_tissue)
         images = subsample_per_class(labels, counts, mix_seed(Stream.VALIDATION))
         with vae_on_device(pipeline):
-            latents = encode_latents(pipeline, prepared.images("val")[images], self._batch_size)
+            latents = encode_latents(pipeline, prepared.images("val")[images], self._batch_size, "encoding validation images")
         random, count = make_generator(Stream.VALIDATION), len(images)
         timesteps = evenly_spaced_timesteps(objective.noise_scheduler, count)
         # without the permutation, the images of one tissue would have the least noise where the labels are sorted

@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 
 from pathsynth.core.devices import autocast, catch_out_of_memory, pad_batch_size, supported_precision
@@ -36,6 +36,7 @@ MAX_IMAGES, MAX_CPU_PIXELS = 64, 16 * 224 * 224
 # Bytes of latents in a file. An interrupted run loses at most one file of each process.
 FILE_BYTES = 2**25
 # Ending of a file of pairs, int64 (n, 2): code of the view, index of the image. It is written after the file of their latents.
+# Both begin with a hash of their content, because damaged latents would train without an error.
 PAIRS = ".pairs.npy"
 # Code on which latents depend, besides packages. Any other change keeps them.
 CODE = ("core/devices.py", "core/seeds.py", "data/images.py", "finetuning/batches.py", "finetuning/latents.py")
@@ -125,10 +126,13 @@ def encode_images(
     if processes.main:
         remove_abandoned(scratch / "latents")
         folder = scratch / "latents" / _key(pipeline.vae, prepared, schedule, supported_precision(device, precision))
-        names = sorted(path.name for path in folder.glob(f"*{PAIRS}") if _is_complete(path))
+        names = sorted(path.name for path in folder.glob(f"*{PAIRS}") if _is_intact(path))
     # the choice of the main process, since each may see other files
     folder, names = processes.gather((folder, names))[0]
-    missing = schedule.used_views() & (_find_rows(folder, names, schedule) < 0)
+    used = schedule.used_views()
+    missing = used & (_find_rows(folder, names, schedule) < 0)
+    if processes.main and missing.sum() < used.sum():
+        click.echo(f"latents: {used.sum() - missing.sum()} of {used.sum()} are reused", err=True)
     if missing.any():
         own = np.array_split(np.argwhere(missing), processes.count)[processes.index]
         with vae_on_device(pipeline):
@@ -171,12 +175,17 @@ def _key(vae: AutoencoderKL, prepared: Prepared, schedule: BatchSchedule, precis
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_complete(path: Path) -> bool:
-    """Whether a file of pairs and that of their latents can be read; others are encoded again."""
-    try:
-        return len(read_npy(path)) == len(read_npy(_posteriors_path(path)))
-    except DataError:
-        return False
+def _is_intact(path: Path) -> bool:
+    """Whether a file of pairs and that of their latents are as they were written; others are encoded again."""
+    with suppress(DataError):
+        if path.name == f"{_hash_content(read_npy(path), read_npy(_posteriors_path(path)))}{PAIRS}":
+            return True
+    click.echo(f"{path}: these latents are damaged, and are encoded again", err=True)
+    return False
+
+
+def _hash_content(pairs: np.ndarray, posteriors: np.ndarray) -> str:
+    return hashlib.sha256(pairs.tobytes() + np.ascontiguousarray(posteriors).data).hexdigest()[:16]
 
 
 def _posteriors_path(pairs: Path) -> Path:
@@ -227,12 +236,9 @@ def _encode_missing(
                     raise
                 size //= 2
                 continue
-            name = f"{secrets.token_hex(8)}{PAIRS}"
-            codes = np.array([_code(view) for view in schedule.views])[wanted[:, 0]]
-            for path, array in (
-                (_posteriors_path(folder / name), posteriors),
-                (folder / name, np.stack([codes, wanted[:, 1]], 1)),
-            ):
+            pairs_written = np.stack([np.array([_code(view) for view in schedule.views])[wanted[:, 0]], wanted[:, 1]], 1)
+            name = f"{_hash_content(pairs_written, posteriors)}{PAIRS}"
+            for path, array in ((_posteriors_path(folder / name), posteriors), (folder / name, pairs_written)):
                 with atomic_write(path) as unfinished:
                     write_npy_chunks(unfinished, array.shape, array.dtype, [array])
             written.append(name)

@@ -285,7 +285,9 @@ def _check_records(records: Sequence[Record], artifacts: Artifacts) -> None:
             recorded = getattr(record, name)
             if recorded != actual:
                 raise DataError(
-                    record.file, f"was generated with different weights: {name} {recorded[:12]}, these have {actual[:12]}"
+                    record.file,
+                    f"was generated with different weights: {name} {recorded[:12]}, these have {actual[:12]}; --lora and "
+                    "--artifacts select others",
                 )
         if record.tissue not in (None, *slugs):
             raise DataError(record.file, f"tissue: {record.tissue} is unknown; allowed: {', '.join(slugs)}")

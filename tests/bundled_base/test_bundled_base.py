@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, tiny_base_settings
 
-from pathsynth.bundled_base import textures
+from pathsynth.bundled_base import textures, training
 from pathsynth.bundled_base.models import build_tokenizer
-from pathsynth.bundled_base.training import draw_pool
+from pathsynth.bundled_base.training import draw_pool, train_base
+from pathsynth.core.checkpoint import INTERVAL_VARIABLE, Checkpoint
+from pathsynth.core.errors import ModelError
 from pathsynth.data import labels
 
 BASE = ROOT / "base"
@@ -52,6 +54,49 @@ def test_tokenizer_is_reproducible_and_splits_unknown_words():
     first, second = (build_tokenizer(captions, tiny_base_settings().textures) for _ in range(2))
     assert first.get_vocab() == second.get_vocab()
     assert first.tokenize("dots") == ["dots</w>"] and len(first.tokenize("zyx")) == 3
+
+
+class Killed(BaseException):
+    """Ends a training as a signal would."""
+
+
+def weights_of(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+class TestTraining:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("part", ["VAE", "UNet, phase 1"])
+    def test_interrupted_training_resumes_with_the_same_weights(self, part, tiny_base, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv(INTERVAL_VARIABLE, "0")
+        save = Checkpoint.save
+
+        def save_and_end(checkpoint, name, state):
+            save(checkpoint, name, state)
+            if name == part and state["step"] == 3:
+                raise Killed
+
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(Checkpoint, "save", save_and_end)
+            train_base(tiny_base_settings(), tmp_path / "base", "cpu", Checkpoint(tmp_path / "state"))
+        train_base(tiny_base_settings(), tmp_path / "base", "cpu", Checkpoint(tmp_path / "state"))
+        assert f"{part}: resuming after step 3 of 8" in capsys.readouterr().err
+        assert weights_of(tmp_path / "base") == weights_of(tiny_base)
+
+    def test_a_base_is_trained_further_with_its_vae_and_tokenizer(self, tiny_base, tmp_path):
+        train_base(tiny_base_settings(), tmp_path / "more", "cpu", start=tiny_base)
+        before, after = weights_of(tiny_base), weights_of(tmp_path / "more")
+        assert {name for name in before if before[name] != after[name]} == {
+            "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
+        }  # fmt: skip
+        tokenizer = "tokenizer/tokenizer.json"
+        assert (tiny_base / tokenizer).read_bytes() == (tmp_path / "more" / tokenizer).read_bytes()
+
+    def test_base_of_another_architecture_is_refused(self, tiny_base, monkeypatch):
+        settings = tiny_base_settings()
+        wider = settings.model_copy(update={"unet": settings.unet.model_copy(update={"layers_per_block": 2})})
+        with pytest.raises(ModelError, match=r"has another unet than the settings: .* differs"):
+            training.load_parts(tiny_base, wider, "cpu")
 
 
 class TestCommittedBase:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT, tiny_base_settings, tiny_tree, write_params
 
+from pathsynth.__main__ import main
 from pathsynth.bundled_base.settings import BaseSettings
 from pathsynth.classifiers.settings import Classifiers
 from pathsynth.cli.check import check_benchmark, check_lora, find_mistakes
@@ -238,6 +240,13 @@ def test_mistake_is_one_line_with_file_key_value_and_fix(mistake, tmp_path):
     messages = [str(error) for error in find_mistakes(path)]
     assert messages and not any("\n" in message for message in messages)
     assert any(message.startswith(f"{tmp_path / file}: ") and expected in message for message in messages), messages
+
+
+def test_check_finds_processes_that_cannot_share_a_step(tmp_path):
+    path = write_params(tmp_path / "params.yaml", tiny_tree() | {"processes": 3})
+    result = CliRunner().invoke(main, ["check", "--params", str(path)])
+    assert result.exit_code == 1
+    assert result.stderr == "error: processes: 3 cannot share a step of 4 images equally; allowed: divisors of 4\n"
 
 
 def test_check_finds_mistakes_in_entries_that_are_not_selected(tmp_path):

@@ -83,12 +83,13 @@ def posteriors(latents) -> np.ndarray:
     return np.concatenate(latents.parts)[latents.rows[latents.rows >= 0]]
 
 
-def test_nothing_is_encoded_twice(encoded, tiny_base, tiny_prepared, tmp_path):
+def test_nothing_is_encoded_twice(encoded, tiny_base, tiny_prepared, tmp_path, capsys):
     """Another training adds only what it needs, and has the same latents as if it had encoded everything itself."""
     first, second = make_schedule(3, rotate90=True), make_schedule(30, seed=6, rotate90=True)
     before, batches = posteriors(encode(tiny_base, tiny_prepared, first, tmp_path)), len(encoded)
     assert np.array_equal(posteriors(encode(tiny_base, tiny_prepared, first, tmp_path)), before)
     assert 0 < len(encoded) == batches
+    assert "latents: 12 of 12 are reused" in capsys.readouterr().err
     added = second.used_views() & ~first.used_views()
     latents = encode(tiny_base, tiny_prepared, second, tmp_path)
     assert [len(part) for part in latents.parts] == [12, added.sum()] and 0 < added.sum() < second.used_views().sum()
@@ -137,13 +138,15 @@ def test_trainings_with_other_views_share_only_equal_ones(views, encoded, tiny_b
 
 
 @pytest.mark.parametrize("ending", [".pairs.npy", ".npy"])
-def test_damaged_files_are_encoded_again(ending, encoded, tiny_base, tiny_prepared, tmp_path):
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]])
+def test_damaged_files_are_encoded_again(damage, ending, encoded, tiny_base, tiny_prepared, tmp_path, capsys):
     before, batches = posteriors(encode(tiny_base, tiny_prepared, make_schedule(), tmp_path)), len(encoded)
     (pairs,) = tmp_path.glob("latents/*/*.pairs.npy")
     file = pairs.with_name(pairs.name.removesuffix(".pairs.npy") + ending)
-    file.write_bytes(file.read_bytes()[:-1])
+    file.write_bytes(damage(file.read_bytes()))
     assert np.array_equal(posteriors(encode(tiny_base, tiny_prepared, make_schedule(), tmp_path)), before)
     assert len(encoded) == 2 * batches
+    assert "these latents are damaged, and are encoded again" in capsys.readouterr().err
 
 
 def test_unused_latents_are_removed_and_used_ones_kept(tiny_base, tiny_prepared, tmp_path):
@@ -177,11 +180,11 @@ def test_batches_shrink_until_they_fit_into_memory(monkeypatch, tiny_base, tiny_
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_is_one_line_error(monkeypatch, tiny_base, tiny_prepared, tmp_path):
-    monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
     encode(tiny_base, tiny_prepared, make_schedule(), tmp_path)
-    (file,) = tmp_path.glob("latents/*/0.pairs.npy")
-    file.unlink()
-    (file.parent / ".0.0.part.npy").symlink_to("/dev/full")
+    (pairs,) = tmp_path.glob("latents/*/*.pairs.npy")
+    pairs.unlink()
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
+    (pairs.parent / f".{pairs.stem}.0.part.npy").symlink_to("/dev/full")
     with pytest.raises(DataError, match="could not be written: No space left on device"):
         encode(tiny_base, tiny_prepared, make_schedule(), tmp_path)
 

@@ -75,6 +75,14 @@ def test_make_finds_the_name_of_the_user():
     assert done.stdout.strip() == name, done.stderr
 
 
+def test_make_repro_writes_the_report_even_where_dvc_skips_its_stage():
+    done = _run(ROOT, "make", "--no-print-directory", "--dry-run", "repro")
+    commands = [line for line in done.stdout.splitlines() if re.search("dvc repro|stages.report|pathsynth summary", line)]
+    assert [re.search(r"dvc repro|stages\.report|summary", line)[0] for line in commands] == [
+        "dvc repro", "stages.report", "summary",
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(
     subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode != 0,
     reason="this system has no user namespaces for users",
