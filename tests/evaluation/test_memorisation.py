@@ -96,7 +96,7 @@ def test_gap_of_a_lora_that_has_memorised_eight_images(tiny_base):
 
     scheduler, random = load_noise_scheduler(pipeline), torch.Generator().manual_seed(1)
     batch, hidden = latents[:8].repeat(4, 1, 1, 1), encode_prompts(pipeline, prompts)[labels[:8]].repeat(4, 1, 1)
-    for _ in range(50):
+    for _ in range(100):
         timesteps = torch.randint(1000, (32,), generator=random)
         noise = torch.randn(batch.shape, generator=random)
         optimizer.zero_grad()
