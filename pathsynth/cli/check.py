@@ -106,8 +106,8 @@ def check(params_path: Path) -> None:
         click.echo(f"error: {mistake}", err=True)
     if mistakes:
         raise PathsynthError(str(mistakes[-1]))
-    check_device(load_params(params_path).device)
     params = load_params(params_path)
+    check_device(params.device)
     check_process_count(params.section("lora", LoraSettings), params.processes)
     benchmarks, loras = config_names(params_path.parent / BENCHMARKS), lora_names(params_path, read_yaml(params_path))
     click.echo(f"{params_path}: {len(benchmarks)} benchmarks and {len(loras)} LoRA configurations are valid")

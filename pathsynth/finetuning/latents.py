@@ -130,7 +130,8 @@ def encode_images(
     # the choice of the main process, since each may see other files
     folder, names = processes.gather((folder, names))[0]
     used = schedule.used_views()
-    missing = used & (_find_rows(folder, names, schedule) < 0)
+    rows = _find_rows(folder, names, schedule)
+    missing = used & (rows < 0)
     if processes.main and missing.sum() < used.sum():
         click.echo(f"latents: {used.sum() - missing.sum()} of {used.sum()} are reused", err=True)
     if missing.any():
@@ -138,8 +139,9 @@ def encode_images(
         with vae_on_device(pipeline):
             written = _encode_missing(pipeline.vae, device, precision, prepared, schedule, own, folder)
         names += [name for each in processes.gather(written) for name in each]
+        rows = _find_rows(folder, names, schedule)
     parts = tuple(read_npy(_posteriors_path(folder / name)) for name in names)
-    latents = Latents(parts, _find_rows(folder, names, schedule), _labels(prepared), folder)
+    latents = Latents(parts, rows, _labels(prepared), folder)
     latents.mark_used()
     return latents
 
@@ -224,6 +226,7 @@ def _encode_missing(
     per_file = max(MAX_IMAGES, FILE_BYTES // (4 * math.prod(schedule.latent_shape)))
     files = [pairs[start : start + per_file] for start in range(0, len(pairs), per_file)]
     size = MAX_IMAGES if device != "cpu" else min(MAX_IMAGES, max(1, MAX_CPU_PIXELS // prepared.image_size**2))
+    codes = np.array([_code(view) for view in schedule.views])
     written: list[str] = []
     with progress_bar(None, "encoding images", len(pairs)) as bar:
         while len(written) < len(files):
@@ -236,9 +239,9 @@ def _encode_missing(
                     raise
                 size //= 2
                 continue
-            pairs_written = np.stack([np.array([_code(view) for view in schedule.views])[wanted[:, 0]], wanted[:, 1]], 1)
-            name = f"{_hash_content(pairs_written, posteriors)}{PAIRS}"
-            for path, array in ((_posteriors_path(folder / name), posteriors), (folder / name, pairs_written)):
+            coded = np.stack([codes[wanted[:, 0]], wanted[:, 1]], 1)
+            name = f"{_hash_content(coded, posteriors)}{PAIRS}"
+            for path, array in ((_posteriors_path(folder / name), posteriors), (folder / name, coded)):
                 with atomic_write(path) as unfinished:
                     write_npy_chunks(unfinished, array.shape, array.dtype, [array])
             written.append(name)
