@@ -1,8 +1,9 @@
 """Captioned procedural textures, the training data of the bundled base.
 
-A texture is a background (one colour, two mixed colours, or a gradient) with up to two layers of simple motifs (dots, cells,
-nets, ...), and its caption describes them in a small, composable vocabulary. No tissue is drawn or named: the base knows shapes
-and colours, and learns tissues only through a LoRA.
+A texture is a background (one colour, two mixed colours, or a gradient) with up to two layers of simple motifs (dots, fibres,
+nets, ...), and its caption describes them in a small, composable vocabulary. All layers share a direction field, so that
+spindles lie along fibres. Colours do not depend on motifs and contrast with the background, so that colour alone tells little.
+No tissue is drawn or named: the base knows shapes and colours, and learns tissues only through a LoRA.
 
 A fraction of the textures belongs to invented `kinds`, each with an invented name and a fixed recipe. They teach the text
 encoder to distinguish unknown words by their letters.
@@ -10,6 +11,7 @@ encoder to distinguish unknown words by their letters.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -47,7 +49,9 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 DYES = ("white", "pink", "rose", "magenta", "purple", "violet", "indigo", "lilac", "lavender", "navy", "cream")
 SHADES = {"pale": 0.35, "": 0.0, "dark": -0.3}
 AMOUNTS = {"a few": 0.3, "some": 0.55, "many": 0.85, "crowded": 1.0}
-SIZES = {"tiny": 0.055, "small": 0.075, "medium": 0.11, "large": 0.17, "huge": 0.25}
+SIZES = {"tiny": 0.055, "small": 0.075, "medium": 0.11, "large": 0.17, "huge": 0.25, "giant": 0.36}
+# Smallest difference of a layer's colour from the background's, the mean over RGB in [0, 1], so that every layer is visible.
+MIN_CONTRAST = 0.18
 GROUNDS = ("plain", "mottled", "cloudy", "fading", "streaming")
 FRAMES = (
     "{}",
@@ -89,8 +93,43 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class _Flow:
+    """A direction field: parallel lines at an angle, all bent to the same wave; lengths in pixels."""
+
+    middle: float
+    angle: float
+    sway: float
+    period: float
+    phase: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, size: int, bend: float) -> _Flow:
+        """Draws a field; `bend` is the ratio of a wave's amplitude to its period, 0 for straight lines."""
+        period = size * rng.uniform(0.4, 1.1)
+        return cls(size / 2, rng.uniform(0, np.pi), bend * rng.uniform(0.6, 1.4) * period, period, rng.uniform(0, 2 * np.pi))
+
+    def line(self, offset: float) -> np.ndarray:
+        """The line at a distance from the middle, points (n, 2) across the whole canvas and beyond."""
+        along = np.arange(-1.6 * self.middle, 1.6 * self.middle + 1, 1.5)
+        across = offset + self.sway * np.sin(2 * np.pi * along / self.period + self.phase)
+        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        return np.stack([self.middle + along * cos - across * sin, self.middle + along * sin + across * cos], axis=1)
+
+    def angle_at(self, x: float, y: float) -> float:
+        """Direction at a point, in radians."""
+        along = (x - self.middle) * np.cos(self.angle) + (y - self.middle) * np.sin(self.angle)
+        slope = 2 * np.pi * self.sway / self.period * np.cos(2 * np.pi * along / self.period + self.phase)
+        return self.angle + np.arctan(slope)
+
+    def offsets(self, step: float) -> np.ndarray:
+        """Distances from the middle of lines that cover the canvas, `step` apart."""
+        reach = 1.5 * self.middle + self.sway
+        return np.arange(-reach, reach, step)
+
+
+@dataclass(frozen=True)
 class _Pen:
-    """State for drawing a layer: canvas, scale in pixels, colours, direction."""
+    """State for drawing a layer: canvas, scale in pixels, colours, direction field."""
 
     rng: np.random.Generator
     canvas: drawing.Canvas
@@ -98,7 +137,7 @@ class _Pen:
     amount: float
     colour: np.ndarray
     ground: np.ndarray
-    angle: float
+    flow: _Flow
 
     def tint(self, spread: float = 0.05) -> np.ndarray:
         return np.clip(self.colour + self.rng.normal(0, spread) + self.rng.normal(0, spread / 3, 3), 0, 1)
@@ -109,15 +148,28 @@ class _Pen:
         return points[: max(2, round(len(points) * self.amount))]
 
 
-MOTIFS: dict[str, Callable[[_Pen], None]] = {}
-SYNONYMS: dict[str, tuple[str, ...]] = {}
+@dataclass(frozen=True)
+class Motif:
+    """A motif: how it is drawn, its names in captions, and its weight among all motifs.
+
+    A bed is drawn first, below other motifs. `bend` is that of the direction field.
+    """
+
+    draw: Callable[[_Pen], None]
+    names: tuple[str, ...]
+    weight: float
+    bed: bool
+    bend: float
 
 
-def _motif(name: str, *synonyms: str) -> Callable:
-    """Registers a function that draws a motif, under its name and the synonyms that captions use."""
+MOTIFS: dict[str, Motif] = {}
+
+
+def _motif(name: str, *synonyms: str, weight: float = 1.0, bed: bool = False, bend: float = 0.0) -> Callable:
+    """Registers a function that draws a motif. Motifs with an arrangement have a higher weight, since it is harder to learn."""
 
     def register(draw: Callable[[_Pen], None]) -> Callable[[_Pen], None]:
-        MOTIFS[name], SYNONYMS[name] = draw, (name, *synonyms)
+        MOTIFS[name] = Motif(draw, (name, *synonyms), weight, bed, bend)
         return draw
 
     return register
@@ -136,10 +188,10 @@ def _draw_grains(pen: _Pen) -> None:
         pen.canvas.polygon(drawing.ellipse(x, y, 1.35 * pen.size, 0.65 * pen.size, angle, corners=14), pen.tint())
 
 
-@_motif("spindles", "long spindles", "spindle nuclei", "elongated nuclei")
+@_motif("spindles", "long spindles", "spindle nuclei", "elongated nuclei", weight=2)
 def _draw_spindles(pen: _Pen) -> None:
     for x, y in pen.places(3.2 * pen.size):
-        angle = pen.angle + pen.rng.normal(0, 0.12)
+        angle = pen.flow.angle_at(x, y) + pen.rng.normal(0, 0.08)
         pen.canvas.polygon(drawing.ellipse(x, y, 2.1 * pen.size, 0.6 * pen.size, angle, corners=14), pen.tint())
 
 
@@ -169,7 +221,7 @@ def _draw_holes(pen: _Pen) -> None:
         )
 
 
-@_motif("patches", "blotches", "ragged patches")
+@_motif("patches", "blotches", "ragged patches", bed=True)
 def _draw_patches(pen: _Pen) -> None:
     for x, y in pen.places(2.0 * pen.size):
         pen.canvas.polygon(drawing.blob(pen.rng, x, y, 1.2 * pen.size, 0.8), pen.tint(0.07))
@@ -183,7 +235,7 @@ def _draw_crumbs(pen: _Pen) -> None:
         pen.canvas.polygon(points, pen.tint(0.12))
 
 
-@_motif("wreaths", "rings of nuclei", "round glands with pale lumen", "rings of dots")
+@_motif("wreaths", "rings of nuclei", "round glands with pale lumen", "rings of dots", weight=3)
 def _draw_wreaths(pen: _Pen) -> None:
     """Rings of dots around a pale centre."""
     ring, dot = 1.5 * pen.size, max(2.0, 0.42 * pen.size)
@@ -194,7 +246,7 @@ def _draw_wreaths(pen: _Pen) -> None:
             pen.canvas.polygon(drawing.ellipse(u, v, dot, 0.8 * dot, pen.rng.uniform(0, np.pi), corners=10), pen.tint())
 
 
-@_motif("knots", "ragged clumps of nuclei", "irregular glands", "crowded clumps")
+@_motif("knots", "ragged clumps of nuclei", "irregular glands", "crowded clumps", weight=2)
 def _draw_knots(pen: _Pen) -> None:
     """Irregular clumps of dots with a slit, unlike the regular wreaths."""
     for x, y in pen.places(2.6 * pen.size):
@@ -208,32 +260,69 @@ def _draw_knots(pen: _Pen) -> None:
         pen.canvas.polygon(slit, drawing.mix(pen.colour, (1, 1, 1), 0.8))
 
 
-def _draw_strands(pen: _Pen, sway: float, gap: float, width: float, angle_spread: float) -> None:
-    reach, step = pen.canvas.size * 1.5, pen.size * gap / (0.4 + 0.6 * pen.amount)
-    middle, (cos, sin) = pen.canvas.size / 2, (np.cos(pen.angle), np.sin(pen.angle))
-    period = pen.canvas.size * pen.rng.uniform(0.3, 0.6)
-    for offset in np.arange(-reach / 2, reach / 2, step):
-        offset += pen.rng.normal(0, 0.15 * step)
-        points = drawing.wave(
-            pen.rng,
-            middle - offset * sin,
-            middle + offset * cos,
-            pen.angle + pen.rng.normal(0, angle_spread),
-            reach,
-            sway * pen.size,
-            period,
-        )
-        pen.canvas.line(points, max(1.5, width * pen.size * pen.rng.uniform(0.7, 1.3)), pen.tint())
+def _draw_strands(pen: _Pen, gap: float, width: float) -> None:
+    step = pen.size * gap / (0.4 + 0.6 * pen.amount)
+    for offset in pen.flow.offsets(step):
+        points = pen.flow.line(offset + pen.rng.normal(0, 0.12 * step))
+        pen.canvas.line(points, max(1.5, width * pen.size * pen.rng.uniform(0.75, 1.25)), pen.tint())
 
 
-@_motif("fibres", "straight fibres", "parallel fibres", "stripes")
+@_motif("fibres", "straight fibres", "parallel fibres", "stripes", weight=3, bed=True)
 def _draw_fibres(pen: _Pen) -> None:
-    _draw_strands(pen, sway=0.05, gap=1.6, width=0.8, angle_spread=0.02)
+    _draw_strands(pen, gap=1.6, width=0.8)
 
 
-@_motif("waves", "wavy fibres", "wavy lines", "ripples")
+@_motif("waves", "wavy fibres", "wavy lines", "ripples", weight=3, bed=True, bend=0.12)
 def _draw_waves(pen: _Pen) -> None:
-    _draw_strands(pen, sway=0.8, gap=1.8, width=0.7, angle_spread=0.12)
+    _draw_strands(pen, gap=1.8, width=0.7)
+
+
+@_motif("rows", "rows of dots", "lines of nuclei", "palisades", weight=2, bend=0.04)
+def _draw_rows(pen: _Pen) -> None:
+    """Dots side by side in rows, each long across its row."""
+    step = pen.size * 3.4 / (0.4 + 0.6 * pen.amount)
+    for offset in pen.flow.offsets(step):
+        points = pen.flow.line(offset)
+        # points lie 1.5 px apart along the row
+        for x, y in points[:: max(1, round(1.35 * pen.size / 1.5))]:
+            angle = pen.flow.angle_at(x, y) + np.pi / 2 + pen.rng.normal(0, 0.1)
+            pen.canvas.polygon(drawing.ellipse(x, y, pen.size, 0.6 * pen.size, angle, corners=12), pen.tint())
+
+
+@_motif("strata", "layers", "stacked layers", "layered bands", weight=2, bed=True, bend=0.06)
+def _draw_strata(pen: _Pen) -> None:
+    """Broad bands, each of another tone, with a line along every edge."""
+    step = pen.size * 3.0 / (0.4 + 0.6 * pen.amount)
+    offsets = pen.flow.offsets(step) + pen.rng.normal(0, 0.2 * step)
+    edges = [pen.flow.line(offset) for offset in offsets]
+    for lower, upper in itertools.pairwise(edges):
+        pen.canvas.polygon(np.vstack([lower, upper[::-1]]), drawing.mix(pen.ground, pen.tint(), pen.rng.uniform(0.1, 0.8)))
+    for edge in edges:
+        pen.canvas.line(edge, max(1.3, 0.3 * pen.size), pen.tint() * 0.8)
+
+
+@_motif("rims", "rims of nuclei", "edges lined with dots", "lined edges", weight=2)
+def _draw_rims(pen: _Pen) -> None:
+    """Wide pale gaps, whose edge is lined with dots in one or two layers."""
+    for x, y in pen.places(7.0 * pen.size)[:3]:
+        radius = 2.4 * pen.size
+        outline = drawing.blob(pen.rng, x, y, radius, 0.5, corners=round(5.2 * radius / pen.size))
+        pen.canvas.polygon(outline, drawing.mix(pen.colour, (1, 1, 1), 0.85))
+        middle = np.array((x, y))
+        for layer in range(int(pen.rng.integers(1, 3))):
+            for u, v in middle + (outline - middle) * (1 + 0.6 * layer):
+                angle = np.arctan2(v - y, u - x) + pen.rng.normal(0, 0.15)
+                pen.canvas.polygon(drawing.ellipse(u, v, 0.8 * pen.size, 0.5 * pen.size, angle, corners=12), pen.tint())
+
+
+@_motif("whorls", "concentric lines", "swirls", "whirls of fibres", weight=2, bed=True)
+def _draw_whorls(pen: _Pen) -> None:
+    """Concentric lines around one point."""
+    side, step = pen.canvas.size, pen.size * 1.8 / (0.4 + 0.6 * pen.amount)
+    x, y = pen.rng.uniform(-0.2, 1.2, 2) * side
+    shape = drawing.blob(pen.rng, 0, 0, 1.0, 0.15, corners=48)
+    for radius in np.arange(step, 1.7 * side, step):
+        pen.canvas.outline(np.array((x, y)) + radius * shape, max(1.5, 0.7 * pen.size), pen.tint())
 
 
 @_motif("threads", "crooked threads", "tangled threads")
@@ -244,7 +333,7 @@ def _draw_threads(pen: _Pen) -> None:
         pen.canvas.line(points, max(1.3, 0.35 * pen.size), pen.tint())
 
 
-@_motif("net", "net of thin walls", "mesh of membranes", "honeycomb")
+@_motif("net", "net of thin walls", "mesh of membranes", "honeycomb", weight=2, bed=True)
 def _draw_net(pen: _Pen) -> None:
     """Walls between the cells of a Voronoi diagram, computed per pixel."""
     side = pen.canvas.size
@@ -258,12 +347,16 @@ def _draw_net(pen: _Pen) -> None:
 
 def draw_recipe(rng: np.random.Generator) -> Recipe:
     """Draws a random recipe."""
-    count = int(rng.choice([0, 1, 2], p=[0.06, 0.5, 0.44]))
-    layers = tuple(
-        Layer(_pick(rng, MOTIFS), _pick(rng, AMOUNTS), _pick(rng, SIZES), _pick(rng, SHADES), _draw_colour(rng))
-        for _ in range(count)
-    )
-    return Recipe(_pick(rng, GROUNDS), _pick(rng, SHADES), _draw_colour(rng), _draw_colour(rng), layers)
+    ground, shade, colour, second = _pick(rng, GROUNDS), _pick(rng, SHADES), _draw_colour(rng), _draw_colour(rng)
+    weights = np.array([motif.weight for motif in MOTIFS.values()])
+    motifs = rng.choice(list(MOTIFS), int(rng.choice([0, 1, 2], p=[0.06, 0.44, 0.5])), p=weights / weights.sum()).tolist()
+    # lines with nuclei along them would else be rare
+    if len(motifs) == 2 and MOTIFS[motifs[0]].bed and rng.random() < 0.5:
+        motifs[1] = _pick(rng, ("spindles", "spindles", "grains", "dots"))
+    # beds first
+    motifs.sort(key=lambda name: not MOTIFS[name].bed)
+    layers = (Layer(m, _pick(rng, AMOUNTS), _pick(rng, SIZES), *draw_contrast(rng, shade, colour)) for m in motifs)
+    return Recipe(ground, shade, colour, second, tuple(layers))
 
 
 def render(recipe: Recipe, rng: np.random.Generator, size: int) -> np.ndarray:
@@ -274,15 +367,13 @@ def render(recipe: Recipe, rng: np.random.Generator, size: int) -> np.ndarray:
     """
     ground = _draw_shade(rng, recipe.shade, recipe.colour)
     second = drawing.mix(ground, _draw_shade(rng, recipe.shade, recipe.second_colour), 0.7)
-    angle = rng.uniform(0, np.pi)
-    canvas = drawing.Canvas(drawing.mix(ground, second, _blend_map(recipe.ground, rng, size, angle)), size)
+    flow = _Flow.draw(rng, size, max((MOTIFS[layer.motif].bend for layer in recipe.layers), default=0.0))
+    canvas = drawing.Canvas(drawing.mix(ground, second, _blend_map(recipe.ground, rng, size, flow.angle)), size)
     for layer in recipe.layers:
         radius = size * SIZES[layer.size] * rng.uniform(0.85, 1.15) / 2
         # the VAE halves the image twice, so motifs under two pixels would be noise
-        pen = _Pen(
-            rng, canvas, max(1.6, radius), AMOUNTS[layer.amount], _draw_shade(rng, layer.shade, layer.colour), ground, angle
-        )
-        MOTIFS[layer.motif](pen)
+        colour = _draw_shade(rng, layer.shade, layer.colour)
+        MOTIFS[layer.motif].draw(_Pen(rng, canvas, max(1.6, radius), AMOUNTS[layer.amount], colour, ground, flow))
     image = canvas.image() * rng.uniform(0.92, 1.06) + rng.normal(0, 0.01, (size, size, 1)).astype(np.float32)
     return drawing.to_uint8(image)
 
@@ -290,7 +381,7 @@ def render(recipe: Recipe, rng: np.random.Generator, size: int) -> np.ndarray:
 def caption(recipe: Recipe, rng: np.random.Generator) -> str:
     """Describes a recipe in one of many wordings, sometimes without a detail."""
     on = f"on {_describe_ground(recipe, rng)}" if rng.random() < 0.9 else ""
-    parts = [_describe_layer(layer, rng) for layer in recipe.layers]
+    parts = [_describe_layer(recipe.layers[i], rng) for i in rng.permutation(len(recipe.layers))]
     if len(parts) == 2 and rng.random() < 0.12:
         parts = parts[:1]
     text = " and ".join(parts) or "nothing"
@@ -343,7 +434,7 @@ def _vary_sizes(recipe: Recipe, rng: np.random.Generator) -> Recipe:
 def _describe_layer(layer: Layer, rng: np.random.Generator) -> str:
     size = layer.size if rng.random() < 0.8 else ""
     colour = f"{layer.shade} {layer.colour}" if rng.random() < 0.9 else ""
-    motif = _pick(rng, SYNONYMS[layer.motif])
+    motif = _pick(rng, MOTIFS[layer.motif].names)
     return " ".join(" ".join((layer.amount if rng.random() < 0.85 else "", size, colour, motif)).split())
 
 
@@ -370,10 +461,23 @@ def _blend_map(ground: str, rng: np.random.Generator, size: int, angle: float) -
     return drawing.noise_field(rng, size, 9 if ground == "mottled" else 3)
 
 
+def draw_contrast(rng: np.random.Generator, shade: str, colour: str) -> tuple[str, str]:
+    """Draws a shade and a colour in contrast to those of the background."""
+    while True:
+        drawn = _pick(rng, SHADES), _draw_colour(rng)
+        if np.abs(_mix_shade(*drawn) - _mix_shade(shade, colour)).mean() >= MIN_CONTRAST:
+            return drawn
+
+
 def _draw_shade(rng: np.random.Generator, shade: str, colour: str) -> np.ndarray:
+    return np.clip(_mix_shade(shade, colour) + rng.normal(0, 0.03, 3), 0, 1)
+
+
+def _mix_shade(shade: str, colour: str) -> np.ndarray:
+    """RGB of a colour mixed with white or black, float32 (3,) in [0, 1]."""
     amount = SHADES[shade]
     end = (1.0, 1.0, 1.0) if amount > 0 else (0.0, 0.0, 0.0)
-    return np.clip(drawing.mix(COLOURS[colour], end, abs(amount)) + rng.normal(0, 0.03, 3), 0, 1)
+    return drawing.mix(COLOURS[colour], end, abs(amount))
 
 
 def _draw_colour(rng: np.random.Generator) -> str:

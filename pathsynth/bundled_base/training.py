@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pathsynth.bundled_base import models, textures
+from pathsynth.bundled_base.optimizer import MuonWithAdamW
 from pathsynth.bundled_base.settings import BaseSettings, Phase, TextureSettings, UnetSettings, VaeSettings
 from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
-from pathsynth.core.devices import autocast, training_attention
+from pathsynth.core.devices import autocast, training_attention, unet_memory_format
 from pathsynth.core.errors import ModelError, TrainingError
 from pathsynth.core.io import read_json, write_json
 from pathsynth.core.progress import progress_bar
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+
+
+# The state of a checkpoint that holds captions, encoded textures and the VAE that encoded them.
+POOL = "textures"
 
 
 class Stateful(Protocol):
@@ -73,11 +78,7 @@ def train_base(
         TrainingError: a loss is NaN or infinite.
         ModelError: `start` does not load, or has other architectures.
     """
-    images, captions = draw_pool(settings.textures, settings.seed, os.cpu_count() or 1)
-    parts = build_parts(settings, captions, device) if start is None else load_parts(start, settings, device)
-    if start is None:
-        train_vae(parts.vae, images, settings.vae, settings.seed, checkpoint)
-    latents = encode_images(parts.vae, images) * parts.vae.config.scaling_factor
+    parts, latents, captions = _prepare_pool(settings, device, checkpoint, start)
     train_unet(parts, latents, captions, settings, checkpoint)
     save_pipeline(out, parts)
     unseen = settings.textures.model_copy(update={"count": 512})
@@ -88,6 +89,30 @@ def train_base(
             for name, part in (("vae", parts.vae), ("text_encoder", parts.text_encoder), ("unet", parts.unet))
         },
     }
+
+
+def _prepare_pool(
+    settings: BaseSettings, device: str, checkpoint: Checkpoint, start: Path | None
+) -> tuple[Parts, torch.Tensor, list[str]]:
+    """Draws and encodes the textures with the trained VAE, a quarter of an hour that the checkpoint saves when resuming."""
+
+    def make_parts(captions: list[str]) -> Parts:
+        return build_parts(settings, captions, device) if start is None else load_parts(start, settings, device)
+
+    if saved := checkpoint.load(POOL):
+        parts = make_parts(saved["captions"])
+        parts.vae.load_state_dict(saved["vae"])
+        parts.vae.register_to_config(scaling_factor=saved["scaling_factor"])
+        return parts, saved["latents"], saved["captions"]
+    images, captions = draw_pool(settings.textures, settings.seed, os.cpu_count() or 1)
+    parts = make_parts(captions)
+    if start is None:
+        train_vae(parts.vae, images, settings.vae, settings.seed, checkpoint)
+    factor = parts.vae.config.scaling_factor
+    latents = encode_images(parts.vae, images) * factor
+    state = {"captions": captions, "vae": parts.vae.state_dict(), "scaling_factor": factor, "latents": latents}
+    checkpoint.save(POOL, state)
+    return parts, latents, captions
 
 
 def build_parts(settings: BaseSettings, captions: list[str], device: str) -> Parts:
@@ -128,11 +153,8 @@ def load_parts(folder: Path, settings: BaseSettings, device: str) -> Parts:
 
 
 def _place(module: Any, device: str) -> Any:
-    """Moves a part to the device. On a CPU, group norm in bf16 takes much longer in channels_last than in NCHW."""
-    import torch
-
-    memory_format = torch.contiguous_format if device == "cpu" else torch.channels_last
-    return module.to(device, memory_format=memory_format)
+    """Moves a part to the device."""
+    return module.to(device, memory_format=unet_memory_format(device))
 
 
 def _make_generator(seed: int, name: str, step: int) -> torch.Generator:
@@ -325,10 +347,7 @@ def _run_phase(
 
     scheduler, unet, text_encoder = build_scheduler(), parts.unet, parts.text_encoder
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, phase.learning_rate, phase.steps, pct_start=phase.warmup_steps / phase.steps
-    )
+    optimizer = MuonWithAdamW(unet, text_encoder, phase)
     ema = EMAModel(parameters, decay=settings.unet.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.8)
 
     def step(index: int) -> dict[str, float]:
@@ -339,16 +358,16 @@ def _run_phase(
         loss = _velocity_loss(unet, scheduler, clean, hidden, phase.snr_gamma, random)
         if not loss.isfinite():
             raise TrainingError(f"the UNet's loss is {loss.item()}; lower unet.phases.learning_rate ({phase.learning_rate})")
-        optimizer.zero_grad()
+        unet.zero_grad()
+        text_encoder.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
         ema.step(parameters)
         return {"loss": loss.item()}
 
     trained: dict[str, Stateful] = {"unet": unet, "text_encoder": text_encoder}
-    others: dict[str, Stateful] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
+    others: dict[str, Stateful] = {"optimizer": optimizer, "ema": ema}
     run_steps(name, phase.steps, step, trained, others, lambda: ema.copy_to(parameters), checkpoint)
 
 
@@ -424,6 +443,9 @@ def save_pipeline(folder: Path, parts: Parts) -> None:
     # by default transformers loads the dtype on disk but diffusers float32, which a plain from_pretrained must not mix
     config = folder / "text_encoder" / "config.json"
     write_json(config, read_json(config) | {"dtype": "float32"})
+    # diffusers records where a part was loaded from
+    for config in (folder / "unet" / "config.json", folder / "vae" / "config.json"):
+        write_json(config, {key: value for key, value in read_json(config).items() if key != "_name_or_path"})
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -121,16 +121,11 @@ def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | No
         ModelError: torchvision does not have the architecture, or the weights belong to a different one.
     """
     import torch
-    from torchvision import models
 
-    if card.architecture not in models.list_models(module=models):
-        raise ModelError(
-            "architecture", f"{card.architecture!r} is not a torchvision classifier; examples: resnet18, regnet_y_400mf"
-        )
     if weights is None:
-        network = models.get_model(card.architecture, num_classes=len(card.slugs))
+        network = _build_architecture(card.architecture, num_classes=len(card.slugs))
     else:
-        network = models.get_model(card.architecture)
+        network = _build_architecture(card.architecture)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
@@ -142,6 +137,20 @@ def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | No
         network.conv1 = torch.nn.Conv2d(3, width, 3, padding=1, bias=False)
         network.maxpool = torch.nn.Identity()
     return network.to(memory_format=torch.channels_last)
+
+
+def _build_architecture(name: str, **options: Any) -> Any:
+    """Builds a torchvision network by its name there, or one of two small ones of its classes; the number counts layers."""
+    from torchvision import models
+
+    if name == "resnet10":
+        return models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], **options)
+    if name == "densenet37":
+        return models.DenseNet(growth_rate=16, block_config=(2, 4, 6, 4), num_init_features=32, **options)
+    if name not in models.list_models(module=models):
+        examples = "resnet18, densenet37, regnet_y_400mf"
+        raise ModelError("architecture", f"{name!r} is not a torchvision classifier; examples: {examples}")
+    return models.get_model(name, **options)
 
 
 def check_network(network: torch.nn.Module, card: ClassifierCard) -> None:

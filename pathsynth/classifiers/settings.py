@@ -23,10 +23,14 @@ InputSize = Annotated[int, Field(ge=16, le=512)]
 
 
 class Augmentation(Section):
-    """Augmentation of training images: `blur` is the fraction of blurred images, `stain` and `brightness` are strengths."""
+    """Augmentation of training images: `blur` is the fraction of blurred images, the other numbers are strengths.
+
+    `scale: 0.2` enlarges by 0.8 to 1.2, and shifts by up to 0.2 of half a side.
+    """
 
     flips: bool
     rotate90: bool
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     stain: Annotated[float, Field(ge=0, le=0.5)]
     brightness: Annotated[float, Field(ge=0, le=0.5)]
     blur: Fraction
@@ -35,10 +39,11 @@ class Augmentation(Section):
 class ClassifierSettings(Section):
     """One classifier, gate or judge.
 
-    `architecture` is a torchvision model name; `stem: small` (ResNets only) replaces its stem with a 3x3 convolution without
-    pooling. `weights` is `none`, `imagenet`, or a local file of ImageNet weights, relative to params.yaml; `weights_sha256` is
-    its checksum or the first digits of it. `checkpoint` selects the `best` epoch by val or the `last`. `seed` is mixed with the
-    global seed, so that gate and judge are trained independently. `mixed_precision: fp16` is trained on a GPU only.
+    `architecture` is a torchvision model name, or `resnet10` or `densenet37`, small versions of them. `stem: small` (ResNets
+    only) replaces the stem with a 3x3 convolution without pooling. `weights` is `none`, `imagenet`, or a local file of ImageNet
+    weights, relative to params.yaml; `weights_sha256` is its checksum or the first digits of it. `checkpoint` selects the
+    `best` epoch by val or the `last`. `seed` is mixed with the global seed, so that gate and judge are trained independently.
+    `mixed_precision: fp16` is trained on a GPU only.
     """
 
     architecture: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]

@@ -280,7 +280,7 @@ def _build_optimizer(
 
 
 def augment(pixels: torch.Tensor, settings: Augmentation, random: torch.Generator) -> torch.Tensor:
-    """Augments a batch: flips, rotations by multiples of 90 degrees, blur, stain (gain and shift per channel), brightness.
+    """Augments a batch: flips, right-angled rotations, scale, blur, stain (gain and shift per channel), brightness.
 
     Args:
         pixels: NCHW float32 in [0, 1].
@@ -304,9 +304,21 @@ def augment(pixels: torch.Tensor, settings: Augmentation, random: torch.Generato
         rotations = torch.randint(4, (n,), generator=random).to(pixels.device)
         for k in (1, 2, 3):
             pixels = torch.where((rotations == k).view(n, 1, 1, 1), pixels.rot90(k, (2, 3)), pixels)
+    if settings.scale:
+        pixels = _rescale(pixels, 1 + settings.scale * uniform(n), settings.scale * uniform(n, 2))
     if settings.blur:
         blurred = (uniform(n, 1, 1, 1) + 1) / 2 < settings.blur
         pixels = torch.where(blurred, gaussian_blur(pixels, [5, 5], [0.8, 0.8]), pixels)
     # scaling the distance from white imitates more or less dye, which absorbs the white light of the lamp
     pixels = 1 - (1 - pixels) * (1 + settings.stain * uniform(n, 3, 1, 1)) + settings.stain / 3 * uniform(n, 3, 1, 1)
     return (pixels * (1 + settings.brightness * uniform(n, 1, 1, 1))).clamp(0, 1)
+
+
+def _rescale(pixels: torch.Tensor, scales: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """Enlarges NCHW images by `scales` (n,) about points `shifts` (n, 2) half sides off the middle; edges are mirrored."""
+    import torch
+    import torch.nn.functional as F
+
+    zoom = torch.diag_embed((1 / scales)[:, None].expand(-1, 2))
+    grid = F.affine_grid(torch.cat([zoom, shifts[:, :, None]], dim=2), list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathsynth.core.devices import catch_out_of_memory
+from pathsynth.core.devices import catch_out_of_memory, unet_memory_format
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.core.hub import download_snapshot
 from pathsynth.core.io import compute_sha256, portable_path, resolve_path
@@ -82,7 +82,7 @@ def load_base(folder: Path, device: str, variant: str | None = None) -> StableDi
         raise ModelError(folder, f"does not load: {one_line(error)}") from error
     _check_loaded(folder, pipeline, info["missing_keys"])
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.unet.to(memory_format=unet_memory_format(torch.device(device).type))
     pipeline.vae.to(memory_format=torch.channels_last)
     with catch_out_of_memory("the base does not fit on the device; Stable Diffusion 1.5 takes a GPU of 8 GB or more"):
         return pipeline.to(device)

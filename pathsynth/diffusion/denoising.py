@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathsynth.core.devices import catch_out_of_memory, pad_batch_size, pad_rows
+from pathsynth.core.devices import catch_out_of_memory, pad_batch_size, pad_rows, unet_memory_format
 from pathsynth.core.progress import progress_bar
 from pathsynth.core.seeds import Stream, make_generator
 from pathsynth.data.images import as_batch
@@ -46,7 +46,8 @@ def squared_errors(
         timesteps: int64 (n,).
         hidden: encoded prompts (n, tokens, width).
     """
-    predicted = unet(scheduler.add_noise(clean, noise, timesteps), timesteps, encoder_hidden_states=hidden).sample
+    noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=unet_memory_format(clean.device.type))
+    predicted = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
     velocity = scheduler.config.prediction_type == "v_prediction"
     target = scheduler.get_velocity(clean, noise, timesteps) if velocity else noise
     return (predicted.float() - target).square().mean(dim=(1, 2, 3))
@@ -131,7 +132,7 @@ def denoising_losses(
     encoded, losses = encode_prompts(pipeline, prompts), []
     with torch.inference_mode(), catch_out_of_memory(TOO_LARGE):
         for rows in progress_bar(padded_batches(len(latents), device.type, BATCH_SIZE), "denoising images"):
-            clean = latents[rows].contiguous(memory_format=torch.channels_last)
+            clean = latents[rows]
             errors = [
                 squared_errors(
                     pipeline.unet,

@@ -90,7 +90,7 @@ class Validation:
         ):
             for rows in padded_batches(count, device.type, self._batch_size):
                 hidden = embeddings[self._labels[rows]].to(device)
-                clean = self._latents[rows].contiguous(memory_format=torch.channels_last)
+                clean = self._latents[rows]
                 scheduler, noise, timesteps = self._objective.noise_scheduler, self._noise[rows], self._timesteps[rows]
                 losses.append(squared_errors(unet, scheduler, clean, noise, timesteps, hidden))
         # on the CPU, because many GPUs are slow at float64

@@ -37,7 +37,7 @@ class Objective:
         import torch
 
         clean = latents.sample(batch.views, batch.images, batch.posterior_noise) * self.scaling_factor
-        clean = clean.to(self.device, memory_format=torch.channels_last)
+        clean = clean.to(self.device)
         noise, timesteps = batch.noise.to(self.device), batch.timesteps.to(self.device)
         texts = torch.where(batch.dropped, len(self.embeddings) - 1, latents.labels[batch.images])
         hidden = self.embeddings[texts].to(self.device)

@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, tiny_base_settings
 
-from pathsynth.bundled_base import textures, training
+from pathsynth.bundled_base import recognition, textures, training
 from pathsynth.bundled_base.models import build_tokenizer
+from pathsynth.bundled_base.optimizer import MuonWithAdamW
 from pathsynth.bundled_base.training import draw_pool, train_base
 from pathsynth.core.checkpoint import INTERVAL_VARIABLE, Checkpoint
 from pathsynth.core.errors import ModelError
+from pathsynth.core.io import read_json
 from pathsynth.data import labels
 
 BASE = ROOT / "base"
@@ -32,6 +35,33 @@ class TestTextures:
         layered = replace(bare, layers=(textures.Layer(motif, "many", "medium", "dark", "purple"),))
         first, second = (textures.render(recipe, np.random.default_rng(0), 64).astype(int) for recipe in (bare, layered))
         assert (np.abs(first - second).max(axis=2) > 40).mean() > 0.03
+
+    def test_spindles_lie_along_straight_and_wavy_fibres(self):
+        rng = np.random.default_rng(0)
+        for bend in (0.0, 0.12):
+            flow = textures._Flow.draw(rng, 64, bend)
+            line = flow.line(5.0)
+            steps = np.diff(line, axis=0)
+            angles = np.array([flow.angle_at(x, y) for x, y in (line[:-1] + line[1:]) / 2])
+            difference = (np.arctan2(steps[:, 1], steps[:, 0]) - angles + np.pi / 2) % np.pi - np.pi / 2
+            assert np.abs(difference).max() < 0.02
+            assert (np.ptp(angles) > 0.3) == (bend > 0)
+
+    def test_colours_contrast_with_the_ground_and_tell_little_about_motifs(self):
+        from sklearn.linear_model import LogisticRegression
+
+        recipes = [textures.draw_recipe(np.random.default_rng(i)) for i in range(4000)]
+        layers = [(recipe, layer) for recipe in recipes for layer in recipe.layers]
+        rgb = [
+            (textures._mix_shade(layer.shade, layer.colour), textures._mix_shade(recipe.shade, recipe.colour))
+            for recipe, layer in layers
+        ]
+        assert min(np.abs(a - b).mean() for a, b in rgb) >= textures.MIN_CONTRAST
+        colours, motifs = np.array(rgb).reshape(len(rgb), 6), np.array([layer.motif for _, layer in layers])
+        half = len(motifs) // 2
+        probe = LogisticRegression(max_iter=500).fit(colours[:half], motifs[:half])
+        _, counts = np.unique(motifs[half:], return_counts=True)
+        assert probe.score(colours[half:], motifs[half:]) < counts.max() / half + 0.03
 
     def test_no_tissue_renderer_is_used(self):
         package = ROOT / "pathsynth"
@@ -64,6 +94,25 @@ def weights_of(folder) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "channels_last"])
+def test_a_step_updates_every_weight_in_place(memory_format, tiny_base):
+    settings = tiny_base_settings()
+    parts = training.load_parts(tiny_base, settings, "cpu")
+    models = [parts.unet.to(memory_format=memory_format), parts.text_encoder]
+    weights = {f"{i} {name}": weight for i, model in enumerate(models) for name, weight in model.named_parameters()}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    optimizer = MuonWithAdamW(*models, settings.unet.phases[0])
+    random = torch.Generator().manual_seed(0)
+    for weight in weights.values():
+        weight.grad = torch.randn(weight.shape, generator=random)
+    optimizer.step()
+    assert [name for name in weights if torch.equal(weights[name], before[name])] == []
+    # an orthogonal update has singular values of about 1, before it is scaled
+    name = next(name for name in weights if name.endswith("resnets.0.conv1.weight"))
+    singular = torch.linalg.svdvals((weights[name].detach() - before[name]).flatten(1))
+    assert singular.max() < 2.5 * singular.min()
+
+
 class TestTraining:
     @pytest.mark.slow
     @pytest.mark.parametrize("part", ["VAE", "UNet, phase 1"])
@@ -83,6 +132,14 @@ class TestTraining:
         assert f"{part}: resuming after step 3 of 8" in capsys.readouterr().err
         assert weights_of(tmp_path / "base") == weights_of(tiny_base)
 
+    def test_resumed_training_does_not_draw_the_textures_again(self, tmp_path, monkeypatch):
+        monkeypatch.setenv(INTERVAL_VARIABLE, "0")
+        train_base(tiny_base_settings(), tmp_path / "base", "cpu", Checkpoint(tmp_path / "state"))
+        monkeypatch.setattr(training, "draw_pool", lambda *_: pytest.fail("drawn again"))
+        parts, latents, captions = training._prepare_pool(tiny_base_settings(), "cpu", Checkpoint(tmp_path / "state"), None)
+        assert len(latents) == len(captions) == 40
+        assert parts.vae.config.scaling_factor == read_json(tmp_path / "base" / "vae" / "config.json")["scaling_factor"]
+
     def test_a_base_is_trained_further_with_its_vae_and_tokenizer(self, tiny_base, tmp_path):
         train_base(tiny_base_settings(), tmp_path / "more", "cpu", start=tiny_base)
         before, after = weights_of(tiny_base), weights_of(tmp_path / "more")
@@ -91,12 +148,23 @@ class TestTraining:
         }  # fmt: skip
         tokenizer = "tokenizer/tokenizer.json"
         assert (tiny_base / tokenizer).read_bytes() == (tmp_path / "more" / tokenizer).read_bytes()
+        assert not any(str(tiny_base) in path.read_text() for path in (tmp_path / "more").rglob("*.json"))
 
     def test_base_of_another_architecture_is_refused(self, tiny_base, monkeypatch):
         settings = tiny_base_settings()
         wider = settings.model_copy(update={"unet": settings.unet.model_copy(update={"layers_per_block": 2})})
         with pytest.raises(ModelError, match=r"has another unet than the settings: .* differs"):
             training.load_parts(tiny_base, wider, "cpu")
+
+
+def test_motifs_are_recognised_in_real_textures_and_not_in_those_of_an_untrained_base(tiny_base, monkeypatch):
+    from pathsynth.diffusion.base import load_base
+
+    monkeypatch.setattr(recognition, "PROBE_IMAGES", 24)
+    shares = recognition.recognise_motifs(load_base(tiny_base, "cpu"), 0, per_motif=3)
+    real, generated = (np.mean(list(shares[name].values())) for name in ("real", "generated"))
+    assert set(shares["real"]) == set(textures.MOTIFS)
+    assert real > 0.5 and generated < 0.25
 
 
 class TestCommittedBase:

@@ -17,12 +17,13 @@ from pathsynth.classifiers.model import (
     _replace_head,
     build_card,
     build_network,
+    check_network,
     load_classifier,
     load_gate_and_judge,
     save_classifier,
 )
 from pathsynth.classifiers.settings import Augmentation, ClassifierSettings
-from pathsynth.classifiers.training import Training, augment, build_classifier, train_classifier
+from pathsynth.classifiers.training import Training, _rescale, augment, build_classifier, train_classifier
 from pathsynth.core.errors import DataError, ModelError, OutOfMemory, PathsynthError, TrainingError
 from pathsynth.core.seeds import Stream, make_generator
 from pathsynth.data import labels
@@ -209,7 +210,28 @@ def test_augmentation_keeps_shape_and_range_and_follows_its_generator():
     assert not torch.equal(rotated, pixels)
 
 
+def test_rescaling_by_one_changes_nothing_and_by_two_enlarges_the_middle():
+    pixels = torch.rand(2, 3, 16, 16, generator=make_generator(Stream.IMAGES, 1))
+    unchanged = _rescale(pixels, torch.ones(2), torch.zeros(2, 2))
+    torch.testing.assert_close(unchanged, pixels)
+    ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+    enlarged = _rescale(ramp, torch.tensor([2.0]), torch.zeros(1, 2))
+    torch.testing.assert_close(enlarged.mean(), ramp.mean())
+    assert (enlarged[..., 8] - enlarged[..., 7]).max() == pytest.approx(0.5 / 15, abs=1e-5)
+    shifted = _rescale(ramp, torch.ones(1), torch.tensor([[0.25, 0.0]]))
+    torch.testing.assert_close(shifted[..., :10], ramp[..., 2:12])
+
+
 class TestArchitectures:
+    @pytest.mark.parametrize("architecture", ["resnet10", "densenet37"])
+    def test_small_architectures_have_the_layers_of_their_names(self, architecture):
+        card = build_card(gate_settings(architecture=architecture), labels.SLUGS)
+        network = build_network(card)
+        layers = [part for part in network.modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)]
+        shortcuts = [name for name, part in network.named_modules() if name.endswith("downsample.0")]
+        assert len(layers) - len(shortcuts) == int(architecture.removeprefix("resnet").removeprefix("densenet"))
+        check_network(network, card)
+
     @pytest.mark.parametrize(
         ("architecture", "problem"),
         [

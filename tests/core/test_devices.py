@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate.state import DistributedType, PartialState
 
+from pathsynth.core import devices
 from pathsynth.core.devices import (
     MAX_PLAIN_ATTENTION,
     catch_out_of_memory,
@@ -74,6 +75,22 @@ def test_emulated_bf16_is_kept_with_one_warning(machine, capsys):
     assert [supported_precision("cuda", name) for name in ("bf16", "bf16", "fp16", "no")] == ["bf16", "bf16", "fp16", "no"]
     error = capsys.readouterr().err
     assert error.startswith("warning: Tesla T4 emulates bf16, which is slow: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("features", "precision"), [
+    ({"avx512_bf16": True}, "bf16"),
+    ({"amx_bf16": True}, "bf16"),
+    ({"architecture": "aarch64", "bf16": True}, "bf16"),
+    # Ice Lake and Skylake: AVX-512, but no product of bf16
+    ({"avx512_f": True, "avx512_vnni": True, "avx512_bf16": False, "amx_bf16": False}, "no"),
+    ({"avx2": True}, "no"),
+])  # fmt: skip
+def test_cpu_without_bf16_instructions_computes_in_fp32_and_says_so_once(features, precision, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    devices._has_bf16_instructions.cache_clear()
+    assert [supported_precision("cpu", name) for name in ("bf16", "bf16", "fp16", "no")] == [precision, precision, "no", "no"]
+    devices._has_bf16_instructions.cache_clear()
+    assert capsys.readouterr().err.count("computing in fp32 instead\n") == (precision == "no")
 
 
 def test_native_bf16_needs_no_warning(machine, capsys):
