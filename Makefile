@@ -7,6 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+APP_READY := .venv/.app-ready
 # Commands in dvc.yaml call `python`, which must be the one in .venv.
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 REPORT := $(BIN)/python -m stages.report --params params.yaml --metrics metrics --plots plots --logs logs --anchors metrics/anchors \
@@ -29,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@echo 'pathsynth: a reproducible benchmark of text-to-tissue-image synthesis'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: $(READY) ## create the environment in .venv, or update it when requirements.txt has changed
@@ -53,10 +54,28 @@ report: $(READY) ## update the scores and write reports/report.html
 compare: $(READY) ## compare the LoRA configurations that were run
 	$(BIN)/python -m pathsynth compare
 
+.PHONY: atlas
+atlas: $(READY) ## write reports/atlas.html: accepted images by class, look-alikes and a quiz
+	$(BIN)/python -m pathsynth atlas
+	@# again, with a link to the atlas
+	$(REPORT)
+
 .PHONY: anchors
 anchors: $(READY) ## score real images, copies and shuffled images, to show what each score can see
 	$(DVC) repro observe_real
 	$(BIN)/python -m pathsynth anchors
+
+.PHONY: leaderboard
+leaderboard: $(READY) ## check the submissions and write leaderboard/README.md
+	$(BIN)/python -m pathsynth leaderboard $(LEADERBOARD_OPTIONS)
+
+.PHONY: setup-app
+setup-app: $(APP_READY) ## add Gradio to the environment, for the page of `make app`
+	@echo 'Gradio is installed in .venv.'
+
+.PHONY: app
+app: $(APP_READY) ## draw images in the browser, on a page that only this machine can open
+	$(BIN)/python -m pathsynth app $(APP_OPTIONS)
 
 .PHONY: bench
 bench: $(READY) ## benchmark against stock diffusers, torchvision and numpy
@@ -124,4 +143,9 @@ $(READY): requirements.txt
 	$(BIN)/python -m pip install --requirement requirements.txt
 	@# so that `python -m pathsynth` and `import pathsynth` work in every folder, and under PYTHONSAFEPATH
 	@echo '$(CURDIR)' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/pathsynth.pth"
+	@touch $@
+
+# Without dependencies: requirements-app.txt lists all of them, and says which of Gradio's limits it ignores.
+$(APP_READY): requirements-app.txt $(READY)
+	$(BIN)/python -m pip install --no-deps --requirement requirements-app.txt
 	@touch $@

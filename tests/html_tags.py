@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 HOSTILE = "<script>alert('mucus $x$')</script>"
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Tags(HTMLParser):

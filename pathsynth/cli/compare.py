@@ -11,8 +11,9 @@ import click
 from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.compare import table
 from pathsynth.compare.differences import RULE, compare_configurations
-from pathsynth.compare.experiments import collect_runs, open_project
+from pathsynth.compare.experiments import collect_runs
 from pathsynth.compare.page import render_comparison
+from pathsynth.compare.project import open_project
 from pathsynth.core.io import atomic_write, read_text, write_text
 from pathsynth.report.tables import to_text
 
@@ -27,9 +28,12 @@ SAVED_RUNS = "experiments.csv"
 @click.option("--save", type=FOLDER, help="Also write experiments.csv and the best overview of each benchmark to this folder.")
 @click.option("--fill", type=FILE, multiple=True, help="Only rewrite the tables between marks in this Markdown file.")
 @click.option("--all-commits", is_flag=True, help="Also compare experiments of earlier commits.")
+@click.option(
+    "--slots", type=click.IntRange(0, 100), default=3, show_default=True, help="Slots per tissue to show image by image."
+)
 @click.option("--report", type=FILE, default="reports/compare.html", show_default=True, help="The page.")
 @run_as_command
-def compare(save: Path | None, fill: tuple[Path, ...], all_commits: bool, report: Path) -> None:
+def compare(save: Path | None, fill: tuple[Path, ...], all_commits: bool, slots: int, report: Path) -> None:
     """Compares experiments: means over trainings in the terminal, and a page of tests, charts and images.
 
     With --fill, tables in Markdown files are written from results/experiments.csv (or the --save folder) and metrics.
@@ -39,9 +43,10 @@ def compare(save: Path | None, fill: tuple[Path, ...], all_commits: bool, report
         for path in fill:
             write_text(path, table.fill_tables(read_text(path), path, saved, Path()))
         return
-    with open_project() as read:
+    with open_project() as project:
+        read = project.read
         runs = collect_runs(read, all_commits)
-        page = render_comparison(runs, read)
+        page = render_comparison(runs, read, project.find_cached, slots)
         bests = [table.group_trainings(group)[0] for _, group in runs.groupby("benchmark")]
         overviews = {str(best["benchmark"]): read(best.runs["rev"].iloc[0], OVERVIEW) for best in bests}
     for benchmark, group in runs.groupby("benchmark"):

@@ -24,6 +24,8 @@ from pathsynth.evaluation.contact_sheets import write_contact_sheets
 from pathsynth.evaluation.scoring import References, open_references, score_sets
 from pathsynth.evaluation.tables import write_tables
 from pathsynth.evaluation.usefulness import UsefulnessSettings, measure_usefulness
+from pathsynth.leaderboard.board import SINGLE
+from pathsynth.leaderboard.scores import build_scores, describe_references
 from pathsynth.report.render import read_report, write_report
 from pathsynth.synthesis.sets import read_labelled_set
 
@@ -82,6 +84,9 @@ def score(source, out, name, split, useful, params, prepared, observed, models, 
             )
         for file, scores in (*shared.items(), ("evaluation", result.metrics)):
             write_json(part / "metrics" / f"{file}.json", scores)
+        reference = describe_references(references, models / "gate", models / "judge", params.seeds.observers)
+        submitted = build_scores(reference, raw, result.tables["raw"], result.metrics["sets"]["raw"])
+        write_json(part / SINGLE, submitted)
         plots = part / "plots"
         write_tables(plots / "evaluation", result.tables)
         write_contact_sheets(plots / "evaluation" / "plates", sheets)
@@ -89,6 +94,7 @@ def score(source, out, name, split, useful, params, prepared, observed, models, 
         content = read_report(params, part / "metrics", plots, part / "logs", anchors, subject=subject)
         write_report(part / "report.html", content)
     click.echo(f"{headlines(result.metrics)}\n\nsee {out / 'report.html'}; all scores are in {out / 'metrics'}")
+    click.echo(f"{out / SINGLE} is the file for the leaderboard")
 
 
 def _apply_gate(raw: LabelledImages, references: References) -> GeneratedSets:

@@ -15,17 +15,20 @@ from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.core.errors import QuotaError
 from pathsynth.data.provenance import caption
 from pathsynth.evaluation.contact_sheets import COLUMNS, Block, draw_contact_sheet
+from pathsynth.synthesis.artifacts import load_artifacts
 from pathsynth.synthesis.manifest import MANIFEST, MAX_IMAGES, read_manifest, write_manifest
 from pathsynth.synthesis.records import (
     CONTACT_SHEET,
+    MAX_GUIDANCE_SCALE,
     NOT_CHECKED,
+    REJECTED,
     STAND_IN_NOTICE,
     Record,
     read_record,
     write_contact_sheet,
     write_png,
 )
-from pathsynth.synthesis.synthesizer import SyntheticImages, load_artifacts, redraw
+from pathsynth.synthesis.synthesizer import SyntheticImages, redraw
 from pathsynth.synthesis.synthesizer import synthesize as synthesize_images
 
 BLOCK_SIZE = 5 * COLUMNS
@@ -33,7 +36,7 @@ MAX_BLOCKS = 4
 TITLE_LENGTH, NOTE_LENGTH = 60, 30
 NARROW_CAPTION = "synthetic images, not for diagnosis"
 # Options that a record already holds.
-RECORDED_OPTIONS = ("n", "seed", "max_attempts")
+RECORDED_OPTIONS = ("n", "seed", "max_attempts", "guidance_scale")
 
 
 @click.command()
@@ -41,6 +44,9 @@ RECORDED_OPTIONS = ("n", "seed", "max_attempts")
 @click.option("-n", "n", type=click.IntRange(1, MAX_IMAGES), default=1, show_default=True, help="Number of images.")
 @click.option("--out", type=FOLDER, required=True, help="New or empty folder for images, contact sheet and manifest.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Noise seed; default: that of params.yaml.")
+@click.option(
+    "--guidance-scale", type=click.FloatRange(1, MAX_GUIDANCE_SCALE), help="Weight of the text; default: that of params.yaml."
+)
 @click.option("--max-attempts", type=click.IntRange(1, 1000), help="Attempts per image; default: that of params.yaml.")
 @click.option("--no-gate", is_flag=True, help="Accept any text and do not filter.")
 @click.option("--again", type=FILE, help="Redraw the images of a manifest.csv or of one PNG instead.")
@@ -49,7 +55,7 @@ RECORDED_OPTIONS = ("n", "seed", "max_attempts")
 @click.option("--lora", type=FOLDER, help="Other folder of the LoRA.")
 @click.option("--gate", type=FOLDER, help="Other folder of the gate.")
 @run_as_command
-def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, params_path, lora, gate):
+def synthesize(sentence, n, out, seed, guidance_scale, max_attempts, no_gate, again, artifacts, params_path, lora, gate):
     """Synthesizes images of the tissue that SENTENCE names, e.g. "a histopathological image of an area with mucus".
 
     The gate checks every image, and rejected images are sampled again up to a limit. Every PNG records that it is synthetic,
@@ -61,7 +67,9 @@ def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, 
         raise click.UsageError("pass either a sentence or --again")
     source = click.get_current_context().get_parameter_source
     if again and (no_gate or any(source(name) == ParameterSource.COMMANDLINE for name in RECORDED_OPTIONS)):
-        raise click.UsageError("--again redraws what is recorded: it takes no -n, --seed, --max-attempts or --no-gate")
+        raise click.UsageError(
+            "--again redraws what is recorded: it takes no -n, --seed, --guidance-scale, --max-attempts or --no-gate"
+        )
     loaded = load_artifacts(artifacts, params_path, lora, gate)
     with new_folder(out) as part:
         if again:
@@ -69,7 +77,8 @@ def synthesize(sentence, n, out, seed, max_attempts, no_gate, again, artifacts, 
             result = redraw(records, artifacts=loaded)
             summary = _compare(records, result.records)
         else:
-            result = synthesize_images(sentence, n, artifacts=loaded, seed=seed, gate=not no_gate, max_attempts=max_attempts)
+            options = {"seed": seed, "max_attempts": max_attempts, "guidance_scale": guidance_scale}
+            result = synthesize_images(sentence, n, artifacts=loaded, gate=not no_gate, **options)
             if not result.records:
                 raise _quota_error(result)
             summary = _summarize(result)
@@ -121,6 +130,8 @@ def _draw_sheet(images: np.ndarray, records: Sequence[Record]) -> Image.Image:
 
 def _note(record: Record, named: bool) -> str:
     note = "not checked" if record.confidence is None else f"gate: {record.confidence:.0%}"
+    if record.checked == REJECTED:
+        note = f"rejected as {_shorten(str(record.predicted), NOTE_LENGTH)}"
     return f"{_shorten(record.tissue or record.prompt, NOTE_LENGTH)} {note}" if named else note
 
 

@@ -11,8 +11,7 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +86,7 @@ def collect_runs(read: ReadFile, all_commits: bool) -> pd.DataFrame:
     for revision, baseline in list_revisions(all_commits).items():
         try:
             run = read_run(revision, read)
-            if not all_commits and run["code"] != code_checksums(_read_lock(baseline, read)):
+            if not all_commits and run["code"] != code_checksums(read_lock(baseline, read)):
                 raise LeftOut(
                     "other code than the commit they started from; commit code before `dvc exp run`, or use --all-commits"
                 )
@@ -110,40 +109,6 @@ def to_frame(runs: list[Tree]) -> pd.DataFrame:
     frame[list(SCORES)] = frame[list(SCORES)].apply(pd.to_numeric, errors="coerce")
     frame = frame.drop_duplicates(["config", "training"]).convert_dtypes()
     return frame.sort_values(["benchmark", "judge_f1"], ascending=[True, False], kind="stable", ignore_index=True)
-
-
-@contextmanager
-def open_project() -> Iterator[ReadFile]:
-    """Opens the project in the working directory, which may be a sub folder of its git and its DVC repository.
-
-    Yields:
-        A function that reads a file of the project at a git revision, or returns None if it does not exist there.
-
-    Raises:
-        DataError: there is no project or no git repository.
-    """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.scm import SCMError
-    from pygit2 import GitError
-
-    try:
-        repo = Repo()
-    except (DvcException, SCMError, GitError) as error:
-        raise DataError("compare", f"the project cannot be opened: {one_line(error)}") from error
-    here = Path.cwd().resolve()
-    # DVC's root is that of the larger repository if the project has no `.dvc` of its own
-    project = next((path for path in (here, *here.parents) if (path / "params.yaml").is_file()), here)
-    folder = project.relative_to(Path(repo.scm.root_dir).resolve())
-
-    def read(revision: str, path: str) -> bytes | None:
-        try:
-            return repo.scm.get_fs(revision).cat_file((folder / path).as_posix())
-        except FileNotFoundError:
-            return None
-
-    with repo:
-        yield read
 
 
 def list_revisions(all_commits: bool) -> dict[str, str]:
@@ -179,7 +144,7 @@ def read_run(revision: str, read: ReadFile) -> Tree:
     if not metrics["evaluation"]:
         raise LeftOut("no scores")
     params, lora = _read_params(revision, read)
-    lock = _read_lock(revision, read)
+    lock = read_lock(revision, read)
     current = {name: details for name, details in metrics.items() if is_current(lock, f"metrics/{name}.json", params)}
     if "evaluation" not in current:
         raise LeftOut("scores of other parameters than theirs; finish the run with `dvc exp run`")
@@ -279,7 +244,8 @@ def _parse(revision: str, path: str, read: ReadFile) -> Tree:
     return parse_yaml((read(revision, path) or b"").decode("utf-8", "replace"), path)
 
 
-def _read_lock(revision: str, read: ReadFile) -> Tree:
+def read_lock(revision: str, read: ReadFile) -> Tree:
+    """Reads the stages of a revision's dvc.lock by name; nothing where it has none."""
     return _parse_lock(read(revision, "dvc.lock"))
 
 

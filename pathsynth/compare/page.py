@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pathsynth.compare.cache import FindCached, find_nothing
 from pathsynth.compare.differences import RULE, compare_configurations
 from pathsynth.compare.experiments import ReadFile
+from pathsynth.compare.slots import SlotComparison, compare_slots
 from pathsynth.compare.table import Configuration, build_table, build_training_table, group_trainings, most_common_training
 from pathsynth.data import labels
 from pathsynth.data.settings import PhantomDataset
@@ -30,25 +32,27 @@ CHARTED, SIDE_BY_SIDE, STRIP_ROWS = 5, 6, 4
 OBSERVERS = ("judge", "gate")
 
 
-def render_comparison(runs: pd.DataFrame, read: ReadFile) -> str:
+def render_comparison(runs: pd.DataFrame, read: ReadFile, find: FindCached = find_nothing, slots: int = 0) -> str:
     """Renders the page.
 
     Args:
         runs: as `pathsynth.compare.experiments.collect_runs` returns them.
         read: reads a file of a revision.
+        find: finds a file of a revision in DVC's cache.
+        slots: how many slots of each class are compared image by image.
 
     Returns:
         HTML that needs no other file; equal runs give equal text.
     """
     sections = [
-        _section(f"benchmark-{number}", benchmark, group, read)
+        _section(f"benchmark-{number}", benchmark, group, read, find, slots)
         for number, (benchmark, group) in enumerate(runs.groupby("benchmark"), 1)
     ]
     count = sum(len(section["table"].rows) for section in sections)
     return pages.render("compare.html.j2", sections=sections, configurations=count, trainings=len(runs), rule=RULE)
 
 
-def _section(anchor: str, benchmark: str, runs: pd.DataFrame, read: ReadFile) -> View:
+def _section(anchor: str, benchmark: str, runs: pd.DataFrame, read: ReadFile, find: FindCached, slots: int) -> View:
     configurations = group_trainings(runs)
     names = _class_names(runs)
     charted = [one for one in configurations if any(one.runs["tissues"].map(lambda scores: bool(scores["judge"])))]
@@ -68,7 +72,14 @@ def _section(anchor: str, benchmark: str, runs: pd.DataFrame, read: ReadFile) ->
         "charted": CHARTED if len(charted) > CHARTED else 0,
         "sheets": [sheet for slug, name in names.items() if (sheet := _sheet(side_by_side, slug, name, read))],
         "shown": SIDE_BY_SIDE if len(configurations) > SIDE_BY_SIDE else 0,
+        **_slots(compare_slots(side_by_side, read, find, slots) if slots else None, names),
     }
+
+
+def _slots(compared: SlotComparison | None, names: Mapping[str, str]) -> View:
+    """The same slots of every configuration by class, without classes that have no images; None if none are wanted."""
+    tissues = [(slug, name, compared.rows(slug)) for slug, name in names.items()] if compared else []
+    return {"slots": compared, "slot_tissues": [tissue for tissue in tissues if tissue[2]]}
 
 
 def _class_names(runs: pd.DataFrame) -> dict[str, str]:

@@ -182,7 +182,6 @@ def _matrix_rows(names: Sequence[str], counts: Any) -> Iterator[View]:
     for prompted, (label, row) in enumerate(zip(names, counts, strict=True)):
         total = int(row.sum())
         cells = [
-            {"count": int(count), "share": count / max(1, total), "hit": seen == prompted, "predicted": names[seen]}
-            for seen, count in enumerate(row)
+            {"count": int(count), "share": count / max(1, total), "hit": seen == prompted} for seen, count in enumerate(row)
         ]
         yield {"label": label, "total": total, "cells": cells}

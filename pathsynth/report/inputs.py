@@ -32,7 +32,7 @@ STAGES = {
     "usefulness": "measure_usefulness",
 }
 # Tables in plots/evaluation/ with the columns that the report uses. `filled` and `pairs` may be absent.
-PREDICTIONS: dict[str, type] = {"tissue": str, "gate": str, "judge": str}
+PREDICTIONS: dict[str, type] = {"tissue": str, "gate": str, "judge": str, "slot": float}
 TABLES: dict[str, dict[str, type]] = {
     "thresholds": dict.fromkeys(
         ("threshold", "kept_share", "judge_accuracy", "expected_attempts", "n_kept", "tissues_lost"), float
@@ -182,7 +182,7 @@ def read_report(
         confusion={
             (name, by): counts
             for name in ("raw", "accepted")
-            for by, counts in _count_predictions(tables / f"{name}.csv", dataset.slugs).items()
+            for by, counts in count_predictions(read_predictions(tables / f"{name}.csv", dataset.slugs), dataset.slugs).items()
         },
         tables={
             name: _read_table(tables / f"{name}.csv", "evaluate", columns)
@@ -237,14 +237,27 @@ def _read_table(path: Path, stage: str, columns: Mapping[str, type], separator: 
         return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
-def _count_predictions(path: Path, slugs: Sequence[str]) -> dict[str, np.ndarray]:
-    """Counts the confusion matrix of each observer, int64 (n, n)."""
-    rows, index = _read_table(path, "evaluate", PREDICTIONS), {slug: number for number, slug in enumerate(slugs)}
-    matrices = {by: np.zeros((len(slugs), len(slugs)), np.int64) for by in ("gate", "judge")}
+def read_predictions(path: Path, slugs: Sequence[str]) -> Rows:
+    """Reads a table of predictions: a row per image with its `slot`, and the slugs `tissue`, `gate` and `judge`.
+
+    Raises:
+        DataError: the file is missing or damaged, or names a class that is not in `slugs`; names the stage to run.
+    """
+    rows = _read_table(path, "evaluate", PREDICTIONS)
     with _name_stage(path, "evaluate"), catch_read_errors(path, f"a table of {', '.join(slugs)}"):
         for row in rows:
-            for by, counts in matrices.items():
-                counts[index[row["tissue"]], index[row[by]]] += 1
+            if unknown := [row[name] for name in ("tissue", "gate", "judge") if row[name] not in slugs]:
+                raise ValueError(f"{unknown[0]!r} is not a class")
+    return rows
+
+
+def count_predictions(rows: Rows, slugs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Counts the confusion matrices of "gate" and "judge", int64 (n, n); row: prompted, column: predicted class."""
+    index = {slug: number for number, slug in enumerate(slugs)}
+    matrices = {by: np.zeros((len(slugs), len(slugs)), np.int64) for by in ("gate", "judge")}
+    for row in rows:
+        for by, counts in matrices.items():
+            counts[index[row["tissue"]], index[row[by]]] += 1
     return matrices
 
 

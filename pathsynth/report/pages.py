@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from PIL.Image import Image
 
+PACKAGE = "pathsynth.report"
 MISSING = "-"
 MINUTE, HOUR = 60, 3600
 
@@ -37,17 +38,20 @@ class Chart:
     caption: str
 
 
-def render(template: str, **values: Any) -> str:
-    """Renders a template of this package. Values are escaped, and an undefined name is an error."""
-    return _environment().get_template(template).render(**values)
+def render(template: str, package: str = PACKAGE, **values: Any) -> str:
+    """Renders a template of a package, which may extend and include those of the report.
+
+    Values are escaped, and an undefined name is an error.
+    """
+    return _environment(package).get_template(template).render(**values)
 
 
 @cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _environment(package: str) -> Environment:
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("pathsynth.report"),
+        loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, PACKAGE))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

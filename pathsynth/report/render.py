@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pathsynth.report.classifiers import calibration, classifiers, describe_leak
 from pathsynth.report.copying import copying
 from pathsynth.report.cost import cost
 from pathsynth.report.inputs import ANCHORS_REMEDY, ReportInput, read_report
+from pathsynth.report.links import Link, find_links
 from pathsynth.report.realism import realism
 from pathsynth.report.usefulness import usefulness
 
@@ -38,8 +39,12 @@ SOURCES = {
 }
 
 
-def render_report(content: ReportInput) -> str:
+def render_report(content: ReportInput, links: Sequence[Link] = ()) -> str:
     """Renders the page. Equal input gives equal text, without dates, hosts or absolute paths.
+
+    Args:
+        content: what it shows.
+        links: other pages that it links to.
 
     Raises:
         DataError: a file lacks a value or holds one of the wrong type; names the file and the stage to run.
@@ -52,17 +57,18 @@ def render_report(content: ReportInput) -> str:
             caption=caption(content.benchmark, content.stand_in),
             arxiv=ARXIV,
             leaks=describe_leaks(content),
+            links=links,
             sections=sections,
         )
 
 
 def write_report(path: Path, content: ReportInput) -> None:
-    """Writes the page atomically.
+    """Writes the page atomically, with links to the pages beside it.
 
     Raises:
         DataError: as `render_report`, or the file cannot be written.
     """
-    write_text(path, render_report(content))
+    write_text(path, render_report(content, find_links(path.parent)))
 
 
 def _render_sections(content: ReportInput) -> Iterator[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,10 @@ STAND_IN_NOTICE = f"{DISCLAIMER} It imitates drawn phantoms, which stand in for 
 # With prompt, seed and weights, these settings determine an image.
 SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale", "negative_prompt", "mixed_precision", "weight_dtype")
 CONTACT_SHEET = "sheet.png"
+# A larger weight of the text only distorts images.
+MAX_GUIDANCE_SCALE = 100
 BY_GATE: Final = "by the gate"
+REJECTED: Final = "rejected by the gate"
 NOT_CHECKED: Final = "not checked"
 # Key of the PNG text chunk that holds the record.
 RECORD_KEY = "pathsynth:record"
@@ -66,7 +70,7 @@ class Record(Section):
         prompt, negative_prompt: text that the base was conditioned on.
         seed: seed of the initial noise.
         attempt: number of earlier attempts that the gate rejected.
-        checked: whether the gate has accepted the image.
+        checked: whether the gate has accepted or rejected the image.
         predicted, confidence: slug and probability of the gate's prediction; None if not checked.
         scheduler, num_inference_steps, guidance_scale, mixed_precision, weight_dtype: sampler settings.
         image_size, channels: side length in pixels, and 1 for grey images.
@@ -83,7 +87,7 @@ class Record(Section):
     negative_prompt: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     attempt: Annotated[int, Field(ge=0)]
-    checked: Literal["by the gate", "not checked"]
+    checked: Literal["by the gate", "rejected by the gate", "not checked"]
     predicted: Slug | None = None
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     scheduler: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+Scheduler$")]
@@ -108,13 +112,20 @@ class Record(Section):
         if self.notice not in (DISCLAIMER, STAND_IN_NOTICE):
             raise ValueError("notice must be the one that `python -m pathsynth synthesize` writes")
         prediction = (self.predicted, self.confidence, self.gate_sha256)
-        if self.checked == BY_GATE and None in (self.tissue, *prediction):
+        if self.checked != NOT_CHECKED and None in (self.tissue, *prediction):
             raise ValueError("checked by the gate, but tissue, predicted, confidence or gate_sha256 is missing")
         if self.checked == BY_GATE and self.predicted != self.tissue:
             raise ValueError(f"checked by the gate, which accepts only {self.tissue}, but predicted is {self.predicted}")
+        if self.checked == REJECTED and self.predicted == self.tissue:
+            raise ValueError(f"rejected by the gate, but predicted is the requested {self.tissue}")
         if self.checked == NOT_CHECKED and prediction != (None, None, None):
             raise ValueError("not checked, but predicted, confidence or gate_sha256 is given")
         return self
+
+
+def compute_pixels_sha256(image: np.ndarray) -> str:
+    """Returns the SHA-256 of an image's pixels, uint8 (H, W, 3), in hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def write_png(path: Path, image: np.ndarray, record: Record) -> None:
@@ -131,8 +142,9 @@ def write_png(path: Path, image: np.ndarray, record: Record) -> None:
     from PIL import Image
 
     comment = "Not checked by any classifier."
-    if record.checked == BY_GATE:
-        comment = f"Accepted by the gate, which predicted {record.predicted} with confidence {record.confidence}."
+    if record.checked != NOT_CHECKED:
+        verdict = "Accepted" if record.checked == BY_GATE else "Rejected"
+        comment = f"{verdict} by the gate, which predicted {record.predicted} with confidence {record.confidence}."
     texts = {
         "Title": f"Synthetic image of {(record.tissue or 'free text').replace('_', ' ')}",
         "Comment": comment,
@@ -176,11 +188,16 @@ def read_record(path: Path) -> Record:
     Raises:
         DataError: if the file is missing, damaged, or has no valid record.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with catch_read_errors(path, "a PNG file"), Image.open(path, formats=["PNG"]) as image:
-        image.load()
-        text = image.info.get(RECORD_KEY)
+    with catch_read_errors(path, "a PNG file"):
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                image.load()
+                text = image.info.get(RECORD_KEY)
+        except UnidentifiedImageError as error:
+            # an OSError, which would be reported as one of the disk
+            raise DataError(path, f"is not a PNG file, or it is damaged: {one_line(error)}") from error
     if text is None:
         raise DataError(path, "has no record: not made by `python -m pathsynth synthesize`, or saved by a different program")
     with catch_read_errors(path, "a PNG file with a JSON record"):

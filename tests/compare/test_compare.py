@@ -18,8 +18,9 @@ from PIL import Image
 from pathsynth.cli import compare as command
 from pathsynth.compare import table
 from pathsynth.compare.differences import RULE
-from pathsynth.compare.experiments import SCORES, LeftOut, collect_runs, list_revisions, open_project, read_run, to_frame
+from pathsynth.compare.experiments import SCORES, LeftOut, collect_runs, list_revisions, read_run, to_frame
 from pathsynth.compare.page import render_comparison
+from pathsynth.compare.project import open_project
 from pathsynth.compare.table import build_table, build_training_table, fill_tables, group_trainings, most_common_training
 from pathsynth.core.errors import DataError
 from pathsynth.core.metric_files import get_nested, read_details
@@ -393,7 +394,8 @@ def inside(project, monkeypatch, tmp_path) -> Path:
 class TestCommand:
     def test_runs_of_the_last_commit_are_read_from_git(self, inside, capsys):
         assert len(list_revisions(False)) == 3 and set(list_revisions(False).values()) == {"main"}
-        with open_project() as read:
+        with open_project() as project:
+            read = project.read
             runs = collect_runs(read, all_commits=False)
             assert list(runs["lora"]) == ["r8", "r4"] and list(runs["judge_f1"]) == [0.7, 0.6]
             assert "other code than the commit they started from" in capsys.readouterr().err

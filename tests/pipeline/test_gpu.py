@@ -26,7 +26,7 @@ from pathsynth.finetuning.train import train_lora
 from pathsynth.generation.sampler import Sampler
 from pathsynth.generation.settings import SamplerSettings
 from pathsynth.sources import phantom
-from pathsynth.synthesis.synthesizer import load_artifacts, redraw, synthesize
+from pathsynth.synthesis import load_artifacts, redraw, synthesize
 
 PROMPTS = [f"a histopathological image of an area with {label}" for label in labels.PATHMNIST]
 # bf16 has 8 bits of precision: a mean loss agrees to about 1 %, pixels after two sampling steps to a few of 255.

@@ -21,12 +21,14 @@ STAGES = {stage.addressing: stage for stage in REPO.index.stages}
 # Sub-packages in the order of imports: each imports only from those before it.
 ORDER = (
     "core", "data", "sources", "classifiers", "diffusion", "finetuning", "generation", "features", "evaluation", "report",
-    "compare", "synthesis", "cli", "bundled_base",
+    "compare", "atlas", "leaderboard", "synthesis", "app", "readers", "cli", "bundled_base",
 )  # fmt: skip
 # What differs between runs: measured times, and the page that shows them.
 UNHASHED = {"logs", "scratch", "reports/report.html"}
 TRAINING_AND_GENERATING = [name for name in STAGES if name.startswith(("prepare", "train_", "generate_"))]
-NOT_BELOW_TRAINING = {f"pathsynth/{name}" for name in ("features", "evaluation", "report", "compare", "synthesis", "cli")}
+NOT_BELOW_TRAINING = {
+    f"pathsynth/{name}" for name in ("features", "evaluation", "report", "compare", "synthesis", "app", "cli")
+}
 
 
 def paths(entries) -> set[str]:

@@ -31,15 +31,39 @@ def test_every_action_is_pinned_and_no_secret_is_used(path):
     assert not [step for step in steps if "${{" in step.get("run", "")]
 
 
-def test_workflow_that_runs_code_of_a_pull_request_can_only_read():
-    assert WORKFLOWS["check"]["permissions"] == {"contents": "read"}
-    assert "pull_request_target" not in WORKFLOWS["check"]["on"]
-    assert all(not step["with"]["persist-credentials"] for step in _steps("check") if "checkout" in step.get("uses", ""))
+@pytest.mark.parametrize("name", ["check", "leaderboard"])
+def test_workflow_that_runs_code_of_a_pull_request_can_only_read(name):
+    assert WORKFLOWS[name]["permissions"] == {"contents": "read"}
+    assert "pull_request_target" not in WORKFLOWS[name]["on"]
+    assert all(not step["with"]["persist-credentials"] for step in _steps(name) if "checkout" in step.get("uses", ""))
 
 
 def test_workflow_that_can_comment_runs_no_code_of_a_pull_request():
     assert WORKFLOWS["comment"]["permissions"] == {"actions": "read", "pull-requests": "write"}
     assert not [step for step in _steps("comment") if "run" in step or "checkout" in step["uses"]]
+
+
+def test_submission_is_checked_by_the_code_of_the_base_branch():
+    base, _, submission, *_ = steps = _steps("leaderboard")
+    assert base["with"]["ref"] == "${{ github.base_ref }}" and "path" not in base["with"]
+    assert submission["with"]["path"] == "pr" and "ref" not in submission["with"]
+    # a script in pr/ would be the submission's
+    assert [step["run"] for step in steps[-2:]] == [
+        "make leaderboard LEADERBOARD_OPTIONS='--folder pr/leaderboard'", "git -C pr diff --exit-code -- leaderboard",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "code"), [
+    ({}, 0), ({"tiny.json": "{}"}, 0), ({"tiny.json": "{ }"}, 1), ({"other.json": "{}"}, 1), (None, 1),
+], ids=["without rules", "same rules", "edited", "added", "removed"])  # fmt: skip
+def test_submission_cannot_change_the_rules(own, code, tmp_path):
+    step = next(step["run"] for step in _steps("leaderboard") if step.get("run", "").startswith("list()"))
+    for folder, files in (("leaderboard", {"tiny.json": "{}"} if own != {} else {}), ("pr/leaderboard", own or {})):
+        (tmp_path / folder / "method").mkdir(parents=True)
+        (tmp_path / folder / "method" / "scores.json").write_text(folder)
+        for name, text in files.items():
+            (tmp_path / folder / name).write_text(text)
+    assert subprocess.run(["bash", "-e", "-c", step], cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == code
 
 
 def test_every_called_script_exists_and_is_executable():

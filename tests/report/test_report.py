@@ -222,6 +222,14 @@ class TestPage:
         assert levels[0] == 1 and levels.count(1) == 1 and all(after - before <= 1 for before, after in pairwise(levels))
         assert ("html", {"lang": "en"}) in found
 
+    def test_landmarks_differ_in_name_and_parts_that_scroll_take_the_focus(self, page):
+        found = Tags(page).found
+        names = re.findall(r'<h2 id="[\w-]+-heading">([^<]+)</h2>', page)
+        names += [attributes["aria-label"] for _, attributes in found if attributes.get("role") == "region"]
+        assert len(names) > 20 and len(set(names)) == len(names)
+        scrolling = [attributes for _, attributes in found if "scroll" in (attributes.get("class") or "").split()]
+        assert scrolling and all(attributes.get("tabindex") == "0" for attributes in scrolling)
+
     def test_hostile_names_stay_text(self, content):
         hostile = (HOSTILE, *labels.PATHMNIST[1:])
         quoting = {'" onload="alert(1)': '"><script>alert(2)</script>'}

@@ -34,7 +34,7 @@ def test_markdown_escapes_cells():
 
 
 def test_html_has_the_same_cells():
-    macro = _environment().get_template("macros.html.j2").module.html_table
+    macro = _environment("pathsynth.report").get_template("macros.html.j2").module.html_table
     html = str(macro(TABLE, "Scores", "dense"))
     assert '<th scope="row">raw|&lt;b&gt;</th><td class="first">0.9<small>0.8 to 1</small></td><td class="alert">3</td>' in html
     assert html.count("<tr") == 4 and 'colspan="2">Scores' in html

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pathsynth.core.errors import DataError
 from pathsynth.synthesis.manifest import read_manifest, write_manifest
-from pathsynth.synthesis.records import DISCLAIMER, SOURCE_TYPE, Record, read_record, write_png
+from pathsynth.synthesis.records import DISCLAIMER, SOURCE_TYPE, Record, parse_record, read_record, write_png
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 
@@ -126,3 +126,11 @@ def test_png_without_record_is_one_line_error(tmp_path):
         read_record(tmp_path / "b.png")
     with pytest.raises(DataError, match="could not be read"):
         read_record(tmp_path / "none.png")
+
+
+def test_rejected_record_needs_the_prediction_of_another_class():
+    rejected = make_record(checked="rejected by the gate", predicted="debris")
+    assert parse_record(rejected.model_dump(), "here") == rejected
+    for change, message in (({"predicted": "mucus"}, "predicted is the requested mucus"), ({"confidence": None}, "is missing")):
+        with pytest.raises(DataError, match=message):
+            parse_record({**rejected.model_dump(), **change}, "here")

@@ -22,8 +22,8 @@ from pathsynth.core.io import compute_sha256
 from pathsynth.data import labels
 from pathsynth.synthesis import load_artifacts, redraw, synthesize
 from pathsynth.synthesis.manifest import read_manifest, write_manifest
-from pathsynth.synthesis.records import DISCLAIMER, SOURCE_TYPE, read_record
-from pathsynth.synthesis.synthesizer import compute_pixels_sha256, expand_prompt
+from pathsynth.synthesis.records import DISCLAIMER, SOURCE_TYPE, compute_pixels_sha256, read_record
+from pathsynth.synthesis.stream import expand_prompt
 
 
 def run(*args: object):

@@ -1,0 +1,1 @@
+"""A local web page that draws images with the trained LoRA, and again from their PNG files."""

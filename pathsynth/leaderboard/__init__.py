@@ -1,0 +1,1 @@
+"""Leaderboard by pull request: scores, their checks, cards, and the table."""
