@@ -258,7 +258,7 @@ def collect_answers(paths: Sequence[Path], key_path: Path) -> tuple[Key, Collect
     notes += [f"{path.name} is left out: it has no answers." for path, found in latest.values() if not found.answers]
     readers = sorted((found for _, found in latest.values() if found.answers), key=lambda one: (one.started, one.reader))
     if not readers:
-        raise DataError(key_path, "no file with answers to this study was passed. Pass those that its page saved.")
+        raise DataError(key_path, "no answers to this study are left. Pass files of its page with at least one answer.")
     return key, Collection(readers, [CONTROLS.sub(" ", note) for note in notes])
 
 

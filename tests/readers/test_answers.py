@@ -129,7 +129,7 @@ def test_empty_answers_are_left_out_and_none_at_all_is_an_error(tmp_path):
     _, found = collect_answers(files, key)
     assert len(found.readers) == 1 and found.notes == ["answers-1.json is left out: it has no answers."]
     for paths in ([], [key], files[:1]):
-        with pytest.raises(DataError, match="no file with answers to this study was passed"):
+        with pytest.raises(DataError, match="no answers to this study are left"):
             collect_answers(paths, key)
 
 
