@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +153,15 @@ def sd15_base(tmp_path_factory) -> Path:
     (folder / "v1-5-pruned.ckpt").write_bytes(b"not wanted")
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Chromium, for modules with the marks `chromium.IN_BROWSER`."""
+    from chromium import launch
+
+    with launch() as running:
+        yield running
 
 
 def tiny_tree(base: Path | str = "base") -> dict:

@@ -14,14 +14,13 @@ from pathsynth.atlas.look_alikes import LookAlikes, rank_look_alikes
 from pathsynth.core.errors import DataError
 from pathsynth.core.metric_files import get_nested, read_details
 from pathsynth.core.params import Params, describe_lora
-from pathsynth.data import labels
 from pathsynth.data.archives import unpack_split
 from pathsynth.data.generated import LabelledImages, check_labels, read_attempts
 from pathsynth.data.prepared import open_prepared
 from pathsynth.data.settings import AnyDataset
 from pathsynth.diffusion.settings import Prompts
 from pathsynth.report.attempts import match_attempts
-from pathsynth.report.inputs import count_predictions, read_predictions
+from pathsynth.report.inputs import class_nouns, count_predictions, read_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,13 +143,13 @@ def read_atlas(params: Params, files: AtlasFiles, scratch: Path, limit: int, sho
     classes = _read_classes(files, dataset, list(sentences), real, scratch / "accepted", limit)
     raw = read_predictions(files.tables / "raw.csv", slugs)
     evaluation = read_details(files.evaluation)
-    is_pathmnist = dataset.label_names == labels.PATHMNIST
+    noun, nouns = class_nouns(dataset.label_names)
     return AtlasContent(
         benchmark=params.benchmark_name,
         lora=describe_lora(params.lora_name, params.benchmark["generation"].get("snapshot")),
         stand_in=dataset.stand_in,
-        noun="tissue" if is_pathmnist else "class",
-        nouns="tissues" if is_pathmnist else "classes",
+        noun=noun,
+        nouns=nouns,
         classes=classes,
         look_alikes=rank_look_alikes(count_predictions(raw, slugs)),
         accuracy={by: get_nested(evaluation, ("real_images", by, "test")) for by in ("gate", "judge")},

@@ -28,6 +28,8 @@ from pathsynth.core.errors import ModelError, TrainingError
 from pathsynth.core.io import read_json, write_json
 from pathsynth.core.progress import progress_bar
 from pathsynth.data.images import as_batch
+from pathsynth.diffusion.denoising import squared_errors
+from pathsynth.finetuning.objective import min_snr_weights
 
 if TYPE_CHECKING:
     import torch
@@ -381,18 +383,14 @@ def _velocity_loss(
 ) -> torch.Tensor:
     """Mean squared error of the velocity (Salimans and Ho 2022), with min-SNR weights if a gamma is given."""
     import torch
-    from diffusers.training_utils import compute_snr
 
     noise = torch.randn(clean.shape, generator=random).to(clean.device)
     timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=random).to(clean.device)
-    noisy = scheduler.add_noise(clean, noise, timesteps)
     with autocast(clean.device.type, "bf16"):
-        output = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
-    errors = (output.float() - scheduler.get_velocity(clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
-    if snr_gamma is None:
-        return errors.mean()
-    snr = compute_snr(scheduler, timesteps)
-    return (snr.clamp(max=snr_gamma) / (snr + 1) * errors).mean()
+        errors = squared_errors(unet, scheduler, clean, noise, timesteps, hidden)
+    if snr_gamma is not None:
+        errors = errors * min_snr_weights(scheduler, timesteps, snr_gamma, velocity=True)
+    return errors.mean()
 
 
 def build_scheduler() -> DDIMScheduler:

@@ -12,7 +12,7 @@ from pathsynth.core.errors import DataError
 from pathsynth.core.io import read_npz_shapes, read_text, resolve_path
 from pathsynth.core.params import Params
 from pathsynth.data.archives import GENERATED, unpack_split
-from pathsynth.data.generated import check_labels, read_attempts
+from pathsynth.data.generated import check_labels, count_within_label, read_attempts
 from pathsynth.data.prepared import Prepared
 from pathsynth.data.settings import AnyDataset, FileDataset, MedmnistDataset
 from pathsynth.readers.pool import Classes, Pool
@@ -91,11 +91,7 @@ def read_consent(path: Path | None) -> list[str]:
 
 def _describe_positions(labels: np.ndarray) -> Callable[[int], Mapping[str, Any]]:
     """Describes an image by its position within its class, which is its slot, and within the set."""
-    counts = [0] * (int(labels.max()) + 1 if len(labels) else 0)
-    slots = []
-    for label in labels.tolist():
-        slots.append(counts[label])
-        counts[label] += 1
+    slots = count_within_label(labels).tolist()
     return lambda row: {"slot": slots[row], "row": row}
 
 

@@ -18,6 +18,7 @@ from pathsynth.data.settings import PhantomDataset
 from pathsynth.evaluation.contact_sheets import DATA_SET, RAW, read_boxes
 from pathsynth.report import charts, pages
 from pathsynth.report.charts import Axis, Series
+from pathsynth.report.inputs import class_nouns
 from pathsynth.report.pages import Chart, Picture
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _section(anchor: str, benchmark: str, runs: pd.DataFrame, read: ReadFile, fi
         "anchor": anchor,
         "title": f"Benchmark {benchmark}",
         "benchmark": benchmark,
-        "kind": "tissue" if tuple(names.values()) == labels.PATHMNIST else "class",
+        "kind": class_nouns(list(names.values()))[0],
         "stand_in": any(dataset["source"] == "phantom" for dataset in runs["dataset"]),
         "table": build_table(configurations),
         "trainings": build_training_table(configurations),

@@ -70,9 +70,8 @@ class GeneratedSets:
     def slots(self, name: str) -> np.ndarray:
         """Returns the slot of every "raw" or "accepted" image within its tissue, int64 (N,); without a table, its position."""
         if self.attempts is None:
-            return _count_within_label(getattr(self, name).labels)
-        rows = self.attempts["attempt"] == 0 if name == "raw" else self.attempts["accepted"] == 1
-        return self.attempts.loc[rows, "slot"].to_numpy(np.int64)
+            return count_within_label(getattr(self, name).labels)
+        return select_attempts(self.attempts, name)["slot"].to_numpy(np.int64)
 
 
 def read_sets(generated: Path, untuned: Path, paraphrased: Path, scratch: Path) -> GeneratedSets:
@@ -135,8 +134,13 @@ def select_rejected(raw: LabelledImages, predicted: np.ndarray, slugs: Sequence[
     return tuple(rejected)
 
 
-def _count_within_label(labels: np.ndarray) -> np.ndarray:
-    """Numbers the images 0, 1, 2, ... within each label."""
+def select_attempts(attempts: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Selects the attempts that drew the "raw" images, the first ones, or the "accepted" images, in their order."""
+    return attempts[attempts["attempt"] == 0 if name == "raw" else attempts["accepted"] == 1]
+
+
+def count_within_label(labels: np.ndarray) -> np.ndarray:
+    """Numbers images 0, 1, 2, ... within each label, int64 (N,)."""
     slots = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         slots[labels == label] = np.arange((labels == label).sum())

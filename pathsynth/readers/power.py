@@ -58,8 +58,9 @@ def _quadrature() -> tuple[np.ndarray, np.ndarray]:
     return np.polynomial.hermite_e.hermegauss(NODES)
 
 
+@cache
 def find_intercept(rate: float, sd: float) -> float:
-    """Finds the logit whose `mean_chance` is the rate."""
+    """Finds the logit whose `mean_chance` is the rate; cached because all simulated studies need it."""
     from scipy.optimize import brentq
 
     return float(brentq(lambda logit: mean_chance(logit, sd) - rate, -50.0, 50.0))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.core.errors import DataError
+from pathsynth.data.generated import select_attempts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +30,7 @@ def match_attempts(
     Raises:
         DataError: the table belongs to other images.
     """
-    rows = attempts["attempt"] == 0 if selection == "raw" else attempts["accepted"] == 1
-    matched = attempts[rows].reset_index(drop=True)
+    matched = select_attempts(attempts, selection).reset_index(drop=True)
     if matched["tissue"].tolist() != [slugs[label] for label in labels]:
         problem = f"does not list the {len(labels)} images of {selection}.npz in this benchmark's classes"
         raise DataError(path, f"{problem}. Restore both with `dvc checkout`, or run `make repro`.")

@@ -62,6 +62,11 @@ Scores = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
 
+def class_nouns(names: Sequence[str]) -> tuple[str, str]:
+    """Returns what one class and several classes of these names are called."""
+    return ("tissue", "tissues") if tuple(names) == labels.PATHMNIST else ("class", "classes")
+
+
 @dataclass(frozen=True)
 class ReportInput:
     """Contents of the report; values that were not measured are None or empty.
@@ -128,12 +133,12 @@ class ReportInput:
     @property
     def class_noun(self) -> str:
         """What one class is called."""
-        return "tissue" if self.is_pathmnist else "class"
+        return class_nouns(self.labels)[0]
 
     @property
     def classes_noun(self) -> str:
         """What several classes are called."""
-        return "tissues" if self.is_pathmnist else "classes"
+        return class_nouns(self.labels)[1]
 
     @property
     def names(self) -> dict[str, str]:

@@ -15,16 +15,15 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from chromium import IN_BROWSER, LEAST_CONTRAST, OVERFLOW, new_page
 from parity_gate import ParityGate
 from PIL import Image
-from report.test_pages import BROWSER, LEAST_CONTRAST, OVERFLOW
 
 from pathsynth.synthesis import load_artifacts, stream_images
 from pathsynth.synthesis.records import BY_GATE, DISCLAIMER, REJECTED, read_record
 
 pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")]
+pytestmark = IN_BROWSER
 
 ADDRESS = re.compile(r"Open (http://127\.0\.0\.1:\d+) in a browser")
 # Milliseconds: models are loaded and images drawn meanwhile, on a machine that may be busy.
@@ -68,14 +67,6 @@ def attempts(finished) -> list:
     return [made for batch in batches for made in batch]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def page(browser, served) -> Iterator:
     opened = open_page(browser, served)
@@ -87,13 +78,9 @@ def page(browser, served) -> Iterator:
 
 
 def open_page(browser, served: Served, width: int = 1100, scheme: str = "light"):
-    """Opens the page, and lists its messages and requests in `messages` and `requests`."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    """Opens the page of the command, see `new_page`."""
+    page = new_page(browser, width, scheme)
     page.set_default_timeout(PATIENCE)
-    page.messages, page.requests = [], []
-    page.on("console", lambda message: page.messages.append(message.text))
-    page.on("pageerror", lambda error: page.messages.append(str(error)))
-    page.on("request", lambda request: page.requests.append(request.url))
     page.goto(served.url)
     page.get_by_role("button", name="Draw", exact=True).wait_for()
     return page

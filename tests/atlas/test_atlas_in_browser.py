@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import IN_BROWSER, LEAST_CONTRAST, OVERFLOW, open_page
 from fake_generated import write_images
 from fake_results import write_run
-from report.test_pages import BROWSER, LEAST_CONTRAST, OVERFLOW, browser, open_page  # noqa: F401
 from test_atlas import fake_class, other_data, read
 
 from pathsynth.atlas.page import render_atlas
 from pathsynth.data.labels import PATHMNIST
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")]
+pytestmark = IN_BROWSER
 
 FOCUSED = "document.activeElement.id"
 # Visible pictures that have no size or no pixels.
@@ -79,7 +79,7 @@ def ask_for_all(page, questions: int, seed: int) -> list[int]:
     ("width", "scheme", "media"),
     [(1100, "light", "screen"), (390, "light", "screen"), (390, "dark", "screen"), (680, "light", "print")],
 )
-def test_page_is_quiet_readable_and_fits_the_window(browser, path, width, scheme, media):  # noqa: F811
+def test_page_is_quiet_readable_and_fits_the_window(browser, path, width, scheme, media):
     page = open_page(browser, path, width, scheme, media)
     for step in ("gallery", "question", "feedback", "result") if media == "screen" else ("gallery",):
         if step == "question":
@@ -98,7 +98,7 @@ def test_page_is_quiet_readable_and_fits_the_window(browser, path, width, scheme
     page.close()
 
 
-def test_touch_targets_are_large_on_a_phone(browser, path):  # noqa: F811
+def test_touch_targets_are_large_on_a_phone(browser, path):
     page = open_page(browser, path, 390)
     page.click("#quiz-begin")
     sizes = page.evaluate("""[...document.querySelectorAll('button, input[type=number]')].filter(e => e.checkVisibility())
@@ -107,7 +107,7 @@ def test_touch_targets_are_large_on_a_phone(browser, path):  # noqa: F811
     page.close()
 
 
-def test_filter_hides_images_below_the_confidence(browser, path, content):  # noqa: F811
+def test_filter_hides_images_below_the_confidence(browser, path, content):
     every = [one.confidence for each in content.classes for one in each.accepted]
     page = open_page(browser, path)
     assert page.evaluate(SHOWN) == every
@@ -127,7 +127,7 @@ def test_filter_hides_images_below_the_confidence(browser, path, content):  # no
     page.close()
 
 
-def test_section_unfolds_and_folds_by_keyboard(browser, path):  # noqa: F811
+def test_section_unfolds_and_folds_by_keyboard(browser, path):
     page = open_page(browser, path)
     visible = "[...document.querySelectorAll('#class-2 .tile')].filter(tile => tile.checkVisibility()).length"
     assert page.evaluate(visible) == 12 and page.inner_text("#class-2 .more") == "Show all 18"
@@ -139,7 +139,7 @@ def test_section_unfolds_and_folds_by_keyboard(browser, path):  # noqa: F811
     page.close()
 
 
-def test_quiz_is_played_by_keyboard_to_its_end(browser, path):  # noqa: F811
+def test_quiz_is_played_by_keyboard_to_its_end(browser, path):
     page = open_page(browser, path)
     start_by_keyboard(page, 12, 5)
     expected, asked = np.zeros((9, 9), int), []
@@ -173,7 +173,7 @@ def test_quiz_is_played_by_keyboard_to_its_end(browser, path):  # noqa: F811
     page.close()
 
 
-def test_quiz_by_touch_and_its_end_before_the_last_question(browser, path):  # noqa: F811
+def test_quiz_by_touch_and_its_end_before_the_last_question(browser, path):
     page = open_page(browser, path, 390)
     page.click("#quiz-begin")
     page.click("#quiz-end")
@@ -186,7 +186,7 @@ def test_quiz_by_touch_and_its_end_before_the_last_question(browser, path):  # n
     page.close()
 
 
-def test_seed_decides_the_questions_and_no_image_comes_twice(browser, path):  # noqa: F811
+def test_seed_decides_the_questions_and_no_image_comes_twice(browser, path):
     page = open_page(browser, path)
     first, other, again = (ask_for_all(page, 10, seed) for seed in (3, 4, 3))
     assert first == again != other
@@ -201,7 +201,7 @@ def test_seed_decides_the_questions_and_no_image_comes_twice(browser, path):  # 
 
 
 @pytest.mark.parametrize(("field", "value"), [("length", "0"), ("length", "1.5"), ("seed", "-1"), ("seed", "")])
-def test_bad_numbers_get_a_sentence(browser, path, field, value):  # noqa: F811
+def test_bad_numbers_get_a_sentence(browser, path, field, value):
     page = open_page(browser, path)
     page.fill(f"#quiz-{field}", value)
     page.click("#quiz-begin")
@@ -209,7 +209,7 @@ def test_bad_numbers_get_a_sentence(browser, path, field, value):  # noqa: F811
     page.close()
 
 
-def test_digits_elsewhere_answer_nothing(browser, path):  # noqa: F811
+def test_digits_elsewhere_answer_nothing(browser, path):
     page = open_page(browser, path)
     page.click("#quiz-begin")
     page.focus("#confidence")
@@ -218,7 +218,7 @@ def test_digits_elsewhere_answer_nothing(browser, path):  # noqa: F811
     page.close()
 
 
-def test_two_or_twenty_classes_and_hostile_names(browser, content, tmp_path):  # noqa: F811
+def test_two_or_twenty_classes_and_hostile_names(browser, content, tmp_path):
     for count in (2, 20):
         names = [f"<img src=x onerror=alert({number})>" for number in range(count)]
         classes = [fake_class(name, 2, seed=number) for number, name in enumerate(names)]
@@ -236,7 +236,7 @@ def test_two_or_twenty_classes_and_hostile_names(browser, content, tmp_path):  #
         page.close()
 
 
-def test_page_without_scripts_shows_all_images(browser, path):  # noqa: F811
+def test_page_without_scripts_shows_all_images(browser, path):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(path.as_uri())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,14 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from reader_images import CLASSES, SIDE, make_pool
-from report.test_pages import BROWSER
 
 from pathsynth.__main__ import main
 from pathsynth.readers.pool import Classes
 from pathsynth.readers.preference import PreferenceDesign, build_preference, render_preference
 from pathsynth.readers.study import Blinded, StudyDesign, build_study, render_study
 
-playwright = pytest.importorskip("playwright.sync_api")
 TRIALS = 6
 LOCAL = ("data:", "blob:", "file:")
 MANY = 23
@@ -47,14 +44,6 @@ def folder(tmp_path_factory) -> Path:
         (folder / f"{name}.html").write_text(draw(made), encoding="utf-8")
         (folder / f"{name}_key.json").write_text(json.dumps(made.key))
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture
@@ -90,6 +79,12 @@ def begin_by_keyboard(page, name: str = "") -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_selector("#trial:not([hidden])")
+
+
+def begin_by_touch(page) -> None:
+    """Agrees and starts by touch."""
+    page.tap("text=I have read this")
+    page.tap("text=Start")
 
 
 def press(page, *keys: str) -> None:

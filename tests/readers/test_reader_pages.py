@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import pytest
+from chromium import EMPTY, IN_BROWSER, LEAST_CONTRAST, OVERFLOW
 from reader_browser import (  # noqa: F401
     TRIALS,
     begin_by_keyboard,
-    browser,
+    begin_by_touch,
     check_answers,
     folder,
     place,
@@ -17,9 +18,8 @@ from reader_browser import (  # noqa: F401
     visit,
 )
 from reader_images import CLASSES
-from report.test_pages import BROWSER, EMPTY, LEAST_CONTRAST, OVERFLOW
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")]
+pytestmark = IN_BROWSER
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 NO_STORAGE = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('denied'); }})"
@@ -115,8 +115,7 @@ class TestKeyboard:
 class TestTouch:
     def test_study_on_a_phone(self, visit, folder):
         page = visit("study", **PHONE)
-        page.tap("text=I have read this")
-        page.tap("text=Start")
+        begin_by_touch(page)
         for _ in range(TRIALS):
             page.tap("#tissue-group label:nth-child(7)")
             page.tap("#origin-group label:nth-child(2)")
@@ -130,8 +129,7 @@ class TestTouch:
 
     def test_preference_on_a_phone(self, visit, folder):
         page = visit("preference", **PHONE)
-        page.tap("text=I have read this")
-        page.tap("text=Start")
+        begin_by_touch(page)
         for _ in range(TRIALS):
             page.tap("[data-choice=right]")
         check_answers(save(page, lambda: page.tap("#end .save")), folder, "preference")

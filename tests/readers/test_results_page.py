@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from chromium import CUT_OFF, EMPTY, IN_BROWSER, LEAST_CONTRAST, OVERFLOW, open_page
 from readers.test_readers_command import preference_files, run_readers, study_files
-from report.test_pages import CUT_OFF, EMPTY, LEAST_CONTRAST, OVERFLOW, browser, open_page, pytestmark  # noqa: F401
+
+pytestmark = IN_BROWSER
 
 
 @pytest.fixture(scope="module", params=[study_files, preference_files])
@@ -16,7 +18,7 @@ def path(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (390, "dark")])
-def test_page_is_complete_quiet_readable_and_fits_the_window(browser, path, width: int, scheme: str):  # noqa: F811
+def test_page_is_complete_quiet_readable_and_fits_the_window(browser, path, width: int, scheme: str):
     page = open_page(browser, path, width, scheme)
     page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
     assert page.evaluate(EMPTY) == 0 and page.evaluate(OVERFLOW) <= 0 and page.evaluate(CUT_OFF) == []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import CUT_OFF, EMPTY, IN_BROWSER, LEAST_CONTRAST, OVERFLOW, open_page
 from compare.test_compare import commits, read  # noqa: F401
 from fake_results import write_run
 
@@ -15,49 +14,8 @@ from pathsynth.compare.page import render_comparison
 from pathsynth.core.params import load_params
 from pathsynth.report.render import read_report, render_report
 
-playwright = pytest.importorskip("playwright.sync_api")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")]
+pytestmark = IN_BROWSER
 
-# The lowest contrast (WCAG 2.2) of an element with text against the nearest background below it.
-LEAST_CONTRAST = """() => {
-  const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgba = colour => {
-    context.clearRect(0, 0, 1, 1); context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
-    return [...context.getImageData(0, 0, 1, 1).data];
-  };
-  const luminance = colour => {
-    const linear = value => value <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
-    const [r, g, b] = rgba(colour).slice(0, 3).map(value => linear(value / 255));
-    return .2126 * r + .7152 * g + .0722 * b;
-  };
-  const background = element => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (rgba(colour)[3] > 250) return colour;
-    }
-    return 'white';
-  };
-  let least = [99, ''];
-  for (const element of document.querySelectorAll('body, body *')) {
-    if (![...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim())) continue;
-    if (!element.checkVisibility()) continue;
-    const style = getComputedStyle(element), svg = element.closest('svg');
-    const pair = [svg ? style.fill : style.color, background(svg || element)].map(luminance).sort((a, b) => b - a);
-    const contrast = (pair[0] + .05) / (pair[1] + .05);
-    if (contrast < least[0]) least = [contrast, `${element.tagName} ${element.className} ${element.textContent.slice(0, 40)}`];
-  }
-  return least;
-}"""
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-EMPTY = """[...document.querySelectorAll('img, svg')].filter(element => {
-  const box = element.getBoundingClientRect();
-  return !box.width || !box.height || element.naturalWidth === 0;
-}).length"""
-CUT_OFF = """[...document.querySelectorAll('svg text')].filter(text => {
-  const inner = text.getBoundingClientRect(), outer = text.closest('svg').getBoundingClientRect();
-  return outer.width && (inner.left < outer.left - 1 || inner.right > outer.right + 1 || inner.bottom > outer.bottom + 1);
-}).map(text => text.textContent)"""
 FOLDED_HEIGHTS = "[...document.querySelectorAll('details:not([open])')].map(e => e.getBoundingClientRect().height)"
 
 
@@ -74,26 +32,6 @@ def path(request, tmp_path_factory) -> Path:
     path = folder / f"{request.param}.html"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-def open_page(browser, path: Path, width: int = 1100, scheme: str = "light", media: str = "screen"):
-    """Opens the page, and lists its messages and requests in `messages` and `requests`."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.messages, page.requests = [], []
-    page.on("console", lambda message: page.messages.append(message.text))
-    page.on("pageerror", lambda error: page.messages.append(str(error)))
-    page.on("request", lambda request: page.requests.append(request.url))
-    page.emulate_media(media=media, color_scheme=scheme)
-    page.goto(path.as_uri())
-    return page
 
 
 @pytest.mark.parametrize(
