@@ -8,8 +8,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 APP_READY := .venv/.app-ready
+# A faster allocator, where it is installed (docs/benchmarks.md).
+ALLOCATOR := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/$(shell uname -m)-linux-gnu /usr/lib64)))
 # Commands in dvc.yaml call `python`, which must be the one in .venv.
-DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+DVC := $(if $(ALLOCATOR),LD_PRELOAD="$(ALLOCATOR)$${LD_PRELOAD:+:$$LD_PRELOAD}") PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 REPORT := $(BIN)/python -m stages.report --params params.yaml --metrics metrics --plots plots --logs logs --anchors metrics/anchors \
 	--out reports/report.html
 

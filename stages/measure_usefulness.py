@@ -14,7 +14,7 @@ from pathsynth.data.archives import SPLITS, unpack_split
 from pathsynth.data.generated import LabelledImages, check_labels
 from pathsynth.data.prepared import open_prepared
 from pathsynth.data.settings import AnyDataset
-from pathsynth.evaluation.usefulness import UsefulnessSettings, measure_usefulness
+from pathsynth.evaluation.usefulness import UsefulnessSettings, measure_usefulness, open_real_trainings
 from pathsynth.features.observe import open_observed
 
 
@@ -42,7 +42,10 @@ def main(params, prepared, observed, generated, out, scratch, logs):
         synthetic = LabelledImages(*unpack_split(generated / "accepted.npz", folder))
         check_labels(generated / "accepted.npz", synthetic.labels, data.slugs)
         device, arguments = pick_device(params.device, params.deterministic), (data, synthetic, structure, settings, seed)
-        scores = measure_usefulness(*arguments, device, params.folder, trained_on="accepted", checkpoint=checkpoint)
+        shared = open_real_trainings(scratch, params, settings, data)
+        scores = measure_usefulness(
+            *arguments, device, params.folder, trained_on="accepted", checkpoint=checkpoint, shared=shared
+        )
         write_details(out, scores)
 
 

@@ -16,10 +16,7 @@ OUTER = ("embed", "conv_in", "conv_out")
 
 
 class MuonWithAdamW:
-    """Muon (Jordan et al. 2024) and AdamW with one learning-rate cycle.
-
-    Muon's updates are scaled to the size of AdamW's (Liu et al. 2025), so both have the same learning rate. A convolution
-    counts as a matrix with a row for each output channel.
+    """Muon and AdamW with one learning-rate cycle.
 
     Args:
         unet, text_encoder: the models; their weights are updated in place.
@@ -29,16 +26,15 @@ class MuonWithAdamW:
     def __init__(self, unet: torch.nn.Module, text_encoder: torch.nn.Module, phase: Phase):
         import torch
 
+        from pathsynth.core.muon import Muon
+
         named = [*unet.named_parameters(), *text_encoder.named_parameters()]
         hidden = [p for name, p in named if p.ndim > 1 and not any(part in name for part in OUTER)]
-        # torch's Muon takes matrices only: views of the weights, so that a step changes the weights themselves
-        self._matrices = [(weight, torch.nn.Parameter(_as_matrix(weight.detach(), weight))) for weight in hidden]
         left = {id(weight) for weight in hidden}
         rest = [p for _, p in named if id(p) not in left]
         rate = phase.learning_rate
-        matrices = [matrix for _, matrix in self._matrices]
         optimizers = (
-            torch.optim.Muon(matrices, rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+            Muon(hidden, rate, WEIGHT_DECAY),
             torch.optim.AdamW(rest, rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY),
         )
         warmup = phase.warmup_steps / phase.steps
@@ -48,8 +44,6 @@ class MuonWithAdamW:
 
     def step(self) -> None:
         """Updates the weights by their gradients, and advances the learning rate."""
-        for weight, matrix in self._matrices:
-            matrix.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
         for part in self._parts:
             part.step()
 
@@ -61,8 +55,3 @@ class MuonWithAdamW:
         """Restores a state from `state_dict`."""
         for part, saved in zip(self._parts, state["states"], strict=True):
             part.load_state_dict(saved)
-
-
-def _as_matrix(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Values of a weight or its gradient as a matrix (outputs, ...), in the weight's order in memory, of which it is a view."""
-    return (values if weight.is_contiguous() else values.permute(0, 2, 3, 1)).reshape(len(weight), -1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.bundled_base import textures
-from pathsynth.bundled_base.textures import AMOUNTS, MOTIFS, SIZES, Layer, Recipe
+from pathsynth.bundled_base.textures import AMOUNTS, MOTIFS, Layer, Recipe
 from pathsynth.core.progress import progress_bar
 from pathsynth.features.structure import structure_features
 
@@ -55,9 +55,9 @@ def _draw_set(per_motif: int, entropy: tuple[int, int], size: int) -> tuple[np.n
     for index in range(len(MOTIFS) * per_motif):
         rng = np.random.default_rng([*entropy, index])
         ground = textures.draw_recipe(rng)
-        amount, extent = (str(rng.choice(names)) for names in (list(AMOUNTS)[1:], list(SIZES)[1:4]))
-        contrast = textures.draw_contrast(rng, ground.shade, ground.colour)
-        layer = Layer(list(MOTIFS)[index % len(MOTIFS)], amount, extent, *contrast)
+        motif = list(MOTIFS)[index % len(MOTIFS)]
+        amount, extent = (str(rng.choice(names)) for names in (list(AMOUNTS)[1:], MOTIFS[motif].sizes))
+        layer = Layer(motif, amount, extent, *textures.draw_contrast(rng, ground.shade, ground.colour))
         recipe = Recipe("plain", ground.shade, ground.colour, ground.colour, (layer,))
         images.append(textures.render(recipe, rng, size))
         captions.append(

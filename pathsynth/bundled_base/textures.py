@@ -45,11 +45,11 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "brown": (0.50, 0.34, 0.26),
     "beige": (0.85, 0.77, 0.69),
 }
-# Half of all colours are from this family: with little pink and purple in the base, a LoRA would mostly learn hue.
+# Most colours are from this family: with little pink and purple in the base, a LoRA would mostly learn hue.
 DYES = ("white", "pink", "rose", "magenta", "purple", "violet", "indigo", "lilac", "lavender", "navy", "cream")
 SHADES = {"pale": 0.35, "": 0.0, "dark": -0.3}
 AMOUNTS = {"a few": 0.3, "some": 0.55, "many": 0.85, "crowded": 1.0}
-SIZES = {"tiny": 0.055, "small": 0.075, "medium": 0.11, "large": 0.17, "huge": 0.25, "giant": 0.36}
+SIZES = {"small": 0.075, "medium": 0.11, "large": 0.17, "huge": 0.25, "giant": 0.36}
 # Smallest difference of a layer's colour from the background's, the mean over RGB in [0, 1], so that every layer is visible.
 MIN_CONTRAST = 0.18
 GROUNDS = ("plain", "mottled", "cloudy", "fading", "streaming")
@@ -150,13 +150,14 @@ class _Pen:
 
 @dataclass(frozen=True)
 class Motif:
-    """A motif: how it is drawn, its names in captions, and its weight among all motifs.
+    """A motif: how it is drawn, its names in captions, its sizes, and its weight among all motifs.
 
     A bed is drawn first, below other motifs. `bend` is that of the direction field.
     """
 
     draw: Callable[[_Pen], None]
     names: tuple[str, ...]
+    sizes: tuple[str, ...]
     weight: float
     bed: bool
     bend: float
@@ -165,37 +166,41 @@ class Motif:
 MOTIFS: dict[str, Motif] = {}
 
 
-def _motif(name: str, *synonyms: str, weight: float = 1.0, bed: bool = False, bend: float = 0.0) -> Callable:
-    """Registers a function that draws a motif. Motifs with an arrangement have a higher weight, since it is harder to learn."""
+def _motif(name: str, *synonyms: str, sizes: str, weight: float = 1.0, bed: bool = False, bend: float = 0.0) -> Callable:
+    """Registers a function that draws a motif.
+
+    Each motif has two sizes, small enough to repeat within an image. More sizes would need more training images.
+    Motifs with an arrangement have a higher weight, since it is harder to learn.
+    """
 
     def register(draw: Callable[[_Pen], None]) -> Callable[[_Pen], None]:
-        MOTIFS[name] = Motif(draw, (name, *synonyms), weight, bed, bend)
+        MOTIFS[name] = Motif(draw, (name, *synonyms), tuple(sizes.split()), weight, bed, bend)
         return draw
 
     return register
 
 
-@_motif("dots", "round dots", "spots", "round nuclei")
+@_motif("dots", "round dots", "spots", "round nuclei", sizes="small medium", weight=2)
 def _draw_dots(pen: _Pen) -> None:
     for x, y in pen.places(2.15 * pen.size):
         pen.canvas.polygon(drawing.ellipse(x, y, pen.size, pen.size * pen.rng.uniform(0.85, 1), corners=14), pen.tint())
 
 
-@_motif("grains", "oval grains", "oval nuclei")
+@_motif("grains", "oval grains", "oval nuclei", sizes="small medium", weight=2)
 def _draw_grains(pen: _Pen) -> None:
     for x, y in pen.places(2.2 * pen.size):
         angle = pen.rng.uniform(0, np.pi)
         pen.canvas.polygon(drawing.ellipse(x, y, 1.35 * pen.size, 0.65 * pen.size, angle, corners=14), pen.tint())
 
 
-@_motif("spindles", "long spindles", "spindle nuclei", "elongated nuclei", weight=2)
+@_motif("spindles", "long spindles", "spindle nuclei", "elongated nuclei", sizes="small medium", weight=2)
 def _draw_spindles(pen: _Pen) -> None:
     for x, y in pen.places(3.2 * pen.size):
         angle = pen.flow.angle_at(x, y) + pen.rng.normal(0, 0.08)
         pen.canvas.polygon(drawing.ellipse(x, y, 2.1 * pen.size, 0.6 * pen.size, angle, corners=14), pen.tint())
 
 
-@_motif("cells", "cells with dark middles")
+@_motif("cells", "cells with dark middles", sizes="large huge")
 def _draw_cells(pen: _Pen) -> None:
     rim, nucleus = pen.tint(), pen.tint() * 0.55
     for x, y in pen.places(2.1 * pen.size):
@@ -206,13 +211,13 @@ def _draw_cells(pen: _Pen) -> None:
         pen.canvas.polygon(drawing.ellipse(x + shift[0], y + shift[1], 0.42 * pen.size, 0.42 * pen.size, corners=12), nucleus)
 
 
-@_motif("rings", "hoops", "round rings")
+@_motif("rings", "hoops", "round rings", sizes="medium large")
 def _draw_rings(pen: _Pen) -> None:
     for x, y in pen.places(2.4 * pen.size):
         pen.canvas.outline(drawing.blob(pen.rng, x, y, pen.size, 0.15), max(1.6, 0.35 * pen.size), pen.tint())
 
 
-@_motif("holes", "bubbles", "droplets", "gaps")
+@_motif("holes", "bubbles", "droplets", "gaps", sizes="large huge", weight=1.5)
 def _draw_holes(pen: _Pen) -> None:
     bright = drawing.mix(pen.colour, (1, 1, 1), 0.75)
     for x, y in pen.places(2.3 * pen.size):
@@ -221,13 +226,13 @@ def _draw_holes(pen: _Pen) -> None:
         )
 
 
-@_motif("patches", "blotches", "ragged patches", bed=True)
+@_motif("patches", "blotches", "ragged patches", sizes="large huge", bed=True)
 def _draw_patches(pen: _Pen) -> None:
     for x, y in pen.places(2.0 * pen.size):
         pen.canvas.polygon(drawing.blob(pen.rng, x, y, 1.2 * pen.size, 0.8), pen.tint(0.07))
 
 
-@_motif("crumbs", "broken crumbs", "fragments", "shards")
+@_motif("crumbs", "broken crumbs", "fragments", "shards", sizes="medium large", weight=1.5)
 def _draw_crumbs(pen: _Pen) -> None:
     for x, y in pen.places(1.5 * pen.size):
         corners = int(pen.rng.integers(4, 7))
@@ -235,18 +240,20 @@ def _draw_crumbs(pen: _Pen) -> None:
         pen.canvas.polygon(points, pen.tint(0.12))
 
 
-@_motif("wreaths", "rings of nuclei", "round glands with pale lumen", "rings of dots", weight=3)
+@_motif("wreaths", "rings of nuclei", "round glands with pale lumen", "rings of dots", sizes="large huge", weight=3)
 def _draw_wreaths(pen: _Pen) -> None:
-    """Rings of dots around a pale centre."""
-    ring, dot = 1.5 * pen.size, max(2.0, 0.42 * pen.size)
-    for x, y in pen.places(2.0 * (ring + dot)):
-        outline = drawing.blob(pen.rng, x, y, ring, pen.rng.uniform(0.05, 0.25), corners=max(7, round(2.6 * ring / dot)))
-        pen.canvas.polygon(outline, drawing.mix(pen.colour, (1, 1, 1), 0.8))
+    """Rings of dots around a pale belt and a paler centre."""
+    ring, dot = 1.5 * pen.size, max(2.0, 0.35 * pen.size)
+    for x, y in pen.places(2.0 * ring + 3.0 * dot):
+        outline = drawing.blob(pen.rng, x, y, ring, pen.rng.uniform(0.0, 0.2), corners=max(7, round(2.6 * ring / dot)))
+        pen.canvas.polygon(outline, drawing.mix(pen.colour, (1, 1, 1), 0.6))
+        middle = np.array((x, y))
+        pen.canvas.polygon(middle + pen.rng.uniform(0.4, 0.8) * (outline - middle), drawing.mix(pen.colour, (1, 1, 1), 0.85))
         for u, v in outline:
             pen.canvas.polygon(drawing.ellipse(u, v, dot, 0.8 * dot, pen.rng.uniform(0, np.pi), corners=10), pen.tint())
 
 
-@_motif("knots", "ragged clumps of nuclei", "irregular glands", "crowded clumps", weight=2)
+@_motif("knots", "ragged clumps of nuclei", "irregular glands", "crowded clumps", sizes="large huge")
 def _draw_knots(pen: _Pen) -> None:
     """Irregular clumps of dots with a slit, unlike the regular wreaths."""
     for x, y in pen.places(2.6 * pen.size):
@@ -267,17 +274,17 @@ def _draw_strands(pen: _Pen, gap: float, width: float) -> None:
         pen.canvas.line(points, max(1.5, width * pen.size * pen.rng.uniform(0.75, 1.25)), pen.tint())
 
 
-@_motif("fibres", "straight fibres", "parallel fibres", "stripes", weight=3, bed=True)
+@_motif("fibres", "straight fibres", "parallel fibres", "stripes", sizes="medium large", weight=3, bed=True)
 def _draw_fibres(pen: _Pen) -> None:
     _draw_strands(pen, gap=1.6, width=0.8)
 
 
-@_motif("waves", "wavy fibres", "wavy lines", "ripples", weight=3, bed=True, bend=0.12)
+@_motif("waves", "wavy fibres", "wavy lines", "ripples", sizes="medium large", weight=3, bed=True, bend=0.12)
 def _draw_waves(pen: _Pen) -> None:
     _draw_strands(pen, gap=1.8, width=0.7)
 
 
-@_motif("rows", "rows of dots", "lines of nuclei", "palisades", weight=2, bend=0.04)
+@_motif("rows", "rows of dots", "lines of nuclei", "palisades", sizes="medium large", weight=1.5, bend=0.04)
 def _draw_rows(pen: _Pen) -> None:
     """Dots side by side in rows, each long across its row."""
     step = pen.size * 3.4 / (0.4 + 0.6 * pen.amount)
@@ -289,7 +296,7 @@ def _draw_rows(pen: _Pen) -> None:
             pen.canvas.polygon(drawing.ellipse(x, y, pen.size, 0.6 * pen.size, angle, corners=12), pen.tint())
 
 
-@_motif("strata", "layers", "stacked layers", "layered bands", weight=2, bed=True, bend=0.06)
+@_motif("strata", "layers", "stacked layers", "layered bands", sizes="large huge", weight=1.5, bed=True, bend=0.06)
 def _draw_strata(pen: _Pen) -> None:
     """Broad bands, each of another tone, with a line along every edge."""
     step = pen.size * 3.0 / (0.4 + 0.6 * pen.amount)
@@ -301,7 +308,7 @@ def _draw_strata(pen: _Pen) -> None:
         pen.canvas.line(edge, max(1.3, 0.3 * pen.size), pen.tint() * 0.8)
 
 
-@_motif("rims", "rims of nuclei", "edges lined with dots", "lined edges", weight=2)
+@_motif("rims", "rims of nuclei", "edges lined with dots", "lined edges", sizes="medium large", weight=1.5)
 def _draw_rims(pen: _Pen) -> None:
     """Wide pale gaps, whose edge is lined with dots in one or two layers."""
     for x, y in pen.places(7.0 * pen.size)[:3]:
@@ -315,7 +322,7 @@ def _draw_rims(pen: _Pen) -> None:
                 pen.canvas.polygon(drawing.ellipse(u, v, 0.8 * pen.size, 0.5 * pen.size, angle, corners=12), pen.tint())
 
 
-@_motif("whorls", "concentric lines", "swirls", "whirls of fibres", weight=2, bed=True)
+@_motif("whorls", "concentric lines", "swirls", "whirls of fibres", sizes="medium large", weight=1.5, bed=True)
 def _draw_whorls(pen: _Pen) -> None:
     """Concentric lines around one point."""
     side, step = pen.canvas.size, pen.size * 1.8 / (0.4 + 0.6 * pen.amount)
@@ -325,7 +332,7 @@ def _draw_whorls(pen: _Pen) -> None:
         pen.canvas.outline(np.array((x, y)) + radius * shape, max(1.5, 0.7 * pen.size), pen.tint())
 
 
-@_motif("threads", "crooked threads", "tangled threads")
+@_motif("threads", "crooked threads", "tangled threads", sizes="medium large")
 def _draw_threads(pen: _Pen) -> None:
     """Crooked lines in all directions."""
     for x, y in pen.places(1.8 * pen.size):
@@ -333,7 +340,7 @@ def _draw_threads(pen: _Pen) -> None:
         pen.canvas.line(points, max(1.3, 0.35 * pen.size), pen.tint())
 
 
-@_motif("net", "net of thin walls", "mesh of membranes", "honeycomb", weight=2, bed=True)
+@_motif("net", "net of thin walls", "mesh of membranes", "honeycomb", sizes="huge giant", weight=2, bed=True)
 def _draw_net(pen: _Pen) -> None:
     """Walls between the cells of a Voronoi diagram, computed per pixel."""
     side = pen.canvas.size
@@ -347,15 +354,16 @@ def _draw_net(pen: _Pen) -> None:
 
 def draw_recipe(rng: np.random.Generator) -> Recipe:
     """Draws a random recipe."""
-    ground, shade, colour, second = _pick(rng, GROUNDS), _pick(rng, SHADES), _draw_colour(rng), _draw_colour(rng)
+    ground = "plain" if rng.random() < 0.5 else _pick(rng, GROUNDS)
+    shade, colour, second = _pick(rng, SHADES), _draw_colour(rng), _draw_colour(rng)
     weights = np.array([motif.weight for motif in MOTIFS.values()])
-    motifs = rng.choice(list(MOTIFS), int(rng.choice([0, 1, 2], p=[0.06, 0.44, 0.5])), p=weights / weights.sum()).tolist()
-    # lines with nuclei along them would else be rare
-    if len(motifs) == 2 and MOTIFS[motifs[0]].bed and rng.random() < 0.5:
+    motifs = rng.choice(list(MOTIFS), int(rng.choice([0, 1, 2], p=[0.06, 0.54, 0.4])), p=weights / weights.sum()).tolist()
+    # lines with nuclei along them would otherwise be rare
+    if len(motifs) == 2 and MOTIFS[motifs[0]].bed and rng.random() < 0.75:
         motifs[1] = _pick(rng, ("spindles", "spindles", "grains", "dots"))
     # beds first
     motifs.sort(key=lambda name: not MOTIFS[name].bed)
-    layers = (Layer(m, _pick(rng, AMOUNTS), _pick(rng, SIZES), *draw_contrast(rng, shade, colour)) for m in motifs)
+    layers = (Layer(m, _pick(rng, AMOUNTS), _pick(rng, MOTIFS[m].sizes), *draw_contrast(rng, shade, colour)) for m in motifs)
     return Recipe(ground, shade, colour, second, tuple(layers))
 
 
@@ -419,16 +427,14 @@ def sample(seed: int, index: int, size: int, kinds: list[Kind], kind_share: floa
     rng = np.random.default_rng([seed, 2, index])
     if rng.random() < kind_share:
         kind = kinds[int(rng.integers(len(kinds)))]
-        # the size varies by one step, so that a name stands for a kind of texture and not for a single image
+        # the size varies, so that a name stands for a kind of texture and not for a single image
         return render(_vary_sizes(kind.recipe, rng), rng, size), _pick(rng, FRAMES).format(kind.name)
     recipe = draw_recipe(rng)
     return render(recipe, rng, size), caption(recipe, rng)
 
 
 def _vary_sizes(recipe: Recipe, rng: np.random.Generator) -> Recipe:
-    sizes = list(SIZES)
-    steps = [int(np.clip(sizes.index(layer.size) + rng.integers(-1, 2), 0, len(sizes) - 1)) for layer in recipe.layers]
-    return replace(recipe, layers=tuple(replace(layer, size=sizes[s]) for layer, s in zip(recipe.layers, steps, strict=True)))
+    return replace(recipe, layers=tuple(replace(layer, size=_pick(rng, MOTIFS[layer.motif].sizes)) for layer in recipe.layers))
 
 
 def _describe_layer(layer: Layer, rng: np.random.Generator) -> str:
@@ -481,7 +487,7 @@ def _mix_shade(shade: str, colour: str) -> np.ndarray:
 
 
 def _draw_colour(rng: np.random.Generator) -> str:
-    return _pick(rng, DYES if rng.random() < 0.5 else COLOURS)
+    return _pick(rng, DYES if rng.random() < 0.8 else COLOURS)
 
 
 def _invent_word(rng: np.random.Generator) -> str:

@@ -23,7 +23,7 @@ from pathsynth.data.settings import AnyDataset
 from pathsynth.evaluation.contact_sheets import write_contact_sheets
 from pathsynth.evaluation.scoring import References, open_references, score_sets
 from pathsynth.evaluation.tables import write_tables
-from pathsynth.evaluation.usefulness import UsefulnessSettings, measure_usefulness
+from pathsynth.evaluation.usefulness import UsefulnessSettings, measure_usefulness, open_real_trainings
 from pathsynth.leaderboard.board import SINGLE
 from pathsynth.leaderboard.scores import build_scores, describe_references
 from pathsynth.report.render import read_report, write_report
@@ -71,16 +71,17 @@ def score(source, out, name, split, useful, params, prepared, observed, models, 
         shared = {role: read_details(metrics / f"{role}.json") for role in SHARED}
         result, sheets = score_sets(_apply_gate(raw, references), params, references, folder)
         if useful:
-            structure = {split: real.structure for split, real in references.real.items()}
+            settings = params.section("evaluation.usefulness", UsefulnessSettings)
             shared["usefulness"] = measure_usefulness(
                 references.prepared,
                 raw,
-                structure,
-                params.section("evaluation.usefulness", UsefulnessSettings),
+                {split: real.structure for split, real in references.real.items()},
+                settings,
                 params.seeds.observers,
                 pick_device(params.device, params.deterministic),
                 params.folder,
                 trained_on="raw",
+                shared=open_real_trainings(scratch, params, settings, references.prepared),
             )
         for file, scores in (*shared.items(), ("evaluation", result.metrics)):
             write_json(part / "metrics" / f"{file}.json", scores)

@@ -131,7 +131,10 @@ class Checkpoint:
     def _read_seconds(self) -> float:
         if self.folder is None or not (self.folder / TIMES).is_file():
             return 0.0
-        return float(read_json(self.folder / TIMES)["seconds"])
+        # a damaged file costs only the time that is known
+        with suppress(DataError, KeyError, TypeError, ValueError):
+            return float(read_json(self.folder / TIMES)["seconds"])
+        return 0.0
 
 
 NO_CHECKPOINT = Checkpoint()
@@ -168,6 +171,31 @@ def open_checkpoint(
     ):
         # all use the key of the main process; on a different GPU, for example, a process would compute a different one
         yield Checkpoint(processes.gather(own)[0], writes=processes.main)
+
+
+def open_shared(
+    scratch: Path, name: str, params: Params, seed: int, settings: Mapping[str, Any], inputs: Sequence[Path]
+) -> Checkpoint:
+    """Opens results that experiments have in common, such as trainings on real images only.
+
+    Several runs may use them at the same time. They are removed when no run has used them for a week.
+
+    Args:
+        scratch: folder for temporary files; shared results are in its folder `shared`.
+        name: name of the results.
+        params, seed, settings, inputs: as for `open_checkpoint`.
+
+    Raises:
+        DataError: if the folder cannot be created.
+    """
+    folder = scratch / "shared" / f"{name}-{_compute_key(params, seed, settings, inputs, ALONE)}"
+    remove_abandoned(folder.parent)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+    except OSError as error:
+        raise DataError(folder, f"could not be created: {os_error_reason(error)}") from error
+    return Checkpoint(folder)
 
 
 @contextmanager

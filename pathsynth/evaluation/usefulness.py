@@ -7,6 +7,7 @@ show. The gain of further real images in place of the synthetic ones is the ceil
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from pydantic import Field, model_validator
 from scipy.special import stdtrit
 
 from pathsynth.classifiers.metrics import classification_scores, round_score
+from pathsynth.classifiers.model import list_weight_files
 from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.classifiers.training import Training, build_classifier, steps_per_epoch
-from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
-from pathsynth.core.params import PositiveInt, Section
+from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint, open_shared
+from pathsynth.core.params import Params, PositiveInt, Section
 from pathsynth.core.rows import Rows
 from pathsynth.core.seeds import Stream, mix_seed
 from pathsynth.data.generated import LabelledImages
@@ -32,6 +34,7 @@ from pathsynth.evaluation.statistics import mean_interval
 from pathsynth.features.structure import structure_features
 
 SOURCES = ("real", "synthetic", "real_and_synthetic", "more_real")
+REAL_SOURCES = ("real", "more_real")
 # Differences of macro F1 to `real`, and the source that they belong to.
 GAINS = {"gain": "real_and_synthetic", "gain_of_more_real": "more_real"}
 SPLITS = ("val", "test")
@@ -89,6 +92,7 @@ def measure_usefulness(
     *,
     trained_on: str,
     checkpoint: Checkpoint = NO_CHECKPOINT,
+    shared: Checkpoint = NO_CHECKPOINT,
 ) -> dict:
     """Trains classifiers on few real images, with and without synthetic ones, and tests them on all other real images.
 
@@ -106,7 +110,8 @@ def measure_usefulness(
         device: torch device.
         folder: folder that relative paths in the settings start from.
         trained_on: name of the synthetic set, "accepted" or "raw".
-        checkpoint: saves the scores of each training of the network, and reuses those of an earlier run.
+        checkpoint: saves the scores of each training of the network, and reuses those of an interrupted run.
+        shared: the same for trainings without synthetic images, from `open_real_trainings`.
 
     Returns:
         `trained_on`, `repeats` by learner, `steps` of each training, `real_per_tissue`, `n_images` by source, and for the
@@ -133,7 +138,11 @@ def measure_usefulness(
         )
         selection = _Selection(images, synthetic.images, selected)
         arguments = (prepared, selection, labels[selected], classifier, seed, steps, device, folder)
-        return checkpoint.cached(f"{repeat}_{source}", partial(_test_network, *arguments))
+        if source not in REAL_SOURCES:
+            return checkpoint.cached(f"{repeat}_{source}", partial(_test_network, *arguments))
+        # `more_real` depends on the number of synthetic images of each tissue
+        digest = hashlib.sha256(selected.tobytes()).hexdigest()[:16]
+        return shared.cached(f"{repeat}_{source}_{digest}", partial(_test_network, *arguments))
 
     def train_probe(repeat: int, source: str) -> Scores:
         selected, few = draws[repeat][source], draws[repeat]["real"]
@@ -151,6 +160,23 @@ def measure_usefulness(
         rounds = [{source: train(repeat, source) for source in sources} for repeat in range(repeats[name])]
         result[name] = {split: _summarize(rounds, split, undefined, slugs) for split in SPLITS}
     return result
+
+
+def open_real_trainings(scratch: Path, params: Params, settings: UsefulnessSettings, prepared: Prepared) -> Checkpoint:
+    """Opens the cached scores of classifiers that were trained without synthetic images.
+
+    Args:
+        scratch: folder for temporary files.
+        params: parameters, for the folder that relative paths start from, `deterministic` and `seeds.observers`.
+        settings: as for `measure_usefulness`.
+        prepared: real images.
+
+    Raises:
+        DataError: if the folder for them cannot be created.
+    """
+    depends_on = {"usefulness": settings, "images": prepared.checksums}
+    weights = list_weight_files(settings.classifier, params.folder)
+    return open_shared(scratch, "usefulness", params, params.seeds.observers, depends_on, weights)
 
 
 def paired_gain(gains: Sequence[float]) -> dict[str, float]:

@@ -21,8 +21,9 @@ from pathsynth.diffusion.settings import AdapterSettings, PromptSet
 
 
 class OptimizerSettings(Section):
-    """AdamW, and the norm to which gradients are clipped."""
+    """The optimizer, and the norm to which gradients are clipped."""
 
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: Positive
     weight_decay: NonNegative
     max_grad_norm: Positive
@@ -132,6 +133,14 @@ class LoraSettings(Section):
     objective: ObjectiveSettings
     validation: ValidationSettings = ValidationSettings()
     fast_sampler: bool = False
+
+    @model_validator(mode="after")
+    def _check_muon(self) -> Self:
+        if self.optimizer.name == "muon" and self.adapter.use_dora:
+            raise ValueError("optimizer.name: 'muon' excludes adapter.use_dora: true, whose magnitudes are no matrices")
+        if self.optimizer.name == "muon" and self.training.mixed_precision == "fp16":
+            raise ValueError("optimizer.name: 'muon' excludes training.mixed_precision: fp16; use 'bf16' or 'no'")
+        return self
 
     @model_validator(mode="after")
     def _check_warmup(self) -> Self:

@@ -134,7 +134,7 @@ class _Training:
         batch = next(iter(schedule)).select(self.micro_batches[0])
         try:
             with catch_out_of_memory(_memory_hint(settings)):
-                # two moments of AdamW, and the gradients of an earlier micro-batch
+                # AdamW's two moments (Muon has one), and the gradients of an earlier micro-batch
                 reserved = [torch.empty_like(parameter) for parameter in self.parameters for _ in range(3)]
                 self.objective.loss(blank, batch).backward()
         except torch._dynamo.exc.TorchDynamoException as error:
@@ -308,6 +308,10 @@ def _build_optimizer(parameters: list[torch.nn.Parameter], settings: LoraSetting
     import torch
 
     options = settings.optimizer
+    if options.name == "muon":
+        from pathsynth.core.muon import Muon
+
+        return Muon(parameters, options.learning_rate, options.weight_decay)
     # the fused kernel skips overflowing fp16 steps internally, so neither accelerate nor the schedule would notice
     kernel = {"foreach": True} if settings.training.mixed_precision == "fp16" else {"fused": True}
     return torch.optim.AdamW(parameters, options.learning_rate, BETAS, EPSILON, options.weight_decay, **kernel)

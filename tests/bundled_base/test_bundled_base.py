@@ -17,6 +17,8 @@ from pathsynth.bundled_base.training import draw_pool, train_base
 from pathsynth.core.checkpoint import INTERVAL_VARIABLE, Checkpoint
 from pathsynth.core.errors import ModelError
 from pathsynth.core.io import read_json
+from pathsynth.core.muon import Muon
+from pathsynth.core.params import read_yaml
 from pathsynth.data import labels
 
 BASE = ROOT / "base"
@@ -35,6 +37,25 @@ class TestTextures:
         layered = replace(bare, layers=(textures.Layer(motif, "many", "medium", "dark", "purple"),))
         first, second = (textures.render(recipe, np.random.default_rng(0), 64).astype(int) for recipe in (bare, layered))
         assert (np.abs(first - second).max(axis=2) > 40).mean() > 0.03
+
+    def test_every_motif_has_known_sizes(self):
+        assert {size for motif in textures.MOTIFS.values() for size in motif.sizes} == set(textures.SIZES)
+
+    @pytest.mark.parametrize("benchmark", ["phantom", "pathmnist_small", "pathmnist64"])
+    def test_prompts_name_motifs_at_the_sizes_that_the_base_has_seen(self, benchmark):
+        prompts = read_yaml(ROOT / "configs" / "prompts" / f"{benchmark}.yaml")
+        sentences = [text for kind in ("described", "paraphrased") for entry in prompts[kind] for text in entry.values()]
+        names = {name: motif for motif in textures.MOTIFS.values() for name in motif.names}
+        checked = 0
+        for text in np.hstack(sentences):
+            for part in re.split(", | and | on ", text):
+                size = next((size for size in textures.SIZES if size in part.split()), None)
+                # the longest name first: "rings of dots" and not "dots"
+                name = next((name for name in sorted(names, key=len, reverse=True) if part.endswith(name)), None)
+                if size and name:
+                    assert size in names[name].sizes, text
+                    checked += 1
+        assert checked >= 20
 
     def test_spindles_lie_along_straight_and_wavy_fibres(self):
         rng = np.random.default_rng(0)
@@ -94,23 +115,33 @@ def weights_of(folder) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "channels_last"])
-def test_a_step_updates_every_weight_in_place(memory_format, tiny_base):
-    settings = tiny_base_settings()
-    parts = training.load_parts(tiny_base, settings, "cpu")
-    models = [parts.unet.to(memory_format=memory_format), parts.text_encoder]
-    weights = {f"{i} {name}": weight for i, model in enumerate(models) for name, weight in model.named_parameters()}
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
-    optimizer = MuonWithAdamW(*models, settings.unet.phases[0])
-    random = torch.Generator().manual_seed(0)
-    for weight in weights.values():
-        weight.grad = torch.randn(weight.shape, generator=random)
-    optimizer.step()
-    assert [name for name in weights if torch.equal(weights[name], before[name])] == []
-    # an orthogonal update has singular values of about 1, before it is scaled
-    name = next(name for name in weights if name.endswith("resnets.0.conv1.weight"))
-    singular = torch.linalg.svdvals((weights[name].detach() - before[name]).flatten(1))
+def test_a_step_updates_every_weight_in_place_in_both_memory_formats(tiny_base):
+    settings, updated = tiny_base_settings(), []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        parts = training.load_parts(tiny_base, settings, "cpu")
+        models = [parts.unet.to(memory_format=memory_format), parts.text_encoder]
+        weights = {f"{i} {name}": weight for i, model in enumerate(models) for name, weight in model.named_parameters()}
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        optimizer = MuonWithAdamW(*models, settings.unet.phases[0])
+        random = torch.Generator().manual_seed(0)
+        for _ in range(2):
+            for weight in weights.values():
+                # a gradient has the memory format of its weight
+                weight.grad = torch.empty_like(weight).copy_(torch.randn(weight.shape, generator=random))
+            optimizer.step()
+        assert [name for name in weights if torch.equal(weights[name], before[name])] == []
+        updated.append({name: weight.detach() - before[name] for name, weight in weights.items()})
+    torch.testing.assert_close(*updated, rtol=0.05, atol=1e-5)
+
+
+def test_muon_updates_are_orthogonal():
+    weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    Muon([weight], 0.1, 0.0).step()
+    singular = torch.linalg.svdvals(weight.detach().flatten(1))
     assert singular.max() < 2.5 * singular.min()
+    with pytest.raises(ValueError, match=r"two dimensions or more, not of shape \(3,\)"):
+        Muon([torch.nn.Parameter(torch.zeros(3))], 0.1, 0.0)
 
 
 class TestTraining:

@@ -17,7 +17,7 @@ from conftest import tiny_lora, tiny_tree, write_params
 
 from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.core import checkpoint as checkpoints
-from pathsynth.core.checkpoint import INTERVAL_VARIABLE, NO_CHECKPOINT, Checkpoint, open_checkpoint
+from pathsynth.core.checkpoint import INTERVAL_VARIABLE, NO_CHECKPOINT, Checkpoint, open_checkpoint, open_shared
 from pathsynth.core.distributed import Processes
 from pathsynth.core.errors import DataError, ProcessError
 from pathsynth.core.params import load_params
@@ -221,6 +221,34 @@ def test_folder_that_cannot_be_created_is_one_line_error(tmp_path):
         open_checkpoint(tmp_path / "file", "stage", _params(tmp_path), 7, {}, []),
     ):
         pass
+    with pytest.raises(DataError, match="could not be created: Not a directory"):
+        open_shared(tmp_path / "file", "results", _params(tmp_path), 7, {}, [])
+
+
+def test_shared_results_are_kept_for_the_same_key_until_unused_for_a_week(tmp_path):
+    def compute(seed=7, settings=None, inputs=(), **changes) -> bool:
+        called = []
+        params = _params(tmp_path, **changes)
+        open_shared(tmp_path, "results", params, seed, settings or {}, inputs).cached("a", lambda: called.append(1) or {"b": 1})
+        return bool(called)
+
+    (tmp_path / "input").write_text("")
+    assert [compute(), compute()] == [True, False]
+    assert compute(seed=8) and compute(settings={"c": 1}) and compute(inputs=[tmp_path / "input"])
+    assert compute(deterministic=True)
+    folders = list((tmp_path / "shared").iterdir())
+    assert len(folders) == 5
+    for folder in folders:
+        os.utime(folder, (1, 1))
+    assert compute() and len(list((tmp_path / "shared").iterdir())) == 1
+
+
+def test_damaged_times_are_ignored(tmp_path):
+    Checkpoint(tmp_path).keep_time()
+    (file,) = tmp_path.iterdir()
+    for content in ("", "{}", '{"seconds": null}'):
+        file.write_text(content)
+        assert Checkpoint(tmp_path).seconds == 0
 
 
 # resuming
@@ -250,7 +278,8 @@ def _lora(**sections) -> LoraSettings:
     _lora(schedule={"lr_scheduler": "cosine_warm_restarts", "warmup_steps": 4, "restart_steps": 6, "restart_mult": 2}),
     _lora(training={"merged": True, "gradient_accumulation_steps": 2}, objective={"rotation_degrees": 20.0}),
     _lora(adapter={"use_dora": True}, training={"mixed_precision": "bf16"}),
-], ids=["dropout", "warm restarts", "merged, accumulated", "DoRA, bf16"])  # fmt: skip
+    _lora(optimizer={"name": "muon"}, training={"gradient_accumulation_steps": 2}),
+], ids=["dropout", "warm restarts", "merged, accumulated", "DoRA, bf16", "Muon, accumulated"])  # fmt: skip
 def test_interrupted_lora_ends_with_the_same_weights(settings, tiny_base, tiny_prepared, tmp_path, save_always, capsys):
     from pathsynth.diffusion.base import load_base
     from pathsynth.finetuning.train import train_lora
@@ -315,8 +344,10 @@ def test_finished_trainings_of_usefulness_are_not_repeated(tiny_prepared, tmp_pa
     structure = {split: structure_features(tiny_prepared.images(split)) for split in ("train", "val", "test")}
     given = (tiny_prepared, images, structure, settings, 7, "cpu")
     with pytest.raises(Killed):
-        usefulness.measure_usefulness(*given, trained_on="raw", checkpoint=Checkpoint(tmp_path))
-    resumed = usefulness.measure_usefulness(*given, trained_on="raw", checkpoint=Checkpoint(tmp_path))
+        usefulness.measure_usefulness(*given, trained_on="raw", checkpoint=Checkpoint(tmp_path), shared=Checkpoint(tmp_path))
+    resumed = usefulness.measure_usefulness(
+        *given, trained_on="raw", checkpoint=Checkpoint(tmp_path), shared=Checkpoint(tmp_path)
+    )
     until_resumed = len(trained)
     assert resumed == usefulness.measure_usefulness(*given, trained_on="raw")
     # three finished, one killed, and the others, of which an undisturbed run has three more

@@ -132,6 +132,26 @@ def test_images_that_show_more_are_useful(measured):
     )
 
 
+def test_trainings_on_real_images_are_shared_by_all_sets(prepared, structure, further_real, measured, monkeypatch, tmp_path):
+    train, calls = usefulness._test_network, []
+    monkeypatch.setattr(usefulness, "_test_network", lambda *args: calls.append(1) or train(*args))
+
+    def measure(images):
+        calls.clear()
+        arguments = (prepared, images, structure, settings(), 1, "cpu")
+        return measure_usefulness(*arguments, trained_on="raw", shared=Checkpoint(tmp_path))
+
+    assert measure(further_real) == measured and len(calls) == 8
+    other = LabelledImages(255 - further_real.images, further_real.labels)
+    again = measure(other)
+    assert len(calls) == 4
+    for source in ("real", "more_real"):
+        assert again["network"]["test"][source] == measured["network"]["test"][source]
+    # with one image less, fewer further real ones are drawn
+    measure(LabelledImages(other.images[1:], other.labels[1:]))
+    assert len(calls) == 6
+
+
 @pytest.mark.usefixtures("perfect_network")
 @pytest.mark.parametrize("kind", ["noise", "wrong labels"])
 def test_images_that_show_nothing_are_not_useful(kind, prepared, structure, further_real):
@@ -180,10 +200,11 @@ def test_trainings_are_reused(prepared, structure, further_real, measured, monke
     arguments = (prepared, further_real, structure, settings(), 1, "cpu")
     monkeypatch.setattr(usefulness, "_test_network", stop_after_three)
     with pytest.raises(KeyboardInterrupt):
-        measure_usefulness(*arguments, trained_on="raw", checkpoint=Checkpoint(tmp_path))
+        measure_usefulness(*arguments, trained_on="raw", checkpoint=Checkpoint(tmp_path), shared=Checkpoint(tmp_path))
     calls = []
     monkeypatch.setattr(usefulness, "_test_network", lambda *args: calls.append(1) or train(*args))
-    assert measure_usefulness(*arguments, trained_on="raw", checkpoint=Checkpoint(tmp_path)) == measured
+    again = measure_usefulness(*arguments, trained_on="raw", checkpoint=Checkpoint(tmp_path), shared=Checkpoint(tmp_path))
+    assert again == measured
     assert len(calls) == 5
 
 

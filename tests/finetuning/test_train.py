@@ -53,8 +53,10 @@ def loss_on_fixed_noise(pipeline, prepared, settings, folder) -> float:
         return float(np.mean([loss(latents, batch).item() for batch in schedule]))
 
 
-def test_training_learns(tiny_base, tiny_prepared, tmp_path):
-    settings = lora_settings({"rank": 8}, training={"max_train_steps": 60, "train_batch_size": 16})
+@pytest.mark.parametrize("optimizer", [{"name": "adamw", "learning_rate": 1e-2}, {"name": "muon", "learning_rate": 3e-2}])
+def test_training_learns(optimizer, tiny_base, tiny_prepared, tmp_path):
+    training = {"max_train_steps": 60, "train_batch_size": 16}
+    settings = lora_settings({"rank": 8}, training=training, optimizer=optimizer)
     pipeline, _, curve = train(tiny_base, tiny_prepared, settings)
     fixed = lora_settings(training={"max_train_steps": 20, "train_batch_size": 36}, objective={"flips": False})
     before = loss_on_fixed_noise(load_base(tiny_base, "cpu"), tiny_prepared, fixed, tmp_path)
@@ -68,7 +70,8 @@ def test_training_is_reproducible_and_follows_the_seed(tiny_base, tiny_prepared)
     assert first["loss"] != other["loss"] and first["images_seen"] == 8
 
 
-def test_weights_change_only_after_all_micro_batches(tiny_base, tiny_prepared, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weights_change_only_after_all_micro_batches(optimizer, tiny_base, tiny_prepared, monkeypatch):
     norms, compute_loss = [], Objective.loss
 
     def loss(self, latents, batch):
@@ -77,7 +80,9 @@ def test_weights_change_only_after_all_micro_batches(tiny_base, tiny_prepared, m
         return compute_loss(self, latents, batch)
 
     monkeypatch.setattr(Objective, "loss", loss)
-    _, result, _ = train(tiny_base, tiny_prepared, lora_settings(training={"gradient_accumulation_steps": 3}))
+    _, result, _ = train(
+        tiny_base, tiny_prepared, lora_settings(training={"gradient_accumulation_steps": 3}, optimizer={"name": optimizer})
+    )
     # one more at the start, to see whether it fits into memory
     assert norms[:4] == [0.0] * 4
     assert norms[4] > 0 and norms[4:] == [norms[4]] * 3
@@ -132,6 +137,18 @@ def sample_images(pipeline) -> np.ndarray:
 
 
 class TestFailure:
+    @pytest.mark.parametrize(
+        ("adapter", "training", "named"),
+        [
+            ({"use_dora": True}, {}, "adapter.use_dora: true"),
+            ({}, {"mixed_precision": "fp16"}, "training.mixed_precision: fp16"),
+        ],
+        ids=["dora", "fp16"],
+    )
+    def test_muon_refuses_what_it_cannot_update(self, adapter, training, named):
+        with pytest.raises(ValueError, match=f"optimizer.name: 'muon' excludes {named}"):
+            lora_settings(adapter, training=training, optimizer={"name": "muon"})
+
     def test_fp16_needs_a_gpu(self, tiny_base, tiny_prepared, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         settings = lora_settings(training={"mixed_precision": "fp16", "weight_dtype": "fp16"})

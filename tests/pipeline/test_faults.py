@@ -40,7 +40,7 @@ RESUMED = {
     "generate_untuned@plain": "after",
     "generate_untuned@described": "after",
     "generate_paraphrased": "after",
-    "measure_usefulness": "reusing the result of an earlier run",
+    "measure_usefulness": "_synthetic: reusing the result of an earlier run",
 }
 
 
@@ -84,7 +84,8 @@ class Stage:
         self.outs = outs or ["reports/report.html"]
 
     def remove_outs(self) -> None:
-        """Removes the outs, as DVC does before it starts a stage."""
+        """Removes the outs, as DVC does before it starts a stage, and what earlier runs share."""
+        shutil.rmtree(self.folder / "scratch" / "shared", ignore_errors=True)
         for out in self.outs:
             path = self.folder / out
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
