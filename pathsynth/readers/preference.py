@@ -55,11 +55,12 @@ def build_preference(sets: Mapping[str, Pool], classes: Classes, design: Prefere
         design: what is shown.
 
     Raises:
-        DataError: there are fewer than two sets, or too few slots that all sets have.
+        DataError: there are fewer than two sets, too few slots that all sets have, or two sets have the same images.
     """
     if len(sets) < 2:
         raise DataError("preference", f"compares at least two sets, but {len(sets)} was given; pass NAME=PATH for each")
     pairs = _draw_pairs(sets, classes, design)
+    _check_different(pairs)
     hashes = [compute_pixels_sha256(image) for pair in pairs for image in pair.images]
     order_seed, side_seed, noise_seed = seed_by_content(design.seed, hashes).spawn(3)
     sides = _balance_sides(pairs, np.random.default_rng(side_seed))
@@ -116,6 +117,17 @@ def _draw_slots(
             ", ".join(sets), f"too few slots in common: {', '.join(short)}; {design.per_tissue} are needed. {remedy}"
         )
     return drawn
+
+
+def _check_different(pairs: Sequence[_Pair]) -> None:
+    """Refuses two sets with the same images; single images may agree, such as the accepted ones of a first attempt."""
+    different = {pair.names: False for pair in pairs}
+    for pair in pairs:
+        different[pair.names] |= not np.array_equal(*pair.images)
+    if same := next((names for names, differ in different.items() if not differ), None):
+        raise DataError(
+            ", ".join(same), "have the same images in all drawn slots, so there is nothing to prefer; pass another set"
+        )
 
 
 def _balance_sides(pairs: Sequence[_Pair], rng: np.random.Generator) -> np.ndarray:

@@ -78,6 +78,16 @@ def test_only_slots_that_all_sets_have():
         build_preference(cut, CLASSES, replace(DESIGN, per_tissue=4))
 
 
+def test_the_same_images_under_two_names_are_no_comparison():
+    copy = replace(TWO["r16"], images=TWO["r16"].images.copy())
+    for sets in ({"r16": TWO["r16"], "r32": copy}, {**SETS, "r32": copy}):
+        with pytest.raises(DataError, match=r"r16, r32: have the same images in all drawn slots"):
+            build_preference(sets, CLASSES, DESIGN)
+    # single slots may have the same image, as accepted first attempts have
+    copy.images[1:] ^= 1
+    assert build_preference({"r16": TWO["r16"], "r32": copy}, CLASSES, DESIGN).key["trials"]
+
+
 def test_one_set_is_no_comparison():
     with pytest.raises(DataError, match="at least two sets"):
         build_preference({"r16": SETS["r16"]}, CLASSES, DESIGN)
