@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathsynth.bundled_base import textures
-from pathsynth.bundled_base.textures import AMOUNTS, MOTIFS, Layer, Recipe
+from pathsynth.bundled_base.motifs import MOTIFS
+from pathsynth.bundled_base.textures import AMOUNTS, Layer, Recipe
 from pathsynth.core.progress import progress_bar
 from pathsynth.features.structure import structure_features
 

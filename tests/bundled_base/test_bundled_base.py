@@ -12,12 +12,12 @@ from conftest import ROOT, tiny_base_settings
 
 from pathsynth.bundled_base import recognition, textures, training
 from pathsynth.bundled_base.models import build_tokenizer
+from pathsynth.bundled_base.motifs import MOTIFS, Flow
 from pathsynth.bundled_base.optimizer import MuonWithAdamW
 from pathsynth.bundled_base.training import draw_pool, train_base
 from pathsynth.core.checkpoint import INTERVAL_VARIABLE, Checkpoint
 from pathsynth.core.errors import ModelError
 from pathsynth.core.io import read_json
-from pathsynth.core.muon import Muon
 from pathsynth.core.params import read_yaml
 from pathsynth.data import labels
 
@@ -31,7 +31,7 @@ class TestTextures:
         assert np.array_equal(one[0], two[0]) and one[1] == two[1]
         assert one[0].shape == (40, 32, 32, 3) and len({image.tobytes() for image in one[0]}) == 40
 
-    @pytest.mark.parametrize("motif", textures.MOTIFS)
+    @pytest.mark.parametrize("motif", MOTIFS)
     def test_every_motif_is_visible(self, motif):
         bare = textures.Recipe("plain", "", "grey", "grey", ())
         layered = replace(bare, layers=(textures.Layer(motif, "many", "medium", "dark", "purple"),))
@@ -39,13 +39,13 @@ class TestTextures:
         assert (np.abs(first - second).max(axis=2) > 40).mean() > 0.03
 
     def test_every_motif_has_known_sizes(self):
-        assert {size for motif in textures.MOTIFS.values() for size in motif.sizes} == set(textures.SIZES)
+        assert {size for motif in MOTIFS.values() for size in motif.sizes} == set(textures.SIZES)
 
     @pytest.mark.parametrize("benchmark", ["phantom", "pathmnist_small", "pathmnist64"])
     def test_prompts_name_motifs_at_the_sizes_that_the_base_has_seen(self, benchmark):
         prompts = read_yaml(ROOT / "configs" / "prompts" / f"{benchmark}.yaml")
         sentences = [text for kind in ("described", "paraphrased") for entry in prompts[kind] for text in entry.values()]
-        names = {name: motif for motif in textures.MOTIFS.values() for name in motif.names}
+        names = {name: motif for motif in MOTIFS.values() for name in motif.names}
         checked = 0
         for text in np.hstack(sentences):
             for part in re.split(", | and | on ", text):
@@ -60,7 +60,7 @@ class TestTextures:
     def test_spindles_lie_along_straight_and_wavy_fibres(self):
         rng = np.random.default_rng(0)
         for bend in (0.0, 0.12):
-            flow = textures._Flow.draw(rng, 64, bend)
+            flow = Flow.draw(rng, 64, bend)
             line = flow.line(5.0)
             steps = np.diff(line, axis=0)
             angles = np.array([flow.angle_at(x, y) for x, y in (line[:-1] + line[1:]) / 2])
@@ -134,16 +134,6 @@ def test_a_step_updates_every_weight_in_place_in_both_memory_formats(tiny_base):
     torch.testing.assert_close(*updated, rtol=0.05, atol=1e-5)
 
 
-def test_muon_updates_are_orthogonal():
-    weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
-    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    Muon([weight], 0.1, 0.0).step()
-    singular = torch.linalg.svdvals(weight.detach().flatten(1))
-    assert singular.max() < 2.5 * singular.min()
-    with pytest.raises(ValueError, match=r"two dimensions or more, not of shape \(3,\)"):
-        Muon([torch.nn.Parameter(torch.zeros(3))], 0.1, 0.0)
-
-
 class TestTraining:
     @pytest.mark.slow
     @pytest.mark.parametrize("part", ["VAE", "UNet, phase 1"])
@@ -194,7 +184,7 @@ def test_motifs_are_recognised_in_real_textures_and_not_in_those_of_an_untrained
     monkeypatch.setattr(recognition, "PROBE_IMAGES", 24)
     shares = recognition.recognise_motifs(load_base(tiny_base, "cpu"), 0, per_motif=3)
     real, generated = (np.mean(list(shares[name].values())) for name in ("real", "generated"))
-    assert set(shares["real"]) == set(textures.MOTIFS)
+    assert set(shares["real"]) == set(MOTIFS)
     assert real > 0.5 and generated < 0.25
 
 
