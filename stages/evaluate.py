@@ -20,8 +20,7 @@ from pathsynth.evaluation.tables import write_tables
 @options.prepared
 @click.option("--observed", type=FOLDER, required=True, help="Folder of the stage observe_real.")
 @options.generated
-@click.option("--untuned", type=FOLDER, required=True, help="Folder with one set per prompt set, `plain` and `described`.")
-@click.option("--paraphrased", type=FOLDER, required=True, help="Folder of the images from paraphrased prompts.")
+@click.option("--controls", type=FOLDER, required=True, help="Folder of the stage generate_controls.")
 @options.gate
 @options.judge
 @click.option("--metrics", type=FILE, required=True, help="Output JSON file for all scores.")
@@ -31,13 +30,11 @@ from pathsynth.evaluation.tables import write_tables
 @options.scratch
 @options.logs
 @run_as_command
-def main(
-    params, prepared, observed, generated, untuned, paraphrased, gate, judge, metrics, tables, plates, card, scratch, logs
-):
+def main(params, prepared, observed, generated, controls, gate, judge, metrics, tables, plates, card, scratch, logs):
     """Scores the generated images, and writes metrics, tables and contact sheets."""
     references = open_references(params, prepared, observed, gate, judge)
     with measure_run("evaluate", params, logs), temporary_folder(scratch) as folder:
-        sets = read_sets(generated, untuned / params.lora["prompts"], paraphrased, folder)
+        sets = read_sets(generated, controls, folder)
         result, sheets = score_sets(sets, params, references, folder)
         write_tables(tables, result.tables)
         write_contact_sheets(plates, sheets)

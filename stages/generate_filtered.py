@@ -44,7 +44,8 @@ def main(params, lora, gate, out, metrics, scratch, logs):
         return
     # without the quota, which does not affect the images; the snapshot is an input
     sampling = settings.model_dump(exclude={"filter": {"quota"}, "snapshot": True})
-    depends_on = {"generation": sampling, "prompts": prompts, "image": [dataset.image_size, dataset.channels]}
+    image = [dataset.image_size, dataset.channels]
+    depends_on = {"generation": sampling, "prompts": prompts, "image": image, "variant": base.variant}
     with (
         init_distributed() as processes,
         open_checkpoint(scratch, "generate_filtered", params, seed, depends_on, [lora, gate, folder], processes) as checkpoint,

@@ -46,4 +46,5 @@ def leaderboard(folder: Path, pin: bool, params: Params, prepared: Path, observe
         raise PathsynthError(str(board.mistakes[-1]))
     path = folder / README
     write_text(path, fill_leaderboard(read_text(path), path, board))
-    click.echo(f"{len(board.submissions)} submissions to {len(board.pins)} benchmarks are valid; their tables are in {path}")
+    counts = f"submissions: {len(board.submissions)}, benchmarks: {len(board.pins)}"
+    click.echo(f"{counts}; all are valid, and their tables are in {path}")

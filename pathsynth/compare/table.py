@@ -155,7 +155,9 @@ def build_training_table(configurations: Sequence[Configuration]) -> Table:
 def _ranked_cells(one: Configuration) -> list[Cell | str]:
     """Mean, standard deviation and interval over trainings, each in a cell; only the value of a single training."""
     mean, sd, low, high = one.summarize(RANKED) or (None,) * 4
-    return [Cell(decimals(mean), _count_note(one, RANKED)), decimals(sd), interval(low, high) or MISSING]
+    # Student's t ignores that no F1 is outside 0 to 1
+    within = (None, None) if low is None or high is None else (max(low, 0.0), min(high, 1.0))
+    return [Cell(decimals(mean), _count_note(one, RANKED)), decimals(sd), interval(*within) or MISSING]
 
 
 def _score_cell(one: Configuration, score: str, form: Format) -> Cell:

@@ -174,7 +174,13 @@ def open_checkpoint(
 
 
 def open_shared(
-    scratch: Path, name: str, params: Params, seed: int, settings: Mapping[str, Any], inputs: Sequence[Path]
+    scratch: Path,
+    name: str,
+    params: Params,
+    seed: int,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Path],
+    processes: Processes = ALONE,
 ) -> Checkpoint:
     """Opens results that experiments have in common, such as trainings on real images only.
 
@@ -183,19 +189,22 @@ def open_shared(
     Args:
         scratch: folder for temporary files; shared results are in its folder `shared`.
         name: name of the results.
-        params, seed, settings, inputs: as for `open_checkpoint`.
+        params, seed, settings, inputs, processes: as for `open_checkpoint`.
 
     Raises:
         DataError: if the folder cannot be created.
     """
-    folder = scratch / "shared" / f"{name}-{_compute_key(params, seed, settings, inputs, ALONE)}"
-    remove_abandoned(folder.parent)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
-    except OSError as error:
-        raise DataError(folder, f"could not be created: {os_error_reason(error)}") from error
-    return Checkpoint(folder)
+    folder = None
+    if processes.main:
+        folder = scratch / "shared" / f"{name}-{_compute_key(params, seed, settings, inputs, processes)}"
+        remove_abandoned(folder.parent)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+        except OSError as error:
+            raise DataError(folder, f"could not be created: {os_error_reason(error)}") from error
+    # all use the key of the main process, see `open_checkpoint`
+    return Checkpoint(processes.gather(folder)[0], writes=processes.main)
 
 
 @contextmanager

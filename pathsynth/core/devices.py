@@ -94,10 +94,17 @@ def supported_precision(device: str, mixed_precision: str) -> str:
     in fp32 with other AVX-512, and 13 to 35 times without any.
     """
     if device == "cpu":
-        return "bf16" if mixed_precision == "bf16" and _has_bf16_instructions() else "no"
+        return "bf16" if mixed_precision == "bf16" and computes_bf16(device) else "no"
     if mixed_precision == "bf16":
         _warn_of_emulated_bf16()
     return mixed_precision
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether a device has instructions for bf16; says once on stderr if this CPU has none."""
+    import torch
+
+    return _has_bf16_instructions() if device == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @functools.cache
@@ -106,7 +113,7 @@ def _warn_of_emulated_bf16() -> None:
     import click
     import torch
 
-    if not torch.cuda.is_bf16_supported(including_emulation=False) and os.environ.get("RANK", "0") == "0":
+    if not computes_bf16("cuda") and os.environ.get("RANK", "0") == "0":
         remedy = "set mixed_precision and weight_dtype of LoRA, generation and classifiers to fp16"
         click.echo(f"warning: {torch.cuda.get_device_name()} emulates bf16, which is slow: {remedy}", err=True)
 
@@ -131,7 +138,7 @@ def unet_memory_format(device: str) -> torch.memory_format:
     """
     import torch
 
-    return torch.contiguous_format if device == "cpu" and _has_bf16_instructions() else torch.channels_last
+    return torch.contiguous_format if device == "cpu" and computes_bf16(device) else torch.channels_last
 
 
 def dtype(name: str) -> torch.dtype:

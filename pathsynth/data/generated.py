@@ -74,11 +74,11 @@ class GeneratedSets:
         return select_attempts(self.attempts, name)["slot"].to_numpy(np.int64)
 
 
-def read_sets(generated: Path, untuned: Path, paraphrased: Path, scratch: Path) -> GeneratedSets:
+def read_sets(generated: Path, controls: Path, scratch: Path) -> GeneratedSets:
     """Opens the outputs of the stages that generate images.
 
     Args:
-        generated, untuned, paraphrased: their folders.
+        generated, controls: their folders.
         scratch: folder for the unpacked images; it must outlive them.
 
     Raises:
@@ -87,8 +87,8 @@ def read_sets(generated: Path, untuned: Path, paraphrased: Path, scratch: Path) 
     paths = {
         "raw": generated / "raw.npz",
         "accepted": generated / "accepted.npz",
-        "untuned": untuned / "raw.npz",
-        "paraphrased": paraphrased / "raw.npz",
+        "untuned": controls / "untuned.npz",
+        "paraphrased": controls / "paraphrased.npz",
     }
     sets = {name: LabelledImages(*unpack_split(path, scratch / name)) for name, path in paths.items()}
     raw, accepted = sets.pop("raw"), sets.pop("accepted")

@@ -137,9 +137,7 @@ class LoraSettings(Section):
     @model_validator(mode="after")
     def _check_muon(self) -> Self:
         if self.optimizer.name == "muon" and self.adapter.use_dora:
-            raise ValueError("optimizer.name: 'muon' excludes adapter.use_dora: true, whose magnitudes are no matrices")
-        if self.optimizer.name == "muon" and self.training.mixed_precision == "fp16":
-            raise ValueError("optimizer.name: 'muon' excludes training.mixed_precision: fp16; use 'bf16' or 'no'")
+            raise ValueError("optimizer.name: 'muon' excludes adapter.use_dora: true, because magnitudes are vectors")
         return self
 
     @model_validator(mode="after")

@@ -134,7 +134,7 @@ class _Training:
         batch = next(iter(schedule)).select(self.micro_batches[0])
         try:
             with catch_out_of_memory(_memory_hint(settings)):
-                # AdamW's two moments (Muon has one), and the gradients of an earlier micro-batch
+                # AdamW's two moments, and the gradients of an earlier micro-batch; Muon needs more only after the backward pass
                 reserved = [torch.empty_like(parameter) for parameter in self.parameters for _ in range(3)]
                 self.objective.loss(blank, batch).backward()
         except torch._dynamo.exc.TorchDynamoException as error:

@@ -188,7 +188,7 @@ class TestTable:
     def test_trainings_become_mean_deviation_and_interval_and_a_single_one_has_neither(self, several):
         alone, repeated = dict.fromkeys(several["config"][several["lora"] == "r4"])
         # t of 0.975 with 1 degree of freedom is 12.706, the standard deviation of 0.6 and 0.7 is 0.0707
-        both = "0.650 | 0.071 | 0.01 to 1.29 | 0.550 ± 0.071 | 0.750 ± 0.071 | 0.800 ± 0.000 | 0.200 ± 0.000 | 75 % ± 0 % | 90"
+        both = "0.650 | 0.071 | 0.01 to 1.00 | 0.550 ± 0.071 | 0.750 ± 0.071 | 0.800 ± 0.000 | 0.200 ± 0.000 | 75 % ± 0 % | 90"
         rest = "0.800 | 0.200 | 75 % | 90"
         assert markdown(several) == [
             f"| r4, {alone} | plain | 1 | 0.900 | - | - | 0.800 | 1.000 | {rest} |",

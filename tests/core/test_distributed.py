@@ -54,20 +54,29 @@ def _training(folder: Path, params: Path, prepared: Path) -> list[object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [(sys.executable,), ACCELERATE], ids=["processes: 2", "accelerate launch"])
-def test_several_processes_generate_the_same_set_as_one(launcher, finished, tiny_base, tmp_path):
+@pytest.mark.parametrize(("launcher", "stage"), [
+    ((sys.executable,), "generate_filtered"),
+    (ACCELERATE, "generate_filtered"),
+    ((sys.executable,), "generate_controls"),
+], ids=["processes: 2", "accelerate launch", "controls"])  # fmt: skip
+def test_several_processes_generate_the_same_set_as_one(launcher, stage, finished, tiny_base, tmp_path):
     params = _params(tmp_path, tiny_base, 2)
+    options = [] if stage == "generate_controls" else [
+        "--gate", finished / "models" / "gate", "--metrics", tmp_path / "generation.json", "--logs", tmp_path / "logs",
+    ]  # fmt: skip
     done = _run([
-        *launcher, "-m", "stages.generate_filtered", "--params", params, "--lora", finished / "models" / "lora",
-        "--gate", finished / "models" / "gate",
-        "--out", tmp_path / "out", "--metrics", tmp_path / "generation.json",
-        "--scratch", tmp_path / "scratch", "--logs", tmp_path / "logs",
+        *launcher, "-m", f"stages.{stage}", "--params", params, "--lora", finished / "models" / "lora", *options,
+        "--out", tmp_path / "out", "--scratch", tmp_path / "scratch",
     ], ACCELERATE_USE_CPU="true")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    outs, files = {
+        "generate_filtered": ("generated", {"raw.npz", "accepted.npz", "attempts.csv"}),
+        "generate_controls": ("controls", {"untuned.npz", "paraphrased.npz"}),
+    }[stage]
     several, one = ({path.name: path.read_bytes() for path in folder.iterdir()}
-                    for folder in (tmp_path / "out", finished / "data" / "generated"))  # fmt: skip
-    assert several == one and {"raw.npz", "accepted.npz", "attempts.csv"} < set(one)
-    assert not list((tmp_path / "scratch").glob("*/*"))
+                    for folder in (tmp_path / "out", finished / "data" / outs))  # fmt: skip
+    assert several == one and files <= set(one)
+    assert not list((tmp_path / "scratch" / "resume").glob("*"))
 
 
 @pytest.mark.parametrize(("mixed_precision", "threads"), [("no", 1), pytest.param("bf16", 2, marks=pytest.mark.slow)])

@@ -32,10 +32,10 @@ def attempts() -> pd.DataFrame:
 
 
 def test_sets_are_read_from_the_outputs_of_the_stages(attempts: pd.DataFrame, tmp_path: Path):
-    for name in ("generated/raw", "generated/accepted", "untuned/raw", "paraphrased/raw"):
+    for name in ("generated/raw", "generated/accepted", "controls/untuned", "controls/paraphrased"):
         write_archive(tmp_path / f"{name}.npz", IMAGES.images, IMAGES.labels)
     write_csv(tmp_path / "generated" / "attempts.csv", attempts)
-    sets = read_sets(*(tmp_path / name for name in ("generated", "untuned", "paraphrased", "unpacked")))
+    sets = read_sets(*(tmp_path / name for name in ("generated", "controls", "unpacked")))
     assert list(sets.by_name) == ["raw", "accepted", "untuned", "paraphrased"]
     for images in sets.by_name.values():
         np.testing.assert_array_equal(images.images, IMAGES.images)

@@ -116,7 +116,7 @@ def refused(board: Path) -> str:
 class TestTable:
     def test_submission_and_anchors_are_sorted_by_the_judge(self, board):
         result = run(board)
-        assert result.exit_code == 0 and "1 submissions to 1 benchmarks are valid" in result.output
+        assert result.exit_code == 0 and "submissions: 1, benchmarks: 1; all are valid" in result.output
         text = (board / "README.md").read_text()
         assert text.startswith(f"before\n{START}\n### tiny\n") and text.endswith(f"|\n{END}\nafter\n") and "old" not in text
         assert "Phantoms are a stand-in" in text and "gate `222222222222`" in text

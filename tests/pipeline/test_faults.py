@@ -37,9 +37,7 @@ RESUMED = {
     "train_classifier@judge": "after epoch",
     "train_lora": "after step",
     "generate_filtered": "after",
-    "generate_untuned@plain": "after",
-    "generate_untuned@described": "after",
-    "generate_paraphrased": "after",
+    "generate_controls": "after",
     "measure_usefulness": "_synthetic: reusing the result of an earlier run",
 }
 

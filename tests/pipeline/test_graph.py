@@ -147,7 +147,7 @@ class TestParams:
 
     def test_lora_change_reaches_only_what_depends_on_it(self):
         touched = {name for name in STAGES for dep in STAGES[name].params if any("loras." in param for param in dep.params)}
-        generating = {"generate_filtered", "generate_paraphrased"}
+        generating = {"generate_filtered", "generate_controls"}
         assert touched == {"train_lora", *generating, "measure_memorisation", "evaluate", "report"}
 
     def test_table_of_experiments_is_short_and_begins_with_the_headline(self):
@@ -170,11 +170,15 @@ def test_lock_is_up_to_date(name):
     assert not stage.changed_stage(), f"the command or the deps of {name} are not those in dvc.lock; run `dvc repro {name}`"
 
 
+def test_lock_has_no_other_stages():
+    assert set(read_yaml(ROOT / "dvc.lock")["stages"]) == set(STAGES)
+
+
 ALL_STAGES = set(STAGES)
-GENERATE = {"generate_filtered", "generate_paraphrased", "generate_untuned@plain", "generate_untuned@described"}
+GENERATE = {"generate_filtered", "generate_controls"}
 CLASSIFY = {"train_classifier@gate", "train_classifier@judge", "observe_real", "measure_usefulness", "evaluate", "report"}
-SAMPLE_LORA = {"generate_filtered", "generate_paraphrased", "measure_memorisation"}
-LORA = {"train_lora", "generate_filtered", "measure_memorisation", "evaluate", "report", "generate_paraphrased"}
+SAMPLE_LORA = GENERATE | {"measure_memorisation"}
+LORA = {"train_lora", "evaluate", "report"} | SAMPLE_LORA
 DRAW = {"observe_real", "measure_memorisation"}
 EVALUATE = {"measure_memorisation", "measure_usefulness", "evaluate", "headline", "report"}
 # A changed file, and the stages that it makes stale.
@@ -204,7 +208,7 @@ STALE_AFTER_VALUE = [
     ("configs/benchmarks/tiny.yaml", "generation.filter.quota", {"generate_filtered", "evaluate", "report"}),
     ("configs/benchmarks/tiny.yaml", "generation.snapshot", SAMPLE_LORA | {"report"}),
     ("configs/benchmarks/tiny.yaml", "evaluation.usefulness.repeats", {"measure_usefulness", "report"}),
-    ("configs/prompts/tiny.yaml", "plain", LORA - {"evaluate", "generate_paraphrased"} | {"generate_untuned@plain"}),
+    ("configs/prompts/tiny.yaml", "plain", LORA - {"evaluate"}),
     ("params.yaml", "loras.r2.0.adapter.rank", LORA),
     ("params.yaml", "loras.r3.0.adapter.rank", set()),
     ("params.yaml", "lora_families.unused", LORA),

@@ -20,11 +20,11 @@ pytestmark = pytest.mark.slow
 
 TINY = "configs/benchmarks/tiny.yaml"
 AFTER_LORA = {
-    "train_lora", "generate_filtered", "generate_paraphrased", "measure_memorisation", "measure_usefulness", "evaluate",
+    "train_lora", "generate_filtered", "generate_controls", "measure_memorisation", "measure_usefulness", "evaluate",
     "headline", "report",
 }  # fmt: skip
-AFTER_SNAPSHOT = {"generate_filtered", "generate_paraphrased", "measure_memorisation", "report"}
-AFTER_SAMPLER = AFTER_LORA - {"train_lora", "measure_memorisation"} | {"generate_untuned@plain", "generate_untuned@described"}
+AFTER_SNAPSHOT = {"generate_filtered", "generate_controls", "measure_memorisation", "report"}
+AFTER_SAMPLER = AFTER_LORA - {"train_lora", "measure_memorisation"}
 
 
 def stages_run(output: str) -> set[str]:
@@ -60,7 +60,7 @@ def test_every_plot_has_data_and_every_field_it_draws(own_workspace, tmp_path):
 @pytest.mark.long
 def test_forced_run_gives_the_same_lock(own_workspace):
     before = lock_of(own_workspace)
-    assert len(stages_run(dvc(own_workspace, "repro", "--force", "--no-run-cache"))) == 14
+    assert len(stages_run(dvc(own_workspace, "repro", "--force", "--no-run-cache"))) == 12
     assert lock_of(own_workspace) == before
 
 
@@ -103,7 +103,6 @@ class TestExperiments:
         early = ["-S", keep, "-S", f"{TINY}:generation.snapshot=1"]
         ran = stages_run(dvc(own_workspace, "exp", "run", "--temp", "-n", "early", *early))
         assert "train_lora" not in ran and ran >= AFTER_SNAPSHOT
-        assert not any(name.startswith("generate_untuned") for name in ran)
 
     def test_comparison_shows_all_configurations(self, own_workspace):
         command = [sys.executable, "-m", "pathsynth", "compare"]

@@ -46,8 +46,8 @@ def test_generation_counts_match_table_and_archives(finished):
     with (
         np.load(finished / "data" / "generated" / "accepted.npz") as accepted,
         np.load(finished / "data" / "generated" / "raw.npz") as raw,
-        np.load(finished / "data" / "untuned" / "plain" / "raw.npz") as untuned,
-        np.load(finished / "data" / "paraphrased" / "raw.npz") as paraphrased,
+        np.load(finished / "data" / "controls" / "untuned.npz") as untuned,
+        np.load(finished / "data" / "controls" / "paraphrased.npz") as paraphrased,
     ):
         assert len(accepted["train_images"]) == counts["accepted"] == table["accepted"].sum()
         assert len(raw["train_images"]) == 18
@@ -121,6 +121,7 @@ def _params(tmp_path, base="base", **generation):
     ("prepare", []),
     ("train_classifier", ["--role", "gate", "--prepared", "nowhere", "--metrics", "m.json", "--curves", "c"]),
     ("generate_filtered", ["--lora", "nowhere", "--gate", "nowhere", "--metrics", "m.json"]),
+    ("generate_controls", ["--lora", "nowhere"]),
 ])  # fmt: skip
 def test_missing_input_is_one_line_error(stage, options, tmp_path, tiny_base, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -135,7 +136,7 @@ def test_missing_input_is_one_line_error(stage, options, tmp_path, tiny_base, mo
 
 def test_invalid_parameter_is_one_line_error(tmp_path):
     params = _params(tmp_path, images_per_tissue=0)
-    result = run_stage("generate_unfiltered", "--params", params, "--prompts", "plain", "--out", tmp_path / "out")
+    result = run_stage("generate_controls", "--params", params, "--lora", "lora", "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "generation.images_per_tissue: 0: input should be greater than 0" in result.output
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import empty_slots, tiny_lora, tiny_tree
+from conftest import empty_slots, run_stage, tiny_lora, tiny_tree, write_params
 
 from pathsynth.classifiers.settings import ClassifierSettings
 from pathsynth.finetuning.settings import LoraSettings
@@ -63,6 +63,33 @@ def test_sampling_without_guidance_halves_the_work(pipeline, monkeypatch):
     unet = Calls(pipeline.unet, monkeypatch)
     _sampler(pipeline, guidance_scale=1.0)(first_attempts(9, 1))
     assert unet.rows == [16] * 3
+
+
+def test_configurations_with_the_same_prompts_share_the_untuned_images(finished, tiny_base, tmp_path, monkeypatch):
+    from diffusers import UNet2DConditionModel
+
+    params, rows, forward = write_params(tmp_path / "params.yaml", tiny_tree(tiny_base)), [], UNet2DConditionModel.forward
+
+    def counted(unet, sample, *args, **kwargs):
+        rows.append(len(sample))
+        return forward(unet, sample, *args, **kwargs)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", counted)
+    calls = []
+    for name in ("first", "second"):
+        result = run_stage(
+            "generate_controls", "--params", params, "--lora", finished / "models" / "lora",
+            "--out", tmp_path / name, "--scratch", tmp_path / "scratch",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        calls.append(len(rows))
+    # the second run draws only the paraphrased images, half of all
+    assert calls[1] == 1.5 * calls[0] > 0
+    for control in ("untuned.npz", "paraphrased.npz"):
+        images = [
+            (folder / control).read_bytes() for folder in (tmp_path / "first", tmp_path / "second", finished / "data/controls")
+        ]
+        assert images[0] == images[1] == images[2]
 
 
 def test_only_open_slots_are_retried_in_full_batches(tmp_path):
