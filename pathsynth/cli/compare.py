@@ -12,6 +12,7 @@ from pathsynth.cli.options import FILE, FOLDER, run_as_command
 from pathsynth.compare import table
 from pathsynth.compare.differences import RULE, compare_configurations
 from pathsynth.compare.experiments import collect_runs
+from pathsynth.compare.markdown import fill_tables
 from pathsynth.compare.page import render_comparison
 from pathsynth.compare.project import open_project
 from pathsynth.core.io import atomic_write, read_text, write_text
@@ -41,7 +42,7 @@ def compare(save: Path | None, fill: tuple[Path, ...], all_commits: bool, slots:
     if fill:
         saved = table.read_saved((save or Path("results")) / SAVED_RUNS)
         for path in fill:
-            write_text(path, table.fill_tables(read_text(path), path, saved, Path()))
+            write_text(path, fill_tables(read_text(path), path, saved, Path()))
         return
     with open_project() as project:
         read = project.read

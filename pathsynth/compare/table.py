@@ -1,8 +1,7 @@
-"""Groups trainings of one configuration, and writes them: as a table, as experiments.csv, and between marks in Markdown."""
+"""Groups trainings of one configuration, and writes them as a table and as experiments.csv."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pathsynth.compare.experiments import SAVED
 from pathsynth.core.errors import DataError
 from pathsynth.core.io import write_csv
-from pathsynth.core.metric_files import read_details
 from pathsynth.evaluation.statistics import MeanInterval, mean_interval
-from pathsynth.report.anchors import build_anchor_table
 from pathsynth.report.pages import MISSING, decimals, interval, percent, significant, whole
-from pathsynth.report.tables import Cell, Row, Table, score_table, to_markdown
+from pathsynth.report.tables import Cell, Row, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,10 +45,6 @@ COLUMNS: tuple[tuple[str, str, Format], ...] = (
 )
 SHORT = ("open_set_f1", "macro_f1", "accepted_judge_f1", "untuned_f1", "acceptance_rate", "n_images")
 TEXT_COLUMNS = ("benchmark", "lora", "prompts", "config")
-END = "<!-- end -->"
-# A mark, its name, what stands below it, and what ends that: the end mark, or wrongly another mark or the end of the file.
-KINDS = "results|scores|anchors"
-MARKED = re.compile(rf"(<!-- ({KINDS}): ([\w/.-]+) -->\n)(.*?)({END}|<!-- (?:{KINDS}): |\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -190,48 +183,3 @@ def read_saved(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, "string"), dtype_backend="numpy_nullable")
     except FileNotFoundError as error:
         raise DataError(path, "is missing. Write it with `python -m pathsynth compare --save results`.") from error
-
-
-def fill_tables(text: str, name: object, runs: pd.DataFrame, folder: Path) -> str:
-    """Replaces what stands between marks of a Markdown file and their `<!-- end -->`.
-
-    Below `<!-- results: BENCHMARK -->` goes the table of a benchmark's configurations, below `<!-- scores: FOLDER -->` the
-    other scores of one run, and below `<!-- anchors: BENCHMARK -->` metrics/anchors/BENCHMARK.json beside the scores in
-    results/BENCHMARK, or in metrics where there are none.
-
-    Args:
-        text: the content of the file.
-        name: the file, for errors.
-        runs: the saved runs.
-        folder: what the folders in the marks are relative to.
-
-    Raises:
-        DataError: a mark has no end, or its benchmark or scores are missing.
-    """
-
-    def replace(match: re.Match) -> str:
-        mark, kind, what, _, end = match.groups()
-        if end != END:
-            raise DataError(name, f"`{mark.strip()}` has no `{END}`. Add it below the table.")
-        try:
-            return mark + builders[kind](what) + end
-        except KeyError as error:
-            raise DataError(name, f"`{mark.strip()}`: the scores lack {error}. Run the stage `evaluate` again.") from error
-
-    def _results(benchmark: str) -> str:
-        selected = runs[runs["benchmark"] == benchmark]
-        if selected.empty:
-            raise DataError(name, f"has a mark for {benchmark}, which has no saved run")
-        return to_markdown(build_table(group_trainings(selected), short=True))
-
-    def _scores(of: str) -> str:
-        return score_table(*(read_details(folder / of / f"{file}.json") for file in ("evaluation", "usefulness")))
-
-    def _anchors(benchmark: str) -> str:
-        saved = folder / "results" / benchmark / "evaluation.json"
-        evaluation = saved if saved.is_file() else folder / "metrics" / "evaluation.json"
-        anchors = folder / "metrics" / "anchors" / f"{benchmark}.json"
-        return to_markdown(build_anchor_table(read_details(anchors), read_details(evaluation)))
-
-    builders = {"results": _results, "scores": _scores, "anchors": _anchors}
-    return MARKED.sub(replace, text)

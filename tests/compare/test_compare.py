@@ -19,9 +19,10 @@ from pathsynth.cli import compare as command
 from pathsynth.compare import table
 from pathsynth.compare.differences import RULE
 from pathsynth.compare.experiments import SCORES, LeftOut, collect_runs, list_revisions, read_run, to_frame
+from pathsynth.compare.markdown import fill_tables
 from pathsynth.compare.page import render_comparison
 from pathsynth.compare.project import open_project
-from pathsynth.compare.table import build_table, build_training_table, fill_tables, group_trainings, most_common_training
+from pathsynth.compare.table import build_table, build_training_table, group_trainings, most_common_training
 from pathsynth.core.errors import DataError
 from pathsynth.core.metric_files import get_nested, read_details
 from pathsynth.data import labels
