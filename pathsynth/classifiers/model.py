@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from pathsynth.classifiers.settings import ClassifierSettings, InputSize, Stem
+from pathsynth.classifiers.settings import ClassifierSettings, InputSize, Stem, Views
 from pathsynth.core.devices import autocast, catch_out_of_memory, pad_rows
 from pathsynth.core.errors import ModelError, one_line
 from pathsynth.core.io import compute_sha256, read_json, resolve_path, write_json, write_safetensors
 from pathsynth.core.params import MixedPrecision
-from pathsynth.data.images import as_batch, as_pixels
+from pathsynth.data.images import as_batch, as_pixels, rotate_and_mirror_batch
 from pathsynth.data.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class ClassifierCard:
     input_size: InputSize
     mixed_precision: MixedPrecision
     slugs: list[str]
+    views: Views = 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Classifier:
         return self.predict_with_features(images, batch_size)[0]
 
     def predict_with_features(self, images: np.ndarray, batch_size: int = 128) -> tuple[np.ndarray, np.ndarray]:
-        """Predicts class probabilities and returns the penultimate features, in one forward pass.
+        """Predicts class probabilities and penultimate features, in the same forward passes: one for each of the card's views.
 
         Args:
             images: uint8 (N, H, W, 3).
@@ -62,7 +63,7 @@ class Classifier:
 
         Returns:
             Probabilities, float32 (N, tissues), rows sum to 1, and features, float32 (N, `dimensions`): the input of the head,
-            averaged over positions if that is a feature map.
+            averaged over positions if that is a feature map. Both are means over the views.
 
         Raises:
             OutOfMemory: a batch does not fit into memory.
@@ -90,7 +91,7 @@ class Classifier:
         return head.in_features if isinstance(head, torch.nn.Linear) else head.in_channels
 
     def _predict_batch(self, images: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and features of the first `count` of uint8 images (n, H, W, 3)."""
+        """Probabilities and features of the first `count` of uint8 images (n, H, W, 3), means over the card's views."""
         import torch
 
         head_inputs: list[torch.Tensor] = []
@@ -98,16 +99,19 @@ class Classifier:
         with torch.inference_mode(), head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0])):
             pixels = normalize_pixels(as_batch(images, self.device, self.card.input_size))
             with autocast(self.device, self.card.mixed_precision):
-                logits = self.network(pixels)[:count]
-            features = head_inputs[-1][:count]
+                logits = [self.network(view) for view in rotate_and_mirror_batch(pixels, self.card.views)]
+            probabilities = torch.stack([each[:count].float().softmax(dim=1) for each in logits]).mean(dim=0)
+            features = torch.stack([each[:count].float() for each in head_inputs]).mean(dim=0)
             # a feature map (n, D, h, w) is averaged over its positions
             features = features.flatten(2).mean(2) if features.ndim == 4 else features
-            return logits.float().softmax(dim=1).cpu().numpy(), features.float().cpu().numpy()
+            return probabilities.cpu().numpy(), features.cpu().numpy()
 
 
 def build_card(settings: ClassifierSettings, slugs: Sequence[str]) -> ClassifierCard:
     """Builds the card of the network that `settings` describe."""
-    return ClassifierCard(settings.architecture, settings.stem, settings.input_size, settings.mixed_precision, list(slugs))
+    return ClassifierCard(
+        settings.architecture, settings.stem, settings.input_size, settings.mixed_precision, list(slugs), settings.views
+    )
 
 
 def build_network(card: ClassifierCard, weights: Mapping[str, torch.Tensor] | None = None) -> torch.nn.Module:

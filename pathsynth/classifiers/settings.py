@@ -20,6 +20,8 @@ from pathsynth.core.params import (
 
 Stem = Literal["standard", "small"]
 InputSize = Annotated[int, Field(ge=16, le=512)]
+# 8 is `pathsynth.data.images.VIEWS`
+Views = Literal[1, 8]
 
 
 class Augmentation(Section):
@@ -43,7 +45,8 @@ class ClassifierSettings(Section):
     only) replaces the stem with a 3x3 convolution without pooling. `weights` is `none`, `imagenet`, or a local file of ImageNet
     weights, relative to params.yaml; `weights_sha256` is its checksum or the first digits of it. `checkpoint` selects the
     `best` epoch by val or the `last`. `seed` is mixed with the global seed, so that gate and judge are trained independently.
-    `mixed_precision: fp16` is trained on a GPU only.
+    `mixed_precision: fp16` is trained on a GPU only. `views: 8` is test-time augmentation: probabilities and features are means
+    over the 4 rotations by right angles and their mirror images.
     """
 
     architecture: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -59,6 +62,7 @@ class ClassifierSettings(Section):
     lr_scheduler: Literal["constant", "one_cycle"]
     label_smoothing: ShareBelowOne
     mixed_precision: MixedPrecision
+    views: Views = 1
     augmentation: Augmentation
     seed: NonNegativeInt
 

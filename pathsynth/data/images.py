@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,3 +67,10 @@ def rotate_and_mirror(images: np.ndarray, view: int) -> np.ndarray:
     """Rotates images (N, s, s, ...) by `view` % 4 right angles, and mirrors them from view 4 on: all 8 symmetries."""
     images = np.rot90(images, view % 4, axes=(1, 2))
     return images[:, :, ::-1] if view >= VIEWS // 2 else images
+
+
+def rotate_and_mirror_batch(pixels: torch.Tensor, views: int) -> Iterator[torch.Tensor]:
+    """Yields the first `views` views of square NCHW images, in the order of `rotate_and_mirror`; the first is `pixels`."""
+    for view in range(views):
+        rotated = pixels.rot90(view % 4, (2, 3)) if view % 4 else pixels
+        yield rotated.flip(3) if view >= VIEWS // 2 else rotated

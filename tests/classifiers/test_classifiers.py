@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ from pathsynth.classifiers.model import (
 from pathsynth.classifiers.settings import Augmentation, ClassifierSettings
 from pathsynth.classifiers.training import Training, _rescale, augment, build_classifier, train_classifier
 from pathsynth.core.errors import DataError, ModelError, OutOfMemory, PathsynthError, TrainingError
+from pathsynth.core.io import read_json, write_json
 from pathsynth.core.seeds import Stream, make_generator
 from pathsynth.data import labels
+from pathsynth.data.images import rotate_and_mirror
 from pathsynth.data.prepared import open_prepared, write_prepared
 
 NO_AUGMENTATION = Augmentation(flips=False, rotate90=False, stain=0.0, brightness=0.0, blur=0.0)
@@ -267,6 +270,26 @@ class TestSavedClassifier:
         classifier, images = untrained(), tiny_prepared.images("val")
         np.testing.assert_allclose(classifier.probabilities(images, 5), classifier.probabilities(images, 100), atol=1e-5)
         assert classifier.probabilities(images[:0]).shape == (0, 9)
+
+    def test_eight_views_are_averaged_so_that_rotations_change_nothing(self, tiny_prepared, tmp_path):
+        torch.manual_seed(0)
+        averaged = untrained(views=8)
+        save_classifier(tmp_path, averaged)
+        assert load_classifier(tmp_path, "cpu", labels.SLUGS).card == averaged.card
+        single = replace(averaged, card=replace(averaged.card, views=1))
+        images = tiny_prepared.images("val")[:4]
+        views = [rotate_and_mirror(images, view) for view in range(8)]
+        each = [single.predict_with_features(view) for view in views]
+        for view in (images, views[1], views[6]):
+            for mean, values in zip(averaged.predict_with_features(view), zip(*each, strict=True), strict=True):
+                np.testing.assert_allclose(mean, np.mean(values, axis=0), atol=1e-5)
+        assert np.ptp([probabilities for probabilities, _ in each], axis=0).max() > 1e-3
+
+    def test_classifier_saved_without_views_has_one(self, tmp_path):
+        save_classifier(tmp_path, untrained())
+        config = tmp_path / "config.json"
+        write_json(config, {key: value for key, value in read_json(config).items() if key != "views"})
+        assert load_classifier(tmp_path, "cpu", labels.SLUGS).card.views == 1
 
     @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
     @pytest.mark.parametrize("damage", ["missing", "truncated"])
