@@ -68,7 +68,8 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
         The same shape and number format; matrices of zeros stay zeros.
     """
     first, third, fifth = COEFFICIENTS
-    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if tall else matrices
     if computes_bf16(matrices.device.type):
         wide = wide.bfloat16()
     # dividing by the Frobenius norm bounds all singular values by 1, within the range of convergence
@@ -76,4 +77,4 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     for _ in range(ITERATIONS):
         gram = wide @ wide.mT
         wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), wide, beta=first)
-    return (wide.mT if matrices.shape[1] > matrices.shape[2] else wide).to(matrices.dtype)
+    return (wide.mT if tall else wide).to(matrices.dtype)
