@@ -104,10 +104,11 @@ def tiny_base_settings():
         "block_out_channels": [8, 8, 8], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4,
         "steps": 8, "batch_size": 4, "learning_rate": 1e-3, "edge_weight": 1.0, "kl_weight": 1e-4,
     }  # fmt: skip
+    phase = {"steps": 8, "learning_rate": 1e-3, "warmup_steps": 2}
     unet = {
         "block_out_channels": [8, 16], "layers_per_block": 1, "attention_heads": 2, "norm_num_groups": 4,
         "text_width": 16, "text_layers": 1, "batch_size": 4, "ema_decay": 0.9, "caption_dropout": 0.1,
-        "phases": [{"steps": 8, "learning_rate": 1e-3, "warmup_steps": 2, "snr_gamma": gamma} for gamma in (5.0, None)],
+        "phases": [phase | {"log_snr": {"mean": mean, "deviation": 2.0}} for mean in (0.0, 1.0)],
     }  # fmt: skip
     textures = {"count": 40, "image_size": 32, "kinds": 5, "kind_share": 0.25, "vocab_size": 800, "max_length": 48}
     return BaseSettings.model_validate({"seed": 1, "textures": textures, "vae": vae, "unet": unet})

@@ -120,7 +120,7 @@ def _draw_spindles(pen: Pen) -> None:
         pen.canvas.polygon(drawing.ellipse(x, y, 2.1 * pen.size, 0.6 * pen.size, angle, corners=14), pen.tint())
 
 
-@_motif("cells", "cells with dark middles", sizes="large huge")
+@_motif("cells", "cells with dark middles", sizes="large huge", weight=1.5)
 def _draw_cells(pen: Pen) -> None:
     rim, nucleus = pen.tint(), pen.tint() * 0.55
     for x, y in pen.places(2.1 * pen.size):
@@ -131,7 +131,7 @@ def _draw_cells(pen: Pen) -> None:
         pen.canvas.polygon(drawing.ellipse(x + shift[0], y + shift[1], 0.42 * pen.size, 0.42 * pen.size, corners=12), nucleus)
 
 
-@_motif("rings", "hoops", "round rings", sizes="medium large")
+@_motif("rings", "hoops", "round rings", sizes="medium large", weight=1.5)
 def _draw_rings(pen: Pen) -> None:
     for x, y in pen.places(2.4 * pen.size):
         pen.canvas.outline(drawing.blob(pen.rng, x, y, pen.size, 0.15), max(1.6, 0.35 * pen.size), pen.tint())
@@ -160,7 +160,7 @@ def _draw_crumbs(pen: Pen) -> None:
         pen.canvas.polygon(points, pen.tint(0.12))
 
 
-@_motif("wreaths", "rings of nuclei", "round glands with pale lumen", "rings of dots", sizes="large huge", weight=3)
+@_motif("wreaths", "rings of nuclei", "round glands with pale lumen", "rings of dots", sizes="large huge", weight=4)
 def _draw_wreaths(pen: Pen) -> None:
     """Rings of dots around a pale belt and a paler centre."""
     ring, dot = 1.5 * pen.size, max(2.0, 0.35 * pen.size)
@@ -194,7 +194,7 @@ def _draw_strands(pen: Pen, gap: float, width: float) -> None:
         pen.canvas.line(points, max(1.5, width * pen.size * pen.rng.uniform(0.75, 1.25)), pen.tint())
 
 
-@_motif("fibres", "straight fibres", "parallel fibres", "stripes", sizes="medium large", weight=3, bed=True)
+@_motif("fibres", "straight fibres", "parallel fibres", "stripes", sizes="medium large", weight=4, bed=True)
 def _draw_fibres(pen: Pen) -> None:
     _draw_strands(pen, gap=1.6, width=0.8)
 
@@ -252,7 +252,7 @@ def _draw_whorls(pen: Pen) -> None:
         pen.canvas.outline(np.array((x, y)) + radius * shape, max(1.5, 0.7 * pen.size), pen.tint())
 
 
-@_motif("threads", "crooked threads", "tangled threads", sizes="medium large")
+@_motif("threads", "crooked threads", "tangled threads", sizes="medium large", weight=1.5)
 def _draw_threads(pen: Pen) -> None:
     """Crooked lines in all directions."""
     for x, y in pen.places(1.8 * pen.size):
@@ -266,7 +266,9 @@ def _draw_net(pen: Pen) -> None:
     side = pen.canvas.size
     points = drawing.scatter(pen.rng, side, 1.9 * pen.size, margin=pen.size, limit=120)
     grid = np.stack(np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5), axis=-1)
+    # walls are seldom straight: each pixel is looked up 0 to 3 px away
+    grid += 3 * np.stack([drawing.noise_field(pen.rng, side, 6) for _ in range(2)], axis=-1)
     gaps = np.sqrt(((grid[:, :, None] - points) ** 2).sum(-1))
     near = np.partition(gaps, 1, axis=-1)[..., :2]
-    wall = np.clip(1.5 + (0.12 + 0.12 * pen.amount) * pen.size - (near[..., 1] - near[..., 0]), 0, 1)
+    wall = np.clip(1.0 + (0.08 + 0.16 * pen.amount) * pen.size - (near[..., 1] - near[..., 0]), 0, 1)
     pen.canvas.paint(pen.tint(), wall)

@@ -36,13 +36,20 @@ class VaeSettings(Section):
     kl_weight: NonNegative
 
 
+class NoiseLevels(Section):
+    """Mean and standard deviation of the natural logarithm of the signal-to-noise ratio, which is normally distributed."""
+
+    mean: float
+    deviation: Positive
+
+
 class Phase(Section):
-    """A phase of the UNet's training, one cycle with warm-up; `snr_gamma: null` weights all noise levels equally."""
+    """A phase of the UNet's training, one learning-rate cycle with warm-up."""
 
     steps: PositiveInt
     learning_rate: Positive
     warmup_steps: PositiveInt
-    snr_gamma: Positive | None
+    log_snr: NoiseLevels
 
     @model_validator(mode="after")
     def _check_warmup(self) -> Self:

@@ -178,12 +178,14 @@ def _vary_sizes(recipe: Recipe, rng: np.random.Generator) -> Recipe:
 
 def _describe_layer(layer: Layer, rng: np.random.Generator) -> str:
     size = layer.size if rng.random() < 0.8 else ""
-    colour = f"{layer.shade} {layer.colour}" if rng.random() < 0.9 else ""
+    colour = f"{layer.shade} {layer.colour}" if rng.random() < 0.8 else ""
     motif = _pick(rng, MOTIFS[layer.motif].names)
     return " ".join(" ".join((layer.amount if rng.random() < 0.85 else "", size, colour, motif)).split())
 
 
 def _describe_ground(recipe: Recipe, rng: np.random.Generator) -> str:
+    if rng.random() < 0.2:
+        return f"{recipe.ground} {_pick(rng, ('ground', 'area'))}"
     colours = f"{recipe.shade} {recipe.colour}"
     if recipe.ground != "plain" and rng.random() < 0.7:
         colours += f" and {recipe.second_colour}"

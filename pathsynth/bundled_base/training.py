@@ -21,7 +21,7 @@ import numpy as np
 
 from pathsynth.bundled_base import models, textures
 from pathsynth.bundled_base.optimizer import MuonWithAdamW
-from pathsynth.bundled_base.settings import BaseSettings, Phase, TextureSettings, UnetSettings, VaeSettings
+from pathsynth.bundled_base.settings import BaseSettings, NoiseLevels, Phase, TextureSettings, UnetSettings, VaeSettings
 from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
 from pathsynth.core.devices import autocast, training_attention, unet_memory_format
 from pathsynth.core.errors import ModelError, TrainingError
@@ -29,7 +29,6 @@ from pathsynth.core.io import read_json, write_json
 from pathsynth.core.progress import progress_bar
 from pathsynth.data.images import as_batch
 from pathsynth.diffusion.denoising import squared_errors
-from pathsynth.finetuning.objective import min_snr_weights
 
 if TYPE_CHECKING:
     import torch
@@ -306,7 +305,7 @@ def encode_images(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
 def train_unet(
     parts: Parts, latents: torch.Tensor, captions: list[str], settings: BaseSettings, checkpoint: Checkpoint
 ) -> None:
-    """Trains UNet and text encoder together: v-prediction (Salimans and Ho 2022), min-SNR weights (Hang et al. 2023), EMA.
+    """Trains UNet and text encoder together: v-prediction (Salimans and Ho 2022), normal log SNR (Karras et al. 2022), EMA.
 
     Args:
         parts: the base; UNet and text encoder end with averaged weights.
@@ -355,9 +354,11 @@ def _run_phase(
     def step(index: int) -> dict[str, float]:
         random = _make_generator(settings.seed, name, index)
         clean, ids = (each.to(unet.device) for each in batches.draw(random))
+        noise = torch.randn(clean.shape, generator=random).to(unet.device)
+        timesteps = draw_timesteps(scheduler, phase.log_snr, len(clean), random).to(unet.device)
         with autocast(unet.device.type, "bf16"):
             hidden = text_encoder(ids).last_hidden_state
-        loss = _velocity_loss(unet, scheduler, clean, hidden, phase.snr_gamma, random)
+            loss = squared_errors(unet, scheduler, clean, noise, timesteps, hidden).mean()
         if not loss.isfinite():
             raise TrainingError(f"the UNet's loss is {loss.item()}; lower unet.phases.learning_rate ({phase.learning_rate})")
         unet.zero_grad()
@@ -373,24 +374,30 @@ def _run_phase(
     run_steps(name, phase.steps, step, trained, others, lambda: ema.copy_to(parameters), checkpoint)
 
 
-def _velocity_loss(
-    unet: UNet2DConditionModel,
-    scheduler: DDIMScheduler,
-    clean: torch.Tensor,
-    hidden: torch.Tensor,
-    snr_gamma: float | None,
-    random: torch.Generator,
-) -> torch.Tensor:
-    """Mean squared error of the velocity (Salimans and Ho 2022), with min-SNR weights if a gamma is given."""
+def draw_timesteps(scheduler: DDIMScheduler, levels: NoiseLevels, count: int, random: torch.Generator) -> torch.Tensor:
+    """Draws time steps whose log SNR is normally distributed.
+
+    Karras et al. 2022 (table 1) draw ln sigma from -1.2 ± 1.2, which is a log SNR of 1.0 ± 2.4 for data with their standard
+    deviation of 0.5. Uniform time steps would spend 36 % of the images below a log SNR of -3, where noise hides all but the
+    average colour. Values between two time steps are rounded to the noisier one, those outside of the schedule to its ends.
+
+    Args:
+        scheduler: the noise schedule.
+        levels: the distribution.
+        count: number of time steps.
+        random: CPU generator.
+
+    Returns:
+        int64 (count,), descending: one from each of `count` equally likely ranges, so that every batch has all noise levels.
+    """
     import torch
 
-    noise = torch.randn(clean.shape, generator=random).to(clean.device)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=random).to(clean.device)
-    with autocast(clean.device.type, "bf16"):
-        errors = squared_errors(unet, scheduler, clean, noise, timesteps, hidden)
-    if snr_gamma is not None:
-        errors = errors * min_snr_weights(scheduler, timesteps, snr_gamma, velocity=True)
-    return errors.mean()
+    # on the CPU, because `add_noise` moves it to the device of the latents
+    signal = scheduler.alphas_cumprod.cpu()
+    schedule = (1 / signal - 1).log()
+    quantiles = (torch.arange(count) + torch.rand(count, generator=random)) / count
+    log_nsr = -(levels.mean + levels.deviation * torch.special.ndtri(quantiles))
+    return torch.searchsorted(schedule, log_nsr).clamp(max=len(schedule) - 1)
 
 
 def build_scheduler() -> DDIMScheduler:

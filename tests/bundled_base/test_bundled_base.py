@@ -14,6 +14,7 @@ from pathsynth.bundled_base import recognition, textures, training
 from pathsynth.bundled_base.models import build_tokenizer
 from pathsynth.bundled_base.motifs import MOTIFS, Flow
 from pathsynth.bundled_base.optimizer import MuonWithAdamW
+from pathsynth.bundled_base.settings import NoiseLevels
 from pathsynth.bundled_base.training import draw_pool, train_base
 from pathsynth.core.checkpoint import INTERVAL_VARIABLE, Checkpoint
 from pathsynth.core.errors import ModelError
@@ -84,6 +85,13 @@ class TestTextures:
         _, counts = np.unique(motifs[half:], return_counts=True)
         assert probe.score(colours[half:], motifs[half:]) < counts.max() / half + 0.03
 
+    def test_a_fifth_of_the_described_grounds_have_no_colour(self):
+        rng = np.random.default_rng(0)
+        grounds = [textures._describe_ground(textures.draw_recipe(rng), rng) for _ in range(2000)]
+        bare = [ground for ground in grounds if not set(ground.split()) & set(textures.COLOURS)]
+        assert 0.17 < len(bare) / 2000 < 0.23
+        assert set(bare) == {f"{ground} {noun}" for ground in textures.GROUNDS for noun in ("ground", "area")}
+
     def test_no_tissue_renderer_is_used(self):
         package = ROOT / "pathsynth"
         code = "".join(
@@ -132,6 +140,21 @@ def test_a_step_updates_every_weight_in_place_in_both_memory_formats(tiny_base):
         assert [name for name in weights if torch.equal(weights[name], before[name])] == []
         updated.append({name: weight.detach() - before[name] for name, weight in weights.items()})
     torch.testing.assert_close(*updated, rtol=0.05, atol=1e-5)
+
+
+def test_log_snr_of_drawn_time_steps_is_normal_in_every_batch():
+    scheduler, random = training.build_scheduler(), torch.Generator().manual_seed(0)
+
+    def draw(count, mean, deviation):
+        return training.draw_timesteps(scheduler, NoiseLevels(mean=mean, deviation=deviation), count, random)
+
+    signal = scheduler.alphas_cumprod[draw(4096, 0.5, 1.5)]
+    log_snr = (signal / (1 - signal)).log()
+    assert log_snr.mean().item() == pytest.approx(0.5, abs=0.03) and log_snr.std().item() == pytest.approx(1.5, abs=0.03)
+    # two from each half, apart from rounding to time steps
+    signal = scheduler.alphas_cumprod[torch.stack([draw(4, 0.0, 1.5) for _ in range(50)])]
+    assert signal[:, :2].max() < 0.505 and signal[:, 2:].min() > 0.495
+    assert [set(draw(4, mean, 1.0).tolist()) for mean in (50.0, -50.0)] == [{0}, {999}]
 
 
 class TestTraining:
