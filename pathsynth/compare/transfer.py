@@ -47,7 +47,7 @@ class Agreement:
     within_second: float | None
 
 
-def compare_rankings(first: Ranking, second: Ranking, seed: int = 0) -> Agreement:
+def compare_rankings(first: Ranking, second: Ranking, *, seed: int = 0) -> Agreement:
     """Correlates the rankings of the same configurations on two benchmarks.
 
     The interval is a percentile bootstrap: configurations are drawn with replacement, and on each benchmark the trainings of

@@ -59,7 +59,7 @@ def test_interval_covers_the_truth_and_is_wide_for_eight_configurations():
     for seed in range(40):
         # a correlation of 1 / 2 between the true means, so tau = 2 / pi arcsin(1 / 2) = 1 / 3 for normal scores
         common, own, other = rng.normal(size=(3, 8))
-        found = compare_rankings(rank(common + own, rng, 0.3), rank(common + other, rng, 0.3), seed)
+        found = compare_rankings(rank(common + own, rng, 0.3), rank(common + other, rng, 0.3), seed=seed)
         covered.append(found.low <= 1 / 3 <= found.high)
         widths.append(found.high - found.low)
     assert np.mean(covered) >= 0.85 and 0.6 < np.mean(widths) < 1.5
