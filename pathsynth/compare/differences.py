@@ -69,8 +69,13 @@ def compare_pairs(scores: Mapping[str, Mapping[int, float]]) -> list[Difference]
         All pairs, in the order of the names.
     """
     pairs = [_test(first, second, scores) for first, second in combinations(scores, 2)]
-    corrected = iter(holm([pair.p for pair in pairs if pair.p is not None]))
-    return [pair if pair.p is None else replace(pair, p=next(corrected)) for pair in pairs]
+    return [replace(pair, p=p) for pair, p in zip(pairs, correct_p_values([pair.p for pair in pairs]), strict=True)]
+
+
+def correct_p_values(p_values: Sequence[float | None]) -> list[float | None]:
+    """Corrects the p-values of a table for the number of its tests by Holm's method; None, for no test, stays None."""
+    corrected = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(corrected) for p in p_values]
 
 
 def _test(first: str, second: str, scores: Mapping[str, Mapping[int, float]]) -> Difference:

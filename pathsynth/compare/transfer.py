@@ -12,8 +12,9 @@ from itertools import combinations
 
 import numpy as np
 
+from pathsynth.compare.differences import correct_p_values
 from pathsynth.compare.table import COLUMNS, RANKED, Configuration
-from pathsynth.evaluation.statistics import RESAMPLES, holm, percentile_interval
+from pathsynth.evaluation.statistics import RESAMPLES, percentile_interval
 from pathsynth.report.pages import MISSING, decimals, interval, probability
 from pathsynth.report.tables import Row, Table
 
@@ -118,27 +119,27 @@ def build_transfer_table(first: Sequence[Configuration], second: Sequence[Config
         A row for each score that MIN_CONFIGURATIONS or more configurations have on both benchmarks. p is corrected for the
         number of rows (Holm).
     """
-    agreements: dict[str, tuple[list[int], Agreement]] = {}
+    rankings: dict[str, list[Ranking]] = {}
     for score in SCORES:
         scored = [{one.name: trainings for one in side if (trainings := one.scores(score))} for side in (first, second)]
         shared = sorted(scored[0].keys() & scored[1].keys())
         if len(shared) >= MIN_CONFIGURATIONS:
-            rankings = [{name: side[name] for name in shared} for side in scored]
-            counts = [len(trainings) for ranking in rankings for trainings in ranking.values()]
-            agreements[score] = counts, compare_rankings(*rankings)
-    corrected = iter(holm([found.p for _, found in agreements.values() if found.p is not None]))
+            rankings[score] = [{name: side[name] for name in shared} for side in scored]
+    agreements = [compare_rankings(*pair) for pair in rankings.values()]
+    corrected = correct_p_values([found.p for found in agreements])
     rows = [
-        _row(HEADS[score], counts, found, None if found.p is None else next(corrected))
-        for score, (counts, found) in agreements.items()
+        _row(HEADS[score], pair, found, p)
+        for (score, pair), found, p in zip(rankings.items(), agreements, corrected, strict=True)
     ]
     between = (f"tau between trainings, {side[0]['benchmark']}" for side in (first, second))
     return Table(("Score", "Configurations", "Trainings of each", "tau", "95 % interval", "p", *between), rows)
 
 
-def _row(head: str, counts: Sequence[int], found: Agreement, p: float | None) -> Row:
+def _row(head: str, rankings: Sequence[Ranking], found: Agreement, p: float | None) -> Row:
+    counts = [len(trainings) for ranking in rankings for trainings in ranking.values()]
     return (
         head,
-        str(len(counts) // 2),
+        str(len(rankings[0])),
         str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}",
         decimals(found.tau, 2),
         interval(found.low, found.high) or MISSING,
