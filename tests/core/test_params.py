@@ -26,7 +26,9 @@ COMMITTED = read_yaml(PARAMS)
 
 @pytest.mark.parametrize("name", config_names(ROOT / BENCHMARKS))
 def test_committed_benchmark_is_valid(name):
-    assert check_benchmark(ROOT, name).classifiers.gate.architecture == "resnet18"
+    # the paper's network, but where a few hundred images allow a better one
+    expected = "densenet37" if name == "pathmnist_small" else "resnet18"
+    assert check_benchmark(ROOT, name).classifiers.gate.architecture == expected
 
 
 @pytest.mark.parametrize("name", lora_names(PARAMS, COMMITTED))

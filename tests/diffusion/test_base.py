@@ -157,6 +157,9 @@ class TestParaphrases:
         sentences = [*prompts.described.values(), *(text for pair in prompts.paraphrased.values() for text in pair)]
         assert len(sentences) == 3 * len(prompts.described) == len(set(sentences))
 
+    def test_benchmarks_of_the_same_images_and_base_have_the_same_sentences(self):
+        assert read_prompts("pathmnist64") == read_prompts("pathmnist_small")
+
     @pytest.mark.parametrize("name", ["phantom", "pathmnist64", "pathmnist_small"])
     def test_bundled_base_knows_every_word(self, name):
         """Captions of its textures have every word of the descriptions; none is cut off, and no tissue is named."""
