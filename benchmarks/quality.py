@@ -44,6 +44,7 @@ GRID = (
     *(Variant(scheduler, steps, 3.0) for scheduler in SCHEDULERS for steps in (4, 6, 8, 12, 20)),
     Variant("PNDMScheduler", 30, 3.0),
     *(Variant("DPMSolverMultistepScheduler", 12, guidance) for guidance in (1.0, 2.0, 5.0, 7.5)),
+    *(Variant("UniPCMultistepScheduler", 12, guidance) for guidance in (1.5, 2.0)),
     *(Variant("UniPCMultistepScheduler", steps, 7.5) for steps in (6, 8, 12)),
 )
 

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pathsynth.core.params import Fraction, NonNegative, Positive, PositiveInt, Section
+from pathsynth.diffusion.settings import LogSnr
 
 Widths = Annotated[list[PositiveInt], Field(min_length=2)]
 
@@ -36,20 +37,13 @@ class VaeSettings(Section):
     kl_weight: NonNegative
 
 
-class NoiseLevels(Section):
-    """Mean and standard deviation of the natural logarithm of the signal-to-noise ratio, which is normally distributed."""
-
-    mean: float
-    deviation: Positive
-
-
 class Phase(Section):
     """A phase of the UNet's training, one learning-rate cycle with warm-up."""
 
     steps: PositiveInt
     learning_rate: Positive
     warmup_steps: PositiveInt
-    log_snr: NoiseLevels
+    log_snr: LogSnr
 
     @model_validator(mode="after")
     def _check_warmup(self) -> Self:

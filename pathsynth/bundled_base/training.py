@@ -21,7 +21,7 @@ import numpy as np
 
 from pathsynth.bundled_base import models, textures
 from pathsynth.bundled_base.optimizer import MuonWithAdamW
-from pathsynth.bundled_base.settings import BaseSettings, NoiseLevels, Phase, TextureSettings, UnetSettings, VaeSettings
+from pathsynth.bundled_base.settings import BaseSettings, Phase, TextureSettings, UnetSettings, VaeSettings
 from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
 from pathsynth.core.devices import autocast, training_attention, unet_memory_format
 from pathsynth.core.errors import ModelError, TrainingError
@@ -29,6 +29,7 @@ from pathsynth.core.io import read_json, write_json
 from pathsynth.core.progress import progress_bar
 from pathsynth.data.images import as_batch
 from pathsynth.diffusion.denoising import squared_errors
+from pathsynth.diffusion.noise_levels import draw_timesteps
 
 if TYPE_CHECKING:
     import torch
@@ -372,32 +373,6 @@ def _run_phase(
     trained: dict[str, Stateful] = {"unet": unet, "text_encoder": text_encoder}
     others: dict[str, Stateful] = {"optimizer": optimizer, "ema": ema}
     run_steps(name, phase.steps, step, trained, others, lambda: ema.copy_to(parameters), checkpoint)
-
-
-def draw_timesteps(scheduler: DDIMScheduler, levels: NoiseLevels, count: int, random: torch.Generator) -> torch.Tensor:
-    """Draws time steps whose log SNR is normally distributed.
-
-    Karras et al. 2022 (table 1) draw ln sigma from -1.2 ± 1.2, which is a log SNR of 1.0 ± 2.4 for data with their standard
-    deviation of 0.5. Uniform time steps would spend 36 % of the images below a log SNR of -3, where noise hides all but the
-    average colour. Values between two time steps are rounded to the noisier one, those outside of the schedule to its ends.
-
-    Args:
-        scheduler: the noise schedule.
-        levels: the distribution.
-        count: number of time steps.
-        random: CPU generator.
-
-    Returns:
-        int64 (count,), descending: one from each of `count` equally likely ranges, so that every batch has all noise levels.
-    """
-    import torch
-
-    # on the CPU, because `add_noise` moves it to the device of the latents
-    signal = scheduler.alphas_cumprod.cpu()
-    schedule = (1 / signal - 1).log()
-    quantiles = (torch.arange(count) + torch.rand(count, generator=random)) / count
-    log_nsr = -(levels.mean + levels.deviation * torch.special.ndtri(quantiles))
-    return torch.searchsorted(schedule, log_nsr).clamp(max=len(schedule) - 1)
 
 
 def build_scheduler() -> DDIMScheduler:

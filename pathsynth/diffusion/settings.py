@@ -1,4 +1,4 @@
-"""Settings that training and generation share: base model, prompts and LoRA adapter."""
+"""Settings that several packages share: base model, prompts, LoRA adapter and noise levels."""
 
 from __future__ import annotations
 
@@ -80,3 +80,10 @@ class AdapterSettings(Section):
     lora_dropout: ShareBelowOne = 0.0
     use_rslora: bool = False
     use_dora: bool = False
+
+
+class LogSnr(Section):
+    """Normal distribution of the natural logarithm of the signal-to-noise ratio: mean and standard deviation."""
+
+    mean: float
+    deviation: Positive

@@ -16,10 +16,12 @@ import numpy as np
 
 from pathsynth.core.errors import TrainingError
 from pathsynth.core.seeds import Stream, make_generator
+from pathsynth.diffusion.noise_levels import draw_timesteps
 from pathsynth.finetuning.settings import LoraSettings
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import DDPMScheduler
 
 
 # Number of random rotations per image; finite, so that all views can be encoded before training.
@@ -72,14 +74,14 @@ class BatchSchedule:
         seed: global seed.
         num_images: number of training images.
         latent_shape: (C, h, w).
-        num_timesteps: number of timesteps of the noise schedule.
+        noise_scheduler: the noise schedule.
     """
 
     settings: LoraSettings
     seed: int
     num_images: int
     latent_shape: tuple[int, int, int]
-    num_timesteps: int
+    noise_scheduler: DDPMScheduler
 
     def __iter__(self) -> Iterator[StepBatch]:
         import torch
@@ -92,7 +94,10 @@ class BatchSchedule:
             if objective.noise_offset:
                 # a constant per channel, so that the LoRA learns overall colour (Guttenberg 2023)
                 noise = noise + objective.noise_offset * torch.randn(size, shape[0], 1, 1, generator=random)
-            timesteps = torch.randint(self.num_timesteps, (size,), generator=random)
+            if objective.log_snr:
+                timesteps = draw_timesteps(self.noise_scheduler, objective.log_snr, size, random)
+            else:
+                timesteps = torch.randint(self.noise_scheduler.config.num_train_timesteps, (size,), generator=random)
             dropped = torch.rand(size, generator=random) < objective.caption_dropout
             yield StepBatch(images, views, posterior_noise, noise, timesteps, dropped)
 

@@ -44,7 +44,7 @@ class Validation:
     """The denoising loss of fixed validation images, each at a fixed noise and one of evenly spaced time steps.
 
     Without the parts of the training's objective that make it noisy or change its scale: augmentation, caption dropout, noise
-    offset and min-SNR weights.
+    offset, and weights or random draws of noise levels.
 
     Args:
         pipeline: its VAE encodes the images.

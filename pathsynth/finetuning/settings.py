@@ -17,7 +17,7 @@ from pathsynth.core.params import (
     ShareBelowOne,
     WeightDtype,
 )
-from pathsynth.diffusion.settings import AdapterSettings, PromptSet
+from pathsynth.diffusion.settings import AdapterSettings, LogSnr, PromptSet
 
 
 class OptimizerSettings(Section):
@@ -94,17 +94,25 @@ class TrainingSettings(Section):
 
 
 class ObjectiveSettings(Section):
-    """The loss and its inputs: noise offset, min-SNR gamma or null, caption dropout, augmentation.
+    """The loss and its inputs: noise offset, min-SNR gamma or null, caption dropout, noise levels, augmentation.
 
-    `rotation_degrees` is the largest angle of random rotations, whose corners become black.
+    Without `log_snr`, time steps are uniform. `rotation_degrees` is the largest angle of random rotations, whose corners become
+    black.
     """
 
     noise_offset: NonNegative
     snr_gamma: Positive | None
+    log_snr: LogSnr | None = None
     caption_dropout: ShareBelowOne
     flips: bool
     rotate90: bool
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+
+    @model_validator(mode="after")
+    def _check_noise_levels(self) -> Self:
+        if self.log_snr and self.snr_gamma:
+            raise ValueError("log_snr excludes snr_gamma, because both weight the noise levels; set one of them to null")
+        return self
 
 
 class ValidationSettings(Section):

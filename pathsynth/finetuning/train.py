@@ -23,6 +23,7 @@ from pathsynth.core.seeds import Stream, get_random_state, mix_seed, set_random_
 from pathsynth.data.prepared import Prepared
 from pathsynth.diffusion.adapter import add_lora
 from pathsynth.diffusion.base import check_image_size, encode_prompts
+from pathsynth.diffusion.denoising import load_noise_scheduler
 from pathsynth.finetuning.batches import BatchSchedule, StepBatch, check_process_count, micro_batches
 from pathsynth.finetuning.latents import Latents, blank_latents, encode_images, latent_shape
 from pathsynth.finetuning.objective import Objective
@@ -90,7 +91,7 @@ def train_lora(
         seed,
         num_images=prepared.counts["train"],
         latent_shape=latent_shape(pipeline, prepared.image_size),
-        num_timesteps=pipeline.scheduler.config.num_train_timesteps,
+        noise_scheduler=load_noise_scheduler(pipeline),
     )
     training = _prepare_training(pipeline, prompts, schedule, processes)
     with _training_kernels(training, pipeline, schedule):

@@ -118,7 +118,7 @@ def training(content: ReportInput) -> View | None:
         if "validation" in content.curves:
             validated, values = content.curves["validation"]
             series.append(Series("validation loss", values, x=validated))
-            caption += " The validation loss is that of fixed held-out images at fixed noise, without min-SNR weights."
+            caption += " The validation loss is that of fixed held-out images at fixed noise and evenly spaced time steps."
         svg = charts.lines("loss", series, Axis("steps", (0.0, None)), Axis("loss", (None, None)), "Loss of the LoRA")
         drawn.append(Chart(svg, caption))
     series = [

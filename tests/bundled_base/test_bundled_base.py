@@ -14,7 +14,6 @@ from pathsynth.bundled_base import recognition, textures, training
 from pathsynth.bundled_base.models import build_tokenizer
 from pathsynth.bundled_base.motifs import MOTIFS, Flow
 from pathsynth.bundled_base.optimizer import MuonWithAdamW
-from pathsynth.bundled_base.settings import NoiseLevels
 from pathsynth.bundled_base.training import draw_pool, train_base
 from pathsynth.core.checkpoint import INTERVAL_VARIABLE, Checkpoint
 from pathsynth.core.errors import ModelError
@@ -108,6 +107,11 @@ class TestTextures:
         assert len(words) > 500 and not words & tissue_words
 
 
+def test_loras_for_the_base_are_trained_with_its_noise_levels():
+    (tiny, *_) = read_yaml(ROOT / "params.yaml")["lora_families"]
+    assert tiny["tiny"]["objective"]["log_snr"] == read_yaml(BASE / "params.yaml")["unet"]["phases"][-1]["log_snr"]
+
+
 def test_tokenizer_is_reproducible_and_splits_unknown_words():
     captions = ["many dots on a net", "some dots"] * 20
     first, second = (build_tokenizer(captions, tiny_base_settings().textures) for _ in range(2))
@@ -140,21 +144,6 @@ def test_a_step_updates_every_weight_in_place_in_both_memory_formats(tiny_base):
         assert [name for name in weights if torch.equal(weights[name], before[name])] == []
         updated.append({name: weight.detach() - before[name] for name, weight in weights.items()})
     torch.testing.assert_close(*updated, rtol=0.05, atol=1e-5)
-
-
-def test_log_snr_of_drawn_time_steps_is_normal_in_every_batch():
-    scheduler, random = training.build_scheduler(), torch.Generator().manual_seed(0)
-
-    def draw(count, mean, deviation):
-        return training.draw_timesteps(scheduler, NoiseLevels(mean=mean, deviation=deviation), count, random)
-
-    signal = scheduler.alphas_cumprod[draw(4096, 0.5, 1.5)]
-    log_snr = (signal / (1 - signal)).log()
-    assert log_snr.mean().item() == pytest.approx(0.5, abs=0.03) and log_snr.std().item() == pytest.approx(1.5, abs=0.03)
-    # two from each half, apart from rounding to time steps
-    signal = scheduler.alphas_cumprod[torch.stack([draw(4, 0.0, 1.5) for _ in range(50)])]
-    assert signal[:, :2].max() < 0.505 and signal[:, 2:].min() > 0.495
-    assert [set(draw(4, mean, 1.0).tolist()) for mean in (50.0, -50.0)] == [{0}, {999}]
 
 
 class TestTraining:

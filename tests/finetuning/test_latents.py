@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_lora
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from pathsynth.core import devices
@@ -29,7 +30,7 @@ def make_schedule(steps: int = 2, seed: int = 5, training=None, **objective) -> 
     tree = tiny_lora()
     tree["training"] |= {"max_train_steps": steps, **(training or {})}
     tree["objective"] |= objective
-    return BatchSchedule(LoraSettings.model_validate(tree), seed, 36, (4, 8, 8), 1000)
+    return BatchSchedule(LoraSettings.model_validate(tree), seed, 36, (4, 8, 8), DDPMScheduler())
 
 
 def encode(base, prepared, schedule, folder):

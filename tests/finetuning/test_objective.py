@@ -11,7 +11,7 @@ from conftest import tiny_lora
 from diffusers import DDPMScheduler
 
 from pathsynth.core.seeds import Stream, make_generator
-from pathsynth.finetuning.batches import shuffled_batches
+from pathsynth.finetuning.batches import BatchSchedule, shuffled_batches
 from pathsynth.finetuning.objective import min_snr_weights
 from pathsynth.finetuning.schedule import build_schedule
 from pathsynth.finetuning.settings import LoraSettings, ScheduleSettings
@@ -25,6 +25,20 @@ def test_min_snr_weights_match_the_paper(velocity):
     snr = a / (1 - a)
     expected = snr.clamp(max=5) / (snr + 1 if velocity else snr)
     torch.testing.assert_close(min_snr_weights(scheduler, timesteps, 5.0, velocity), expected)
+
+
+def test_time_steps_are_uniform_or_normal_in_log_snr():
+    tree = tiny_lora()
+    tree["training"] |= {"max_train_steps": 1, "train_batch_size": 5000}
+
+    def timesteps(**objective):
+        settings = LoraSettings.model_validate(tree | {"objective": tree["objective"] | objective})
+        (batch,) = BatchSchedule(settings, 1, 36, (4, 1, 1), DDPMScheduler(50))
+        return batch.timesteps
+
+    counts = timesteps().bincount()
+    assert len(counts) == 50 and counts.min() > 60 and counts.max() < 140
+    assert set(timesteps(snr_gamma=None, log_snr={"mean": 50.0, "deviation": 1.0}).tolist()) == {0}
 
 
 def test_shuffled_batches_contain_every_image_once_per_epoch():
@@ -54,6 +68,13 @@ def test_learning_rate_schedules(settings, expected):
         optimizer.step()
         schedule.step()
     assert [rates[step] for step in expected] == pytest.approx(list(expected.values()), abs=1e-6)
+
+
+def test_log_snr_excludes_min_snr_weights():
+    tree = tiny_lora()
+    tree["objective"]["log_snr"] = {"mean": 0.0, "deviation": 1.0}
+    with pytest.raises(ValueError, match="log_snr excludes snr_gamma"):
+        LoraSettings.model_validate(tree)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import same_pixels, tiny_lora
+from diffusers import DDPMScheduler
 
 from pathsynth.core.errors import OutOfMemory, TrainingError
 from pathsynth.diffusion.base import encode_prompts, load_base
@@ -45,7 +46,7 @@ def train(base, prepared, settings, seed=3):
 
 def loss_on_fixed_noise(pipeline, prepared, settings, folder) -> float:
     """The mean loss over twenty batches, the same ones in every call."""
-    schedule = BatchSchedule(settings, 99, prepared.counts["train"], (4, 8, 8), 1000)
+    schedule = BatchSchedule(settings, 99, prepared.counts["train"], (4, 8, 8), DDPMScheduler())
     latents = encode_images(pipeline, prepared, schedule, folder)
     embeddings = encode_prompts(pipeline, [*PROMPTS, ""])
     loss = Objective(pipeline, pipeline.unet, embeddings, settings.objective.snr_gamma).loss
