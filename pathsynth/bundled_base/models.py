@@ -1,4 +1,4 @@
-"""The untrained parts of the bundled base: small instances of diffusers' and transformers' classes."""
+"""The untrained parts of the bundled base and its noise schedule: small instances of diffusers' and transformers' classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pathsynth.bundled_base.settings import TextureSettings, UnetSettings, VaeSettings
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
@@ -98,4 +98,24 @@ def build_unet(settings: UnetSettings, latent_channels: int, latent_size: int) -
         attention_head_dim=settings.attention_heads,
         cross_attention_dim=settings.text_width,
         norm_num_groups=settings.norm_num_groups,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Builds Stable Diffusion's noise schedule with a larger `beta_end`, so that almost no signal is left at the last step.
+
+    With the usual 0.012 the mean of a 16 x 16 latent survives at about one standard deviation, and images sampled from pure
+    noise would all have an average colour. v-prediction is well defined at zero signal; epsilon is not.
+    """
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.02,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
     )

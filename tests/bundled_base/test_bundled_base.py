@@ -14,6 +14,7 @@ from pathsynth.bundled_base import recognition, textures, training
 from pathsynth.bundled_base.models import build_tokenizer
 from pathsynth.bundled_base.motifs import MOTIFS, Flow
 from pathsynth.bundled_base.optimizer import MuonWithAdamW
+from pathsynth.bundled_base.parts import load_parts
 from pathsynth.bundled_base.training import draw_pool, train_base
 from pathsynth.core.checkpoint import INTERVAL_VARIABLE, Checkpoint
 from pathsynth.core.errors import ModelError
@@ -130,7 +131,7 @@ def weights_of(folder) -> dict[str, bytes]:
 def test_a_step_updates_every_weight_in_place_in_both_memory_formats(tiny_base):
     settings, updated = tiny_base_settings(), []
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        parts = training.load_parts(tiny_base, settings, "cpu")
+        parts = load_parts(tiny_base, settings, "cpu")
         models = [parts.unet.to(memory_format=memory_format), parts.text_encoder]
         weights = {f"{i} {name}": weight for i, model in enumerate(models) for name, weight in model.named_parameters()}
         before = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -187,7 +188,7 @@ class TestTraining:
         settings = tiny_base_settings()
         wider = settings.model_copy(update={"unet": settings.unet.model_copy(update={"layers_per_block": 2})})
         with pytest.raises(ModelError, match=r"has another unet than the settings: .* differs"):
-            training.load_parts(tiny_base, wider, "cpu")
+            load_parts(tiny_base, wider, "cpu")
 
 
 def test_motifs_are_recognised_in_real_textures_and_not_in_those_of_an_untrained_base(tiny_base, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pathsynth.bundled_base.training import build_scheduler
+from pathsynth.bundled_base.models import build_scheduler
 from pathsynth.diffusion.noise_levels import draw_timesteps
 from pathsynth.diffusion.settings import LogSnr
 
