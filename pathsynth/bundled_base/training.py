@@ -19,7 +19,7 @@ from pathsynth.bundled_base import textures
 from pathsynth.bundled_base.parts import Parts, build_parts, load_parts, save_pipeline
 from pathsynth.bundled_base.settings import BaseSettings, TextureSettings
 from pathsynth.bundled_base.unet import train_unet
-from pathsynth.bundled_base.vae import encode_images, reconstruction_error, train_vae
+from pathsynth.bundled_base.vae import encode_textures, reconstruction_error, train_vae
 from pathsynth.core.checkpoint import NO_CHECKPOINT, Checkpoint
 from pathsynth.core.progress import progress_bar
 
@@ -80,7 +80,7 @@ def _prepare_pool(
     if start is None:
         train_vae(parts.vae, images, settings.vae, settings.seed, checkpoint)
     factor = parts.vae.config.scaling_factor
-    latents = encode_images(parts.vae, images) * factor
+    latents = encode_textures(parts.vae, images) * factor
     state = {"captions": captions, "vae": parts.vae.state_dict(), "scaling_factor": factor, "latents": latents}
     checkpoint.save(POOL, state)
     return parts, latents, captions

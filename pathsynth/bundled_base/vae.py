@@ -36,7 +36,7 @@ def train_vae(vae: AutoencoderKL, images: np.ndarray, settings: VaeSettings, see
 
     def step(index: int) -> dict[str, float]:
         rng, random = np.random.default_rng([seed, 3, index]), step_generator(seed, "VAE", index)
-        pixels = as_pixels(augment(images[rng.integers(len(images), size=settings.batch_size)], rng), vae.device)
+        pixels = _as_pixels(augment(images[rng.integers(len(images), size=settings.batch_size)], rng), vae.device)
         with autocast(vae.device.type, "bf16"):
             posterior = vae.encode(pixels).latent_dist
             recon = vae.decode(posterior.sample(random)).sample
@@ -54,7 +54,7 @@ def train_vae(vae: AutoencoderKL, images: np.ndarray, settings: VaeSettings, see
     others: dict[str, Stateful] = {"optimizer": optimizer, "schedule": schedule}
     run_steps("VAE", settings.steps, step, {"vae": vae}, others, lambda: None, checkpoint)
     vae.eval()
-    latents = encode_images(vae, images[:2048])
+    latents = encode_textures(vae, images[:2048])
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
 
 
@@ -75,14 +75,14 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack([np.rot90(image[:, ::-1] if rng.random() < 0.5 else image, int(rng.integers(4))) for image in images])
 
 
-def encode_images(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
+def encode_textures(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
     """Encodes images to the means of their unscaled latents, float16 (N, channels, h, w) on the CPU."""
     import torch
 
     batches = []
     with torch.inference_mode(), autocast(vae.device.type, "bf16"):
         for start in progress_bar(range(0, len(images), 128), "encoding"):
-            pixels = as_pixels(images[start : start + 128], vae.device)
+            pixels = _as_pixels(images[start : start + 128], vae.device)
             batches.append(vae.encode(pixels).latent_dist.mean.half().cpu())
     return torch.cat(batches).clone()
 
@@ -92,13 +92,13 @@ def reconstruction_error(vae: AutoencoderKL, images: np.ndarray) -> dict[str, fl
     import torch
 
     with torch.inference_mode():
-        pixels = torch.cat([as_pixels(images[i : i + 64], vae.device) for i in range(0, len(images), 64)])
+        pixels = torch.cat([_as_pixels(images[i : i + 64], vae.device) for i in range(0, len(images), 64)])
         recon = torch.cat([vae(batch).sample.clamp(-1, 1) for batch in pixels.split(64)])
     error = (recon - pixels) * 127.5
     psnr = 10 * torch.log10(255**2 / error.square().mean(dim=(1, 2, 3))).mean()
     return {"mean_absolute_error": round(float(error.abs().mean()), 3), "psnr_db": round(float(psnr), 2)}
 
 
-def as_pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
+def _as_pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     """uint8 (n, size, size, 3) to NCHW float32 in [-1, 1]."""
     return as_batch(images, str(device), images.shape[1]) * 2 - 1
