@@ -52,16 +52,16 @@ def load_parts(folder: Path, settings: BaseSettings, device: str) -> Parts:
 
     pipeline = load_base(folder, "cpu")
     expected = build_parts(settings, [], "cpu")
-    for name in ("vae", "text_encoder", "unet"):
+    names = ("vae", "text_encoder", "unet")
+    for name in names:
         shapes, wanted = (
-            {key: value.shape for key, value in getattr(parts, name).state_dict().items()} for parts in (pipeline, expected)
+            {key: value.shape for key, value in getattr(base, name).state_dict().items()} for base in (pipeline, expected)
         )
         # the vocabulary depends on the captions that the tokenizer was trained with
         different = [key for key in {**shapes, **wanted} if "token_embedding" not in key and shapes.get(key) != wanted.get(key)]
         if different:
             raise ModelError(folder, f"has another {name} than the settings: {sorted(different)[0]} differs")
-    parts = (_place(getattr(pipeline, name), device) for name in ("vae", "text_encoder", "unet"))
-    vae, text_encoder, unet = parts
+    vae, text_encoder, unet = (_place(getattr(pipeline, name), device) for name in names)
     return Parts(vae, pipeline.tokenizer, text_encoder.train(), unet.train())
 
 
@@ -69,9 +69,7 @@ def save_pipeline(folder: Path, parts: Parts) -> None:
     """Saves the parts as a StableDiffusionPipeline folder with fp16 weights and no safety checker."""
     from diffusers import StableDiffusionPipeline
 
-    vae, text_encoder, unet = (
-        copy.deepcopy(part).cpu().half() for part in (parts.vae, parts.text_encoder.eval(), parts.unet.eval())
-    )
+    vae, text_encoder, unet = (copy.deepcopy(part).cpu().half() for part in (parts.vae, parts.text_encoder, parts.unet))
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
