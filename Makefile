@@ -47,7 +47,7 @@ repro: $(READY) ## run the benchmark: data, classifiers, LoRA, images, scores, r
 	$(BIN)/python -m pathsynth summary
 
 .PHONY: report
-report: $(READY) ## update the scores and write reports/report.html
+report: $(READY) ## run what is out of date, and write reports/report.html
 	$(DVC) repro headline
 	$(REPORT)
 	@echo 'Open reports/report.html in a browser.'
@@ -90,7 +90,7 @@ test: $(READY) ## run the tests that a code change is likely to break
 	$(PYTEST) -m 'not slow and not gpu'
 
 .PHONY: test-all
-test-all: $(READY) ## run all tests except GPU tests: adds servers, several processes, kills and a browser
+test-all: $(READY) ## run all tests except those for GPUs and `make faults`: adds servers, several processes, kills and a browser
 	$(PYTEST) -m 'not gpu'
 
 .PHONY: test-gpu
@@ -109,7 +109,7 @@ faults: $(READY) ## kill and restart every stage at 20 random moments; fill its 
 	PATHSYNTH_FAULTS=20 $(BIN)/python -m pytest -s tests/pipeline/test_faults.py tests/generation/test_filtering.py tests/pipeline/test_pipeline.py
 
 .PHONY: fuzz
-fuzz: $(READY) ## feed 20 000 damaged files to every reader
+fuzz: $(READY) ## feed up to 20 000 damaged files to every reader
 	HYPOTHESIS_PROFILE=many $(BIN)/python -m pytest tests/pipeline/test_fuzz.py tests/pipeline/test_properties.py
 
 .PHONY: base
@@ -117,7 +117,7 @@ base: $(READY) ## train the bundled base model again from scratch (base/README.m
 	$(BIN)/python -m stages.train_base --params base/params.yaml --out base --metrics base/metrics.json
 
 .PHONY: verify
-verify: $(READY) ## run the benchmark in a clone and compare everything with what is committed
+verify: $(READY) ## run the benchmark in a clone and compare everything with the last commit, made on the same kind of CPU
 	rm -rf scratch/verify
 	git clone --quiet . scratch/verify
 	cd scratch/verify && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
