@@ -7,6 +7,7 @@ over every tissue of the benchmark: a tissue that was neither prompted nor predi
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -151,10 +152,12 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     n = len(values)
     if not n:
         raise ValueError("no values")
-    mean = math.fsum(values) / n
+    values = [float(value) for value in values]
+    # exact, so that equal values have an interval without width
+    mean = statistics.mean(values)
     if n == 1:
         return MeanInterval(mean, None, None, None)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    sd = statistics.stdev(values)
     half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
     return MeanInterval(mean, sd, mean - half, mean + half)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -162,8 +161,7 @@ def interval(low: float | None, high: float | None, count: int | None = None) ->
     """
     if low is None or high is None:
         return ""
-    # equal scores have a mean that differs from them in the last bit
-    if math.isclose(low, high):
+    if low == high:
         return {1.0: f"all of {count:,}", 0.0: f"none of {count:,}"}.get(low, "") if count else ""
     digits = next((more for more in (2, 3, 4) if f"{low:.{more}f}" != f"{high:.{more}f}"), 5)
     return f"{low:.{digits}f} to {high:.{digits}f}"

@@ -240,6 +240,7 @@ def test_interval_of_a_mean_by_hand():
     assert statistics.mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 1.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
     assert statistics.mean_interval([0.7]) == (0.7, None, None, None)
     assert statistics.mean_interval([0.7, 0.7]) == (0.7, 0.0, 0.7, 0.7)
+    assert statistics.mean_interval([0.997778] * 3) == (0.997778, 0.0, 0.997778, 0.997778)
     assert all(type(value) is float for value in statistics.mean_interval(np.array([1, 2])))
 
 

@@ -54,7 +54,6 @@ def test_selected_columns_keep_rows_and_total():
         (0.0, 0.0, 50, "none of 50"),
         (1.0, 1.0, None, ""),
         (0.4, 0.4, 50, ""),
-        (0.9977779999999999, 0.997778, None, ""),
         (None, 1.0, 50, ""),
     ],
 )
